@@ -1,0 +1,129 @@
+/**
+ * The application's pool: `pg.Pool`'s interface over the database that the runtime map names.
+ *
+ * Holds true here:
+ * - It *is* a `pg.Pool`, so Drizzle (which asks `instanceof`), Kysely and plain `pg` code work on it.
+ * - Host and port come from the map, credentials and options from `DATABASE_URL`. When the map
+ *   moves the database, idle connections to the old place are closed and new ones go to the new;
+ *   connections in use finish what they do and are closed on release.
+ * - A connection that breaks while idle is logged, never thrown: a restart of PostgreSQL must not
+ *   take the application with it.
+ */
+import pg from 'pg';
+import { BanyanError } from '../../errors.ts';
+import { readRuntimeMap, watchRuntimeMap } from '../../map/map-file.ts';
+import type { Member, RuntimeMap } from '../../map/runtime-map.ts';
+import { readEnvironment } from '../environment.ts';
+import { log } from '../telemetry/log.ts';
+
+export interface PoolOptions extends pg.PoolConfig {
+  /**
+   * Path of the runtime map to follow.
+   * Default: the one that Banyan gave to this process; without one, `connectionString` alone counts.
+   */
+  mapFile?: string;
+}
+
+/** `pg.Pool`, following the runtime map. Made by {@link createPool}. */
+export type Pool = pg.Pool;
+
+export class DatabaseNotConfigured extends BanyanError {
+  constructor() {
+    super('DATABASE_NOT_CONFIGURED', {
+      what: 'No database to connect to: there is neither a `connectionString` nor DATABASE_URL',
+      where: 'createPool()',
+      remedy: 'Start the application with `banyan up`, or set DATABASE_URL',
+    });
+  }
+}
+
+/** A wait for a connection beyond this is an error: a queue without a limit only hides an outage. */
+const CONNECTION_TIMEOUT_MS = 10_000;
+
+/**
+ * A pool of connections to the deployment's database.
+ * @throws DatabaseNotConfigured when there is nothing to connect to
+ * @throws InvalidRuntimeMap when the map on disk is damaged
+ * @example
+ * const pool = createPool();
+ * const db = drizzle(pool);
+ */
+export function createPool(options: PoolOptions = {}): Pool {
+  const environment = readEnvironment();
+  const { mapFile = environment.mapFile, ...config } = options;
+  const url = config.connectionString ?? environment.databaseUrl;
+  if (!url && !config.host) throw new DatabaseNotConfigured();
+
+  const map = mapFile && url && !config.host ? readRuntimeMap(mapFile) : undefined;
+  const pool = new BanyanPool({
+    connectionTimeoutMillis: CONNECTION_TIMEOUT_MS,
+    application_name: environment.unit,
+    ...config,
+    ...(url ? { connectionString: atPrimary(url, map) } : {}),
+  });
+  if (mapFile && url && map) pool.follow(mapFile, url, map);
+  return pool;
+}
+
+/** The parts of pg-pool that its types leave out and that moving house needs. */
+interface PoolInternals {
+  _clients: pg.PoolClient[];
+  _idle: { client: pg.PoolClient }[];
+  /** Clients that are closed, not kept, when they are released. */
+  _expired: WeakSet<pg.PoolClient>;
+  _remove(client: pg.PoolClient): void;
+}
+
+class BanyanPool extends pg.Pool {
+  #stopWatching: (() => void) | undefined;
+
+  constructor(config: pg.PoolConfig) {
+    super(config);
+    this.on('error', error => log.warn({ err: error }, 'an idle database connection broke'));
+  }
+
+  follow(mapFile: string, url: string, map: RuntimeMap): void {
+    let current = primaryOf(map);
+    this.#stopWatching = watchRuntimeMap(
+      mapFile,
+      map,
+      next => {
+        const primary = primaryOf(next);
+        if (primary.host === current.host && primary.port === current.port) return;
+        current = primary;
+        this.options.connectionString = atPrimary(url, next);
+        this.#leaveOldConnections();
+      },
+      error => log.warn({ err: error }, 'the runtime map cannot be read; the last one stays'),
+    );
+  }
+
+  #leaveOldConnections(): void {
+    const internals = this as unknown as PoolInternals;
+    for (const client of internals._clients) internals._expired.add(client);
+    for (const { client } of [...internals._idle]) internals._remove(client);
+  }
+
+  override end(): Promise<void>;
+  override end(callback: () => void): void;
+  override end(callback?: () => void): Promise<void> | void {
+    this.#stopWatching?.();
+    return callback ? super.end(callback) : super.end();
+  }
+}
+
+/** Rung 1 has one shard with one member. */
+function primaryOf(map: RuntimeMap): Member {
+  const member = map.database.shards[0]?.members[0];
+  if (!member) throw new Error('a runtime map has at least one shard with one member');
+  return member;
+}
+
+function atPrimary(connectionString: string, map: RuntimeMap | undefined): string {
+  if (!map) return connectionString;
+  const url = new URL(connectionString);
+  const { host, port } = primaryOf(map);
+  url.hostname = host.includes(':') ? `[${host}]` : host;
+  url.port = String(port);
+  return url.href;
+}

@@ -1,0 +1,57 @@
+/**
+ * What `banyan up` tells an application process through its environment, in one place.
+ *
+ * Everything has a fallback, so that the same application runs without Banyan: in a unit test, or
+ * under another supervisor.
+ */
+import { hkdfSync, randomBytes } from 'node:crypto';
+import { BanyanError } from '../errors.ts';
+import { MAP_VARIABLE } from '../map/map-file.ts';
+
+export interface Environment {
+  /** Path of the runtime map; undefined when the process was not started by Banyan. */
+  mapFile: string | undefined;
+  databaseUrl: string | undefined;
+  /** The unit's name, `web-1`. */
+  unit: string;
+  production: boolean;
+}
+
+export function readEnvironment(env: NodeJS.ProcessEnv = process.env): Environment {
+  return {
+    mapFile: env[MAP_VARIABLE],
+    databaseUrl: env.DATABASE_URL,
+    unit: env.BANYAN_UNIT ?? 'app',
+    production: env.NODE_ENV === 'production',
+  };
+}
+
+export class SecretMissing extends BanyanError {
+  constructor() {
+    super('SECRET_MISSING', {
+      what: 'There is no BANYAN_SECRET to derive keys from',
+      where: 'the environment',
+      remedy:
+        'Start the application with `banyan up`, which generates one, or set BANYAN_SECRET to at least 32 random characters',
+    });
+  }
+}
+
+let fallbackSecret: string | undefined;
+
+/**
+ * A key that is the same in every process of the deployment and different for every purpose:
+ * HKDF-SHA256 (RFC 5869) over the deployment's secret.
+ * Outside production a process without a secret gets one of its own, so that tests need no set-up.
+ * @param purpose a stable name, such as `session-cookie`; different purposes never share a key
+ * @throws SecretMissing in production without BANYAN_SECRET
+ */
+export function deriveKey(purpose: string, bytes = 32): Buffer {
+  let secret = process.env.BANYAN_SECRET;
+  if (!secret) {
+    if (process.env.NODE_ENV === 'production') throw new SecretMissing();
+    fallbackSecret ??= randomBytes(32).toString('base64url');
+    secret = fallbackSecret;
+  }
+  return Buffer.from(hkdfSync('sha256', secret, 'banyan', purpose, bytes));
+}

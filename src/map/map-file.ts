@@ -1,0 +1,88 @@
+/**
+ * The runtime map as a file: written atomically by the controller, read and watched by applications.
+ *
+ * The folder is watched, not the file: an atomic replacement gives the name a new inode, and a
+ * watch on the old inode would fall silent. `fs.watch` may miss an event or send several, so each
+ * event only says "look again", and a slow poll catches what was missed. A map with a lower or equal
+ * epoch is never handed on.
+ */
+import { type FSWatcher, readFileSync, watch } from 'node:fs';
+import { readFile } from 'node:fs/promises';
+import path from 'node:path';
+import { hasCode } from '../errors.ts';
+import { writeFileAtomic } from './atomic-file.ts';
+import { parseRuntimeMap, type RuntimeMap } from './runtime-map.ts';
+
+/** A missed file system event is noticed after this long. Reading a kilobyte costs next to nothing. */
+const POLL_INTERVAL_MS = 2_000;
+
+/** The environment variable that tells an application process where its map lies. */
+export const MAP_VARIABLE = 'BANYAN_MAP';
+
+/** @throws InvalidRuntimeMap; ENOENT when there is none */
+export function readRuntimeMap(file: string): RuntimeMap {
+  return parseRuntimeMap(readFileSync(file, 'utf8'), file);
+}
+
+/**
+ * Writes the next map with an epoch one above that of the map on disk, and returns it.
+ * A damaged map on disk is replaced; its epoch is lost, so the clock's seconds stand in: they are
+ * above any epoch that counting from one can have reached.
+ */
+export async function publishRuntimeMap(
+  file: string,
+  next: Omit<RuntimeMap, 'epoch' | 'format'>,
+): Promise<RuntimeMap> {
+  let epoch = 1;
+  try {
+    epoch = readRuntimeMap(file).epoch + 1;
+  } catch (error) {
+    if (!hasCode(error, 'ENOENT')) epoch = Math.floor(Date.now() / 1000);
+  }
+  const map: RuntimeMap = { format: 1, epoch, ...next };
+  await writeFileAtomic(file, `${JSON.stringify(map, null, 2)}\n`, 0o644);
+  return map;
+}
+
+/**
+ * Calls `onChange` with every newer map until the returned function is called.
+ * A map that cannot be read is reported to `onError` and the last good one stays in force.
+ */
+export function watchRuntimeMap(
+  file: string,
+  current: RuntimeMap,
+  onChange: (map: RuntimeMap) => void,
+  onError: (error: unknown) => void = () => {},
+): () => void {
+  let { epoch } = current;
+  let closed = false;
+
+  const look = async () => {
+    try {
+      const map = parseRuntimeMap(await readFile(file, 'utf8'), file);
+      if (closed || map.epoch <= epoch) return;
+      epoch = map.epoch;
+      onChange(map);
+    } catch (error) {
+      if (!closed) onError(error);
+    }
+  };
+
+  let watcher: FSWatcher | undefined;
+  try {
+    watcher = watch(path.dirname(file), { persistent: false }, (_event, name) => {
+      if (name === null || name === path.basename(file)) void look();
+    });
+    watcher.on('error', () => watcher?.close());
+  } catch {
+    // Out of watches (ENOSPC): the poll alone serves, only slower.
+  }
+  const poll = setInterval(() => void look(), POLL_INTERVAL_MS);
+  poll.unref();
+
+  return () => {
+    closed = true;
+    watcher?.close();
+    clearInterval(poll);
+  };
+}

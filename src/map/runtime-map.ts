@@ -1,0 +1,92 @@
+/**
+ * The runtime map: all that an application process needs to know of the world.
+ *
+ * Holds true here:
+ * - The operator's half writes it, the application's half reads and watches it; it is the only
+ *   thing that passes between the two.
+ * - It carries no secret. Credentials travel in the environment (`DATABASE_URL`).
+ * - `epoch` rises with every change, so two maps are ordered whatever the clocks say.
+ * - `format` rises only when an old reader would misread a new map; new optional keys do not.
+ *
+ * Glossary: a *member* is one database server; a *shard* is the members that hold the same rows
+ * (rung 1 has one shard with one member).
+ */
+import * as v from 'valibot';
+import { BanyanError } from '../errors.ts';
+
+export const MAP_FORMAT = 1;
+
+const port = v.pipe(v.number(), v.integer(), v.minValue(1), v.maxValue(65_535));
+
+const memberSchema = v.object({
+  /** Host name or address. */
+  host: v.pipe(v.string(), v.nonEmpty()),
+  port,
+  dataCentre: v.string(),
+});
+
+const shardSchema = v.object({
+  id: v.string(),
+  members: v.pipe(v.array(memberSchema), v.minLength(1)),
+});
+
+export const runtimeMapSchema = v.object({
+  format: v.literal(MAP_FORMAT),
+  /** The deployment's name. */
+  deployment: v.string(),
+  /** Rises by at least one with every change. */
+  epoch: v.pipe(v.number(), v.safeInteger(), v.minValue(1)),
+  /** The data centre of the machine that this copy of the map lies on. */
+  dataCentre: v.string(),
+  database: v.object({
+    /** The database's name on every member. */
+    name: v.string(),
+    shards: v.pipe(v.array(shardSchema), v.minLength(1)),
+  }),
+  assets: v.object({
+    /** Put before the path of a static file: empty, or the origin of an edge. */
+    baseUrl: v.string(),
+  }),
+});
+
+export type RuntimeMap = v.InferOutput<typeof runtimeMapSchema>;
+export type Member = v.InferOutput<typeof memberSchema>;
+
+/** The map was there and could not be understood: damaged, or of another version of Banyan. */
+export class InvalidRuntimeMap extends BanyanError {
+  constructor(where: string, reason: string, cause?: unknown) {
+    super('INVALID_RUNTIME_MAP', {
+      what: `The runtime map cannot be used: ${reason}`,
+      where,
+      remedy: 'Run `banyan up` again: it writes the map anew',
+      cause,
+    });
+  }
+}
+
+/**
+ * Parses the text of a map.
+ * @param where the file's path, for the error
+ * @throws InvalidRuntimeMap
+ */
+export function parseRuntimeMap(text: string, where: string): RuntimeMap {
+  let json: unknown;
+  try {
+    json = JSON.parse(text);
+  } catch (error) {
+    throw new InvalidRuntimeMap(where, 'it is not JSON', error);
+  }
+  const format = (json as { format?: unknown } | null)?.format;
+  if (typeof format === 'number' && format > MAP_FORMAT) {
+    throw new InvalidRuntimeMap(
+      where,
+      `it has format ${format}, and this version of Banyan reads ${MAP_FORMAT}`,
+    );
+  }
+  const result = v.safeParse(runtimeMapSchema, json);
+  if (!result.success) {
+    const issue = result.issues[0];
+    throw new InvalidRuntimeMap(where, `${v.getDotPath(issue) ?? 'the whole'}: ${issue.message}`);
+  }
+  return result.output;
+}

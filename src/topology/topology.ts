@@ -1,0 +1,136 @@
+/**
+ * The shape that a deployment should have, as its owner writes it in `banyan.config.ts`.
+ *
+ * Glossary (the same words in code, command line, documentation and errors):
+ * - deployment: one application with everything that serves it.
+ * - tier: a layer of the deployment that does one job: web, database, cache, …
+ * - unit: one supervised process of a tier: `web-1`, `postgres-1`.
+ * - machine: where units run. Rung 1 has one, the local one.
+ *
+ * These types are the documentation: each option tells its meaning, its unit, its default and why
+ * one would change it. `validate.ts` checks the same shape at run time; the compiler holds the two
+ * together.
+ */
+
+export interface Topology {
+  /**
+   * The deployment's name: lower-case letters, digits and dashes.
+   * Default: the `name` in `package.json`, else the folder's name.
+   */
+  name?: string;
+  /** The web tier: how your application is started and when it counts as ready. */
+  web?: WebTier;
+  /** The database tier: an embedded PostgreSQL unless a `url` names one that you run yourself. */
+  database?: DatabaseTier;
+  /** Log files of the units. */
+  logs?: Logs;
+}
+
+export interface WebTier {
+  /**
+   * The command that starts one web server, run in the application's folder with `node_modules/.bin`
+   * on the PATH. It must listen on `PORT`.
+   * Default: the `start` script of `package.json`, else `node` with its `main` file, else the first
+   * of `server.ts`, `server.js`, `index.ts`, `index.js` that is there.
+   */
+  command?: string;
+  /**
+   * The port that users connect to; given to the command as `PORT`. 0 takes any free one.
+   * Default: 3000.
+   */
+  port?: number;
+  /**
+   * The address to listen on; given to the command as `HOST`. `0.0.0.0` opens it to the network.
+   * Default: `127.0.0.1`, so that nothing is public unless you say so.
+   */
+  host?: string;
+  /**
+   * The path whose `200` means ready. A server that answers it with `404` does not know it and
+   * counts as ready as soon as it answers at all.
+   * Default: `/readyz`.
+   */
+  ready?: string;
+  /**
+   * How long a start may take before it counts as failed, in milliseconds.
+   * Default: 30000; raise it for an application that warms up for longer.
+   */
+  startTimeoutMs?: number;
+  /**
+   * How long requests in flight may take to finish when the server stops, in milliseconds; after
+   * that it is killed.
+   * Default: 10000.
+   */
+  drainTimeoutMs?: number;
+  /**
+   * More environment variables for the command. Names that Banyan sets itself (`PORT`,
+   * `DATABASE_URL`, …) are refused.
+   * Default: none; the environment of `banyan up` is passed on in any case.
+   */
+  env?: Record<string, string>;
+}
+
+export interface DatabaseTier {
+  /**
+   * A PostgreSQL that you run yourself, `postgres://user:password@host:port/name`. Banyan then uses
+   * it and runs none. Write `process.env.DATABASE_URL` here to keep the password out of the file.
+   * Default: none; Banyan runs PostgreSQL from npm, its data in `.banyan/postgres`.
+   */
+  url?: string;
+  /**
+   * The port of the embedded PostgreSQL on the loopback address. 0 takes any free one and keeps it
+   * for as long as it stays free.
+   * Default: 0.
+   */
+  port?: number;
+  /**
+   * Where the schema's migrations come from: a folder of `.sql` files that run once each in the
+   * order of their names.
+   * Default: `migrations` if there is such a folder with `.sql` files, else none.
+   */
+  migrations?: string;
+  /**
+   * Your own migration command, in the place of `migrations`: `npx drizzle-kit migrate`,
+   * `npx prisma migrate deploy`. It runs before the web server starts, with `DATABASE_URL` set, and
+   * one at a time however many deploys run together.
+   * Default: none.
+   */
+  migrate?: string;
+  /**
+   * Memory that PostgreSQL may plan with, in megabytes; shared buffers and the like follow from it.
+   * Default: a quarter of the machine's memory, 2048 at most.
+   */
+  memoryMb?: number;
+  /**
+   * The most connections at a time.
+   * Default: 100.
+   */
+  maxConnections?: number;
+  /**
+   * More PostgreSQL settings, by their names: `{ log_min_duration_statement: '200ms' }`. Those that
+   * Banyan's promises rest on (`fsync`, `wal_level`, …) are refused.
+   * Default: none.
+   */
+  settings?: Record<string, string | number | boolean>;
+}
+
+export interface Logs {
+  /**
+   * A unit's log file is rotated at this size, in megabytes.
+   * Default: 10.
+   */
+  maxFileMb?: number;
+  /**
+   * How many rotated files of a unit are kept beside the current one.
+   * Default: 5.
+   */
+  keepFiles?: number;
+}
+
+/**
+ * Gives the topology its type in `banyan.config.ts`.
+ * @example
+ * export default defineTopology({ web: { command: 'node server.ts', port: 8080 } });
+ */
+export function defineTopology(topology: Topology): Topology {
+  return topology;
+}

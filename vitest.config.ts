@@ -1,0 +1,13 @@
+import { defineConfig } from 'vitest/config';
+
+export default defineConfig({
+  resolve: { conditions: ['banyan-source'] },
+  ssr: { resolve: { conditions: ['banyan-source', 'node'] } },
+  test: {
+    include: ['test/**/*.test.ts', 'examples/*/test/**/*.test.ts'],
+    // Real engines start in these tests; two at a time is what a two-core machine carries.
+    maxWorkers: 2,
+    testTimeout: 60_000,
+    hookTimeout: 120_000,
+  },
+});
