@@ -1,0 +1,78 @@
+/**
+ * TCP ports: which are free, and who sits on one that is not.
+ */
+import { execFile } from 'node:child_process';
+import { createServer } from 'node:net';
+import { promisify } from 'node:util';
+import { BanyanError, hasCode } from '../errors.ts';
+
+export class PortInUse extends BanyanError {
+  constructor(port: number, host: string, holder: string | undefined, remedy: string) {
+    super('PORT_IN_USE', {
+      what: `Port ${port} is in use${holder ? ` by ${holder}` : ''}`,
+      where: `${host}:${port}`,
+      remedy,
+    });
+  }
+}
+
+export class AddressNotHere extends BanyanError {
+  constructor(host: string, reason: string) {
+    super('ADDRESS_NOT_HERE', {
+      what: `This machine cannot listen on ${host}: ${reason}`,
+      where: 'web.host',
+      remedy: 'Use 127.0.0.1 for this machine alone, 0.0.0.0 for everyone who can reach it',
+    });
+  }
+}
+
+/** A port that was free a moment ago. Whoever takes it has to be ready to lose a race for it. */
+export async function freePort(host = '127.0.0.1'): Promise<number> {
+  const port = await tryListen(0, host);
+  if (port === undefined) throw new Error('the system gave no free port');
+  return port;
+}
+
+export async function isPortFree(port: number, host: string): Promise<boolean> {
+  return (await tryListen(port, host)) !== undefined;
+}
+
+/** The port that was listened on for a moment; undefined when it is taken. */
+function tryListen(port: number, host: string): Promise<number | undefined> {
+  const { promise, resolve, reject } = Promise.withResolvers<number | undefined>();
+  const server = createServer();
+  server.unref();
+  server.once('error', error => {
+    if (hasCode(error, 'EADDRINUSE')) resolve(undefined);
+    else if (hasCode(error, 'EADDRNOTAVAIL', 'ENOTFOUND', 'EACCES'))
+      reject(new AddressNotHere(host, error.message));
+    else reject(error);
+  });
+  server.listen({ port, host, exclusive: true }, () => {
+    const address = server.address();
+    const taken = typeof address === 'object' && address ? address.port : port;
+    server.close(() => resolve(taken));
+  });
+  return promise;
+}
+
+/** Who listens on a port, as text for people; undefined when the system does not tell. */
+export async function portHolder(port: number): Promise<string | undefined> {
+  const run = promisify(execFile);
+  try {
+    const { stdout } = await run('lsof', ['-nP', `-iTCP:${port}`, '-sTCP:LISTEN', '-Fpc']);
+    const pid = /^p(\d+)/m.exec(stdout)?.[1];
+    const name = /^c(.+)/m.exec(stdout)?.[1];
+    if (pid) return `${name ?? 'a process'} (pid ${pid})`;
+  } catch {
+    // No lsof on this machine; ss is what Debian brings.
+  }
+  try {
+    const { stdout } = await run('ss', ['-Hltnp', `sport = :${port}`]);
+    const found = /\("([^"]+)",pid=(\d+)/.exec(stdout);
+    if (found) return `${found[1]} (pid ${found[2]})`;
+  } catch {
+    // Nor ss.
+  }
+  return undefined;
+}
