@@ -1,5 +1,19 @@
 /** What an application imports from "banyan". */
+export { type Assets, type AssetsOptions, createAssets } from './app/assets/assets.ts';
+export { expressAssets, fastifyAssets, honoAssets } from './app/assets/middleware.ts';
+export { type MigrationResult, migrate } from './app/database/migrate.ts';
 export { createPool, type Pool, type PoolOptions } from './app/database/pool.ts';
+export { type Lifecycle, type LifecycleOptions, lifecycle } from './app/lifecycle/lifecycle.ts';
+export type { ReadinessCheck } from './app/lifecycle/readiness.ts';
+export {
+  expressSessions,
+  fastifySessions,
+  honoSessions,
+  type RequestWithSession,
+  type SessionVariables,
+} from './app/sessions/middleware.ts';
+export type { Session } from './app/sessions/session.ts';
+export { createSessions, type Sessions, type SessionsOptions } from './app/sessions/sessions.ts';
 export { type Logger, log } from './app/telemetry/log.ts';
 export { requestContext } from './app/telemetry/request-context.ts';
 export { BanyanError } from './errors.ts';

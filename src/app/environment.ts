@@ -8,6 +8,9 @@ import { hkdfSync, randomBytes } from 'node:crypto';
 import { BanyanError } from '../errors.ts';
 import { MAP_VARIABLE } from '../map/map-file.ts';
 
+/** Tells an application how long its requests in flight may take when it stops. */
+export const DRAIN_VARIABLE = 'BANYAN_DRAIN_TIMEOUT_MS';
+
 export interface Environment {
   /** Path of the runtime map; undefined when the process was not started by Banyan. */
   mapFile: string | undefined;
@@ -15,6 +18,8 @@ export interface Environment {
   /** The unit's name, `web-1`. */
   unit: string;
   production: boolean;
+  /** How long the supervisor lets requests in flight finish; undefined when it did not say. */
+  drainTimeoutMs: number | undefined;
 }
 
 export function readEnvironment(env: NodeJS.ProcessEnv = process.env): Environment {
@@ -23,6 +28,7 @@ export function readEnvironment(env: NodeJS.ProcessEnv = process.env): Environme
     databaseUrl: env.DATABASE_URL,
     unit: env.BANYAN_UNIT ?? 'app',
     production: env.NODE_ENV === 'production',
+    drainTimeoutMs: env[DRAIN_VARIABLE] ? Number(env[DRAIN_VARIABLE]) : undefined,
   };
 }
 

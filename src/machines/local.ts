@@ -6,6 +6,7 @@
  * is killed.
  */
 import { EventEmitter } from 'node:events';
+import { BanyanError } from '../errors.ts';
 import { Guardian } from './guardian.ts';
 import { endLeftovers } from './leftovers.ts';
 import { UnitRecords } from './records.ts';
@@ -20,12 +21,22 @@ export interface LocalMachineOptions {
   logLimits: LogLimits;
 }
 
+export class MachineStopped extends BanyanError {
+  constructor(unit: string) {
+    super('MACHINE_STOPPED', {
+      what: 'No unit is started any more: everything is being stopped',
+      where: unit,
+    });
+  }
+}
+
 export class LocalMachine extends EventEmitter<{ change: [UnitState] }> {
   readonly logs: UnitLogs;
   readonly #options: LocalMachineOptions;
   readonly #records: UnitRecords;
   readonly #units: UnitProcess[] = [];
   #guardian: Guardian | undefined;
+  #closed = false;
 
   constructor(options: LocalMachineOptions) {
     super();
@@ -41,9 +52,10 @@ export class LocalMachine extends EventEmitter<{ change: [UnitState] }> {
 
   /**
    * Starts a unit after those that run, and keeps it running.
-   * @throws UnitStartFailed
+   * @throws UnitStartFailed, MachineStopped
    */
   async start(spec: UnitSpec): Promise<void> {
+    if (this.#closed) throw new MachineStopped(spec.name);
     this.#guardian ??= new Guardian(this.#options.recordsFolder);
     const unit = new UnitProcess(spec, this.#units.length, {
       logs: this.logs,
@@ -52,7 +64,12 @@ export class LocalMachine extends EventEmitter<{ change: [UnitState] }> {
     });
     unit.on('change', state => this.emit('change', state));
     this.#units.push(unit);
-    await unit.start();
+    try {
+      await unit.start();
+    } catch (error) {
+      this.#units.splice(this.#units.indexOf(unit), 1);
+      throw error;
+    }
   }
 
   states(): UnitState[] {
@@ -61,6 +78,7 @@ export class LocalMachine extends EventEmitter<{ change: [UnitState] }> {
 
   /** Stops all units, last started first, and resolves when nothing of them is left. */
   async stopAll(): Promise<void> {
+    this.#closed = true;
     for (const unit of this.#units.toReversed()) await unit.stop();
     this.#guardian?.dismiss();
     this.#guardian = undefined;

@@ -15,8 +15,8 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { BanyanError } from '../errors.ts';
 import { identify, sendSignal } from './process-identity.ts';
 import type { UnitRecords } from './records.ts';
-import type { UnitPhase, UnitSpec, UnitState } from './unit.ts';
-import type { UnitLogs } from './unit-log.ts';
+import type { Diagnosis, UnitPhase, UnitSpec, UnitState } from './unit.ts';
+import { logFile, type UnitLogs } from './unit-log.ts';
 
 /** The pause before a restart: the first, the longest, and the run after which it is the first again. */
 const RESTART_PAUSE_MS = 100;
@@ -36,12 +36,20 @@ export class UnitStartFailed extends BanyanError {
   /** The last lines that the unit wrote. */
   readonly output: string[];
 
-  constructor(unit: string, reason: string, output: string[], logFolder: string) {
+  constructor(
+    unit: string,
+    reason: string,
+    output: string[],
+    logFile: string,
+    diagnosis?: Diagnosis,
+  ) {
     const quoted = output.map(line => `\n  │ ${line}`).join('');
+    const lastWords = quoted ? `. Its last words:${quoted}\n` : ', and it wrote nothing';
     super('UNIT_START_FAILED', {
-      what: `${unit} did not start: ${reason}${quoted ? `. Its last words:${quoted}\n` : ', and it wrote nothing'}`,
+      what: `${unit} did not start: ${diagnosis?.what ?? reason}${lastWords}`,
       where: unit,
-      remedy: `Correct what it says and run the command again; its whole log is ${logFolder}/${unit}.log`,
+      remedy:
+        diagnosis?.remedy ?? `Correct what it says and try again; its whole log is ${logFile}`,
     });
     this.output = output;
   }
@@ -107,8 +115,14 @@ export class UnitProcess extends EventEmitter<{ change: [UnitState] }> {
     const outcome = await this.#launch();
     if (outcome !== 'ready') {
       this.#become('stopped', outcome);
-      const output = this.#logs.recent(LAST_WORDS, this.spec.name).map(line => line.text);
-      throw new UnitStartFailed(this.spec.name, outcome, output, this.#logFolder);
+      const lastWords = this.#lastWords();
+      throw new UnitStartFailed(
+        this.spec.name,
+        outcome,
+        lastWords,
+        logFile(this.#logFolder, this.spec.name),
+        this.spec.diagnose?.(lastWords),
+      );
     }
     this.#supervision = this.#superviseRuns();
   }
@@ -178,7 +192,7 @@ export class UnitProcess extends EventEmitter<{ change: [UnitState] }> {
     while (performance.now() < deadline) {
       const limit = AbortSignal.any([AbortSignal.timeout(PROBE_TIMEOUT_MS), this.#stopping.signal]);
       const answer = await this.spec
-        .probe(limit)
+        .probe(run.pid, limit)
         .catch(error => ({ ready: false as const, reason: (error as Error).message }));
       if (endReason !== undefined) return endReason;
       if (this.#stopping.signal.aborted) return 'it was stopped';
@@ -202,8 +216,10 @@ export class UnitProcess extends EventEmitter<{ change: [UnitState] }> {
       if (this.#stopping.signal.aborted) return;
 
       this.#restarts++;
-      this.#note(`${reason}; starting it again in ${pause} ms`);
-      this.#become('waiting to restart', reason);
+      const diagnosis = this.spec.diagnose?.(this.#lastWords());
+      const why = diagnosis ? `${diagnosis.what}. ${diagnosis.remedy}` : reason;
+      this.#note(`${why}; starting it again in ${pause} ms`);
+      this.#become('waiting to restart', why);
       await this.#pause(pause);
       pause = Math.min(pause * 2, RESTART_PAUSE_LIMIT_MS);
       if (this.#stopping.signal.aborted) return;
@@ -251,6 +267,10 @@ export class UnitProcess extends EventEmitter<{ change: [UnitState] }> {
 
   async #pause(ms: number): Promise<void> {
     await delay(ms, undefined, { signal: this.#stopping.signal }).catch(() => {});
+  }
+
+  #lastWords(): string[] {
+    return this.#logs.recent(LAST_WORDS, this.spec.name).map(line => line.text);
   }
 
   /** A remark of the supervisor in the unit's own log, where whoever looks for a cause will read. */

@@ -23,10 +23,23 @@ export interface UnitSpec {
   stop: StopRule;
   /** How long a start may take until the unit is ready. */
   startTimeoutMs: number;
-  /** Called until it answers `ready`; it has to return within about a second. */
-  probe: (signal: AbortSignal) => Promise<Readiness>;
+  /** Asked again and again until it answers `ready`. */
+  probe: Probe;
+  /** Reads the unit's last words after a failure: what they mean, and what to do. */
+  diagnose?: (lastWords: string[]) => Diagnosis | undefined;
   /** Where users or other units reach it, for people to read: `http://127.0.0.1:3000`. */
   address?: string;
+}
+
+/**
+ * @param pid of the main process
+ * @param signal aborted when the probe has taken too long, or the unit is to stop
+ */
+export type Probe = (pid: number, signal: AbortSignal) => Promise<Readiness>;
+
+export interface Diagnosis {
+  what: string;
+  remedy: string;
 }
 
 export interface Account {

@@ -9,9 +9,10 @@
 import { type FSWatcher, readFileSync, watch } from 'node:fs';
 import { readFile } from 'node:fs/promises';
 import path from 'node:path';
+import { isDeepStrictEqual } from 'node:util';
 import { hasCode } from '../errors.ts';
 import { writeFileAtomic } from './atomic-file.ts';
-import { parseRuntimeMap, type RuntimeMap } from './runtime-map.ts';
+import { MAP_FORMAT, parseRuntimeMap, type RuntimeMap } from './runtime-map.ts';
 
 /** A missed file system event is noticed after this long. Reading a kilobyte costs next to nothing. */
 const POLL_INTERVAL_MS = 2_000;
@@ -25,7 +26,9 @@ export function readRuntimeMap(file: string): RuntimeMap {
 }
 
 /**
- * Writes the next map with an epoch one above that of the map on disk, and returns it.
+ * Writes the next map with an epoch one above that of the map on disk, and returns it. A map that says
+ * what the one on disk says already is not written: an epoch stands for a change.
+ *
  * A damaged map on disk is replaced; its epoch is lost, so the clock's seconds stand in: they are
  * above any epoch that counting from one can have reached.
  */
@@ -35,11 +38,14 @@ export async function publishRuntimeMap(
 ): Promise<RuntimeMap> {
   let epoch = 1;
   try {
-    epoch = readRuntimeMap(file).epoch + 1;
+    const current = readRuntimeMap(file);
+    const same: RuntimeMap = { format: MAP_FORMAT, epoch: current.epoch, ...next };
+    if (isDeepStrictEqual(current, same)) return current;
+    epoch = current.epoch + 1;
   } catch (error) {
     if (!hasCode(error, 'ENOENT')) epoch = Math.floor(Date.now() / 1000);
   }
-  const map: RuntimeMap = { format: 1, epoch, ...next };
+  const map: RuntimeMap = { format: MAP_FORMAT, epoch, ...next };
   await writeFileAtomic(file, `${JSON.stringify(map, null, 2)}\n`, 0o644);
   return map;
 }

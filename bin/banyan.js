@@ -1,0 +1,42 @@
+#!/usr/bin/env node
+// Plain JavaScript that any Node can read, so that an old one gets a sentence and not a syntax error.
+import { existsSync } from 'node:fs';
+
+const [major, minor] = process.versions.node.split('.').map(Number);
+if (major < 22 || (major === 22 && minor < 18)) {
+  console.error(
+    `banyan: Node.js ${process.versions.node} is too old; 22.18 or newer is needed.\n` +
+      'Install it from your package manager, or add it to the project: npm install --save-dev node@24',
+  );
+  process.exit(1);
+}
+
+// Node 22 still warns that running TypeScript is experimental; the user did not ask.
+const { emitWarning } = process;
+process.emitWarning = (warning, ...rest) => {
+  const kind = typeof rest[0] === 'object' ? rest[0]?.type : rest[0];
+  if (kind === 'ExperimentalWarning') return;
+  emitWarning.call(process, warning, ...rest);
+};
+
+const compiled = new URL('../dist/cli/main.js', import.meta.url);
+if (existsSync(compiled)) await import(compiled.href);
+else await runSources();
+
+/**
+ * A clone that was never built runs its sources. There `import … from 'banyan'` has to mean the
+ * sources too: in the configuration, which this process imports, and in the application, which its
+ * children run (the condition `banyan-source` in package.json).
+ */
+async function runSources() {
+  const { registerHooks } = await import('node:module');
+  const index = new URL('../src/index.ts', import.meta.url).href;
+  registerHooks({
+    resolve: (name, context, next) =>
+      name === 'banyan' ? { url: index, shortCircuit: true } : next(name, context),
+  });
+  const condition = '--conditions=banyan-source';
+  const { NODE_OPTIONS: options = '' } = process.env;
+  if (!options.includes(condition)) process.env.NODE_OPTIONS = `${options} ${condition}`.trim();
+  await import('../src/cli/main.ts');
+}

@@ -1,0 +1,143 @@
+/**
+ * Sessions for a web application: a signed cookie, the data in a store that every server shares.
+ *
+ * Glossary:
+ * - id: the random text in the cookie. Opaque: it says nothing, and the store can end it at once.
+ * - rotation: a new id for the same session, at login.
+ * - sliding expiry: a session lives for `ttlMs` after its last use.
+ */
+import type { IncomingMessage } from 'node:http';
+import type pg from 'pg';
+import { deriveKey } from '../environment.ts';
+import { log } from '../telemetry/log.ts';
+import {
+  type CookieOptions,
+  readCookie,
+  renderSetCookie,
+  sessionKey,
+  sign,
+  verify,
+} from './cookie.ts';
+import { Session } from './session.ts';
+import { SessionStore } from './store.ts';
+
+export interface SessionsOptions {
+  /** Where sessions are kept: the application's pool. */
+  pool: pg.Pool;
+  /**
+   * How long a session lives after its last use, in milliseconds.
+   * Default: 14 days.
+   */
+  ttlMs?: number;
+  cookie?: {
+    /** Default: `sid`. */
+    name?: string;
+    /** Default: `/`. */
+    path?: string;
+    /** Default: none, the host that set it alone. */
+    domain?: string;
+    /**
+     * Default: `lax`: sent when a user follows a link to you, not with a form that another site
+     * posts.
+     */
+    sameSite?: 'strict' | 'lax' | 'none';
+    /**
+     * Whether the browser sends it over HTTPS alone.
+     * Default: `auto`: when the request came over HTTPS, also if a balancer in front ended it.
+     */
+    secure?: boolean | 'auto';
+  };
+}
+
+const DAY_MS = 24 * 60 * 60 * 1_000;
+const SWEEP_INTERVAL_MS = 10 * 60 * 1_000;
+
+/**
+ * @example
+ * const sessions = createSessions<{ theme: string }>({ pool });
+ * app.use(honoSessions(sessions));       // c.get('session')
+ * await app.register(fastifySessions(sessions));   // request.session
+ * app.use(expressSessions(sessions));    // req.session
+ */
+export function createSessions<Data extends object = Record<string, unknown>>(
+  options: SessionsOptions,
+): Sessions<Data> {
+  return new Sessions<Data>(options);
+}
+
+export class Sessions<Data extends object = Record<string, unknown>> {
+  readonly #store: SessionStore;
+  readonly #ttlMs: number;
+  readonly #cookie: CookieOptions;
+  readonly #secure: boolean | 'auto';
+  readonly #key = deriveKey('session-cookie');
+
+  /** @internal use {@link createSessions} */
+  constructor({ pool, ttlMs = 14 * DAY_MS, cookie = {} }: SessionsOptions) {
+    this.#store = new SessionStore(pool, ttlMs);
+    this.#ttlMs = ttlMs;
+    this.#secure = cookie.secure ?? 'auto';
+    this.#cookie = {
+      name: cookie.name ?? 'sid',
+      path: cookie.path ?? '/',
+      domain: cookie.domain,
+      sameSite: cookie.sameSite ?? 'lax',
+      maxAgeSeconds: Math.floor(ttlMs / 1_000),
+    };
+    setInterval(() => void this.#sweep(), SWEEP_INTERVAL_MS).unref();
+  }
+
+  /**
+   * Opens the session of a request. Without a cookie of ours nothing is asked of the database.
+   * @param cookieHeader the request's `Cookie` header
+   */
+  async open(cookieHeader: string | undefined): Promise<Session<Data>> {
+    const value = readCookie(cookieHeader, this.#cookie.name);
+    const id = value === undefined ? undefined : verify(value, this.#key);
+    const stored = id === undefined ? undefined : await this.#store.load(sessionKey(id));
+    return new Session<Data>(
+      this.#store,
+      this.#ttlMs,
+      id ?? value,
+      id !== undefined && stored ? { id, ...stored } : undefined,
+    );
+  }
+
+  /**
+   * The `Set-Cookie` header that the response needs; undefined when it needs none.
+   * @param isHttps whether the user's browser speaks HTTPS, see {@link isHttps}
+   */
+  setCookie(session: Session<Data>, isHttps: boolean): string | undefined {
+    const change = session.cookieChange();
+    if (change === undefined) return undefined;
+    const secure = this.#secure === 'auto' ? isHttps : this.#secure;
+    return renderSetCookie(
+      change === 'clear' ? undefined : sign(change.set, this.#key),
+      this.#cookie,
+      secure,
+    );
+  }
+
+  /** Ends all sessions of a user, at once: after a stolen password, or on "log out everywhere". @returns how many */
+  revoke(userId: string | number | bigint): Promise<number> {
+    return this.#store.destroyAllOf(String(userId));
+  }
+
+  async #sweep(): Promise<void> {
+    try {
+      await this.#store.sweep();
+    } catch (error) {
+      log.warn({ err: error }, 'expired sessions could not be deleted; tried again later');
+    }
+  }
+}
+
+/** Also right behind a balancer that ends TLS. Whoever forges the header only hurts themselves. */
+export function isHttps(request: {
+  headers: IncomingMessage['headers'];
+  socket?: IncomingMessage['socket'];
+}): boolean {
+  const forwarded = request.headers['x-forwarded-proto'];
+  if (forwarded !== undefined) return String(forwarded).split(',')[0]?.trim() === 'https';
+  return request.socket !== undefined && 'encrypted' in request.socket;
+}

@@ -1,0 +1,1 @@
+export async function init(..._args: unknown[]): Promise<void> {}

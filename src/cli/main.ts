@@ -1,0 +1,134 @@
+/**
+ * The `banyan` command: reads the arguments and hands over to the file of the command.
+ *
+ * The commands' own files are loaded when they are run: `banyan up` must not wait for what only
+ * `banyan sql` needs.
+ */
+import { readFileSync } from 'node:fs';
+import path from 'node:path';
+import { Command, InvalidArgumentError, Option } from 'commander';
+import { EXIT, printError } from './output.ts';
+
+const { version } = JSON.parse(
+  readFileSync(new URL('../../package.json', import.meta.url), 'utf8'),
+) as { version: string };
+
+const program = new Command('banyan')
+  .enablePositionalOptions()
+  .description(
+    'Grows a TypeScript web application from one server to millions of users: the same code, every step online, one command each.',
+  )
+  .version(version, '-V, --version')
+  .showSuggestionAfterError()
+  .showHelpAfterError('(see it with --help)')
+  .configureHelp({ sortSubcommands: false })
+  .addHelpText(
+    'after',
+    `
+Examples:
+  $ banyan init            add Banyan to the application in this folder
+  $ banyan up              run it: database, migrations, web server
+  $ banyan status          see how it fares (in another terminal)
+
+Every command takes --dir FOLDER for another application than the one here, and --json for scripts.`,
+  );
+
+/** A command with what all of them have. */
+function command(name: string, summary: string, examples: [command: string, what: string][]) {
+  const width = Math.max(...examples.map(([text]) => text.length));
+  const lines = examples.map(([text, what]) => `  $ ${text.padEnd(width)}   ${what}`);
+  return program
+    .command(name)
+    .description(summary)
+    .addOption(
+      new Option('-C, --dir <folder>', "the application's folder")
+        .default(process.cwd(), 'this folder')
+        .argParser(folder => path.resolve(folder)),
+    )
+    .option('--json', 'print JSON, for scripts')
+    .addHelpText('after', `\nExamples:\n${lines.join('\n')}`);
+}
+
+command('init', 'Adds Banyan to an existing application; shows what it will write and asks first', [
+  ['banyan init', 'in the folder with your package.json'],
+  ['banyan init --yes', 'without asking'],
+])
+  .option('-y, --yes', 'write without asking')
+  .option('--dry-run', 'only show what would be written')
+  .action(async options => (await import('./init.ts')).init(options));
+
+command('up', 'Starts everything and stays with it; Ctrl-C stops everything again', [
+  ['banyan up', 'in the folder of your application'],
+  ['banyan up --detach', 'in the background; stop it with banyan down'],
+  ['banyan up --port 8080', 'on another port'],
+  ['banyan up --host 0.0.0.0', 'open to the network'],
+])
+  .option(
+    '-p, --port <port>',
+    'the port that users connect to (0: any free one)',
+    wholeNumber(65_535),
+  )
+  .option('-H, --host <address>', 'the address to listen on')
+  .option('-d, --detach', 'run in the background')
+  .option('-v, --verbose', "show the database's log as well")
+  .action(async options => (await import('./up.ts')).up(options));
+
+command('down', 'Stops everything; the data stays', [['banyan down', '']]).action(async options =>
+  (await import('./down.ts')).down(options),
+);
+
+command(
+  'status',
+  'Shows what runs and how it fares (exit code 0: all ready, 1: not all, 3: not up)',
+  [
+    ['banyan status', ''],
+    ['banyan status --json | jq .units', 'for scripts'],
+  ],
+).action(async options => (await import('./status.ts')).status(options));
+
+command('logs', 'Shows what the units wrote', [
+  ['banyan logs', 'the last lines of all units'],
+  ['banyan logs web-1 -f', 'one unit, and whatever it writes from now on'],
+  ['banyan logs -n 1000 postgres-1', 'the last thousand lines of the database'],
+])
+  .argument('[unit]', 'a unit, such as web-1 or postgres-1')
+  .option('-f, --follow', 'go on with what is written from now on')
+  .option('-n, --lines <count>', 'how many lines of the past', wholeNumber(10_000_000), 100)
+  .action(async (unit, options) => (await import('./logs.ts')).logs(unit, options));
+
+command('sql', 'A prompt for SQL on the database, or one statement; needs no psql', [
+  ['banyan sql', 'a prompt; \\? shows what it knows'],
+  ["banyan sql 'select count(*) from users'", 'one statement'],
+  ['banyan sql < report.sql', 'statements from a file'],
+  ["banyan sql --json 'table users'", 'rows as JSON'],
+])
+  .argument('[statement]', 'SQL; without it a prompt, or standard input')
+  .option('--superuser', 'as PostgreSQL’s superuser, for what the owner may not do')
+  .action(async (statement, options) => (await import('./sql.ts')).sql(statement, options));
+
+command('run', "Runs a command with the application's environment: DATABASE_URL and the rest", [
+  ['banyan run node seed.ts', 'a script that needs the database'],
+  ['banyan run npx drizzle-kit studio', 'a tool'],
+])
+  .argument('<command...>', 'the command and its arguments')
+  .passThroughOptions()
+  .action(async (words, options) => (await import('./run.ts')).run(words, options));
+
+command('doctor', 'Checks this machine and the application, and says how to mend what is missing', [
+  ['banyan doctor', ''],
+]).action(async options => (await import('./doctor.ts')).doctor(options));
+
+function wholeNumber(max: number): (text: string) => number {
+  return text => {
+    const value = Number(text);
+    if (/^\d+$/.test(text) && value <= max) return value;
+    throw new InvalidArgumentError(`Expected a whole number from 0 to ${max}.`);
+  };
+}
+
+try {
+  await program.parseAsync();
+} catch (error) {
+  printError(error, process.argv.includes('--json'));
+  process.exitCode = EXIT.failed;
+}

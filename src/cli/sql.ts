@@ -1,0 +1,1 @@
+export async function sql(..._args: unknown[]): Promise<void> {}

@@ -1,0 +1,50 @@
+/** `banyan status`: what runs, and how it fares. */
+import pc from 'picocolors';
+import { ControlClient, NotRunning } from '../operate/control.ts';
+import { DeploymentPaths } from '../operate/deployment.ts';
+import type { Status } from '../operate/status.ts';
+import { ago, type CommonOptions, columns, EXIT, printJson } from './output.ts';
+
+export async function status(options: CommonOptions): Promise<void> {
+  const paths = new DeploymentPaths(options.dir);
+  try {
+    const found = await new ControlClient(paths.socket, paths.app).status();
+    if (options.json) printJson({ running: true, ...found });
+    else process.stdout.write(`${render(found)}\n`);
+    if (found.units.some(unit => unit.phase !== 'ready')) process.exitCode = EXIT.failed;
+  } catch (error) {
+    if (!(error instanceof NotRunning)) throw error;
+    if (options.json) printJson({ running: false, folder: paths.app });
+    else
+      process.stdout.write(
+        `${pc.yellow('●')} not up ${pc.dim(`(${paths.app})`)}. Start it with: banyan up\n`,
+      );
+    process.exitCode = EXIT.notRunning;
+  }
+}
+
+function render(found: Status): string {
+  const rows = found.units.map(unit => [
+    `  ${mark(unit.phase)} ${unit.name}`,
+    unit.phase,
+    unit.since ? `for ${ago(unit.since)}` : '',
+    unit.pid ? `pid ${unit.pid}` : '',
+    unit.restarts
+      ? pc.yellow(`${unit.restarts} ${unit.restarts === 1 ? 'restart' : 'restarts'}`)
+      : '',
+    unit.address ?? '',
+  ]);
+  const reasons = found.units
+    .filter(unit => unit.reason)
+    .map(unit => pc.yellow(`  ${unit.name}: ${unit.reason}`));
+  return [
+    `${pc.bold(found.deployment)} ${pc.dim('·')} ${pc.cyan(found.address)} ${pc.dim(`· up for ${ago(found.since)}, supervisor pid ${found.supervisor}, map epoch ${found.epoch}`)}`,
+    columns(rows),
+    ...(found.units.some(unit => unit.tier === 'database') ? [] : [`  ${pc.dim(found.database)}`]),
+    ...reasons,
+  ].join('\n');
+}
+
+function mark(phase: string): string {
+  return phase === 'ready' ? pc.green('●') : pc.yellow('●');
+}

@@ -1,0 +1,138 @@
+/**
+ * The user's own web server as a unit: how its command is run, and when it counts as ready.
+ */
+import { get } from 'node:http';
+import path from 'node:path';
+import type { Diagnosis, Readiness, UnitSpec } from '../machines/unit.ts';
+
+export interface WebServerOptions {
+  name: string;
+  /** The application's folder. */
+  folder: string;
+  command: string;
+  host: string;
+  port: number;
+  /** Path of the readiness probe. */
+  ready: string;
+  startTimeoutMs: number;
+  drainTimeoutMs: number;
+  env: NodeJS.ProcessEnv;
+}
+
+/** The server itself cuts what is in flight after the drain; it gets this long to go on and exit. */
+const EXIT_GRACE_MS = 2_000;
+
+export function webServerUnit(options: WebServerOptions): UnitSpec {
+  const { name, folder, command, host, port, ready, startTimeoutMs, drainTimeoutMs, env } = options;
+  return {
+    name,
+    tier: 'web',
+    command: '/bin/sh',
+    args: ['-c', asOneProcess(command)],
+    cwd: folder,
+    env: { ...env, PATH: commandPath(folder, env.PATH) },
+    stop: { signal: 'SIGTERM', group: true, timeoutMs: drainTimeoutMs + EXIT_GRACE_MS },
+    startTimeoutMs,
+    probe: (_pid, signal) => probeHttp(host, port, ready, signal),
+    diagnose: lastWords => diagnose(lastWords, port),
+    address: `http://${forPeople(host)}:${port}`,
+  };
+}
+
+/**
+ * A plain command takes the shell's place instead of running below it: one process less, and signals
+ * go where they are meant.
+ */
+function asOneProcess(command: string): string {
+  return /[&|;<>()$`\n=]/.test(command) ? command : `exec ${command}`;
+}
+
+/**
+ * As in an npm script, the programs of the application's packages come first; then the Node that
+ * runs Banyan, so that `node server.ts` means a Node that can run TypeScript.
+ */
+export function commandPath(folder: string, rest = ''): string {
+  const folders: string[] = [];
+  for (let at = folder; ; at = path.dirname(at)) {
+    folders.push(path.join(at, 'node_modules', '.bin'));
+    if (at === path.dirname(at)) break;
+  }
+  return [...folders, path.dirname(process.execPath), rest].join(path.delimiter);
+}
+
+/**
+ * 200 is ready; so is any other answer below 500, since it shows a server that works and knows no
+ * such path, or wants a login for it.
+ */
+function probeHttp(
+  host: string,
+  port: number,
+  ready: string,
+  signal: AbortSignal,
+): Promise<Readiness> {
+  const { promise, resolve } = Promise.withResolvers<Readiness>();
+  const request = get(
+    {
+      host: forProbe(host),
+      port,
+      path: ready,
+      signal,
+      agent: false,
+      headers: { 'user-agent': 'banyan' },
+    },
+    response => {
+      const { statusCode = 0 } = response;
+      const body: Buffer[] = [];
+      response.on('data', (chunk: Buffer) => body.push(chunk));
+      response.on('error', error => resolve({ ready: false, reason: error.message }));
+      response.on('end', () => {
+        if (statusCode < 500) resolve({ ready: true });
+        else {
+          const text = Buffer.concat(body).toString().slice(0, 300).trim();
+          resolve({
+            ready: false,
+            reason: `${ready} answers ${statusCode}${text ? `: ${text}` : ''}`,
+          });
+        }
+      });
+    },
+  );
+  request.on('error', error =>
+    resolve({
+      ready: false,
+      reason:
+        'code' in error && error.code === 'ECONNREFUSED'
+          ? `nothing listens on port ${port}; the command has to listen on the PORT that it is given`
+          : `${ready} does not answer: ${error.message}`,
+    }),
+  );
+  return promise;
+}
+
+/** `localhost` is tried over IPv4 and IPv6, so a server that chose either is found. */
+function forProbe(host: string): string {
+  return ['0.0.0.0', '::', '127.0.0.1', '::1'].includes(host) ? 'localhost' : host;
+}
+
+function forPeople(host: string): string {
+  if (host === '0.0.0.0' || host === '::') return 'localhost';
+  return host.includes(':') ? `[${host}]` : host;
+}
+
+function diagnose(lastWords: string[], port: number): Diagnosis | undefined {
+  const text = lastWords.join('\n');
+  if (/EADDRINUSE/.test(text)) {
+    return {
+      what: 'a port that it wants is in use',
+      remedy: `Banyan gave it PORT=${port}, which was free: let the application listen on process.env.PORT instead of a fixed number`,
+    };
+  }
+  const missing = /Cannot find (?:module|package) '([^']+)'/.exec(text)?.[1];
+  if (missing) {
+    return {
+      what: `it cannot find ${missing}`,
+      remedy: 'Run `npm install` in the application folder, and check the path in `web.command`',
+    };
+  }
+  return undefined;
+}

@@ -1,0 +1,163 @@
+/**
+ * A deployment on disk: the folder `.banyan` in the application's folder, and what lies in it.
+ *
+ *     .banyan/
+ *       deployment.json   who this is: an id, the database's name. Never changes.
+ *       secrets.json      generated passwords and keys, mode 0600. Never logged.
+ *       map.json          the runtime map
+ *       postgres/         the database (a link to /var/lib/banyan when only root may enter here)
+ *       logs/             one rotated file for each unit
+ *       run/              lock, socket and records of what runs now; empty when nothing does
+ *
+ * The database's name is kept here, not derived each time: renaming the application must not make
+ * its data seem to vanish.
+ */
+import { createHash, randomBytes } from 'node:crypto';
+import { chmodSync, existsSync, mkdirSync, readFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
+import { BanyanError, hasCode } from '../errors.ts';
+import { writeFileAtomic } from '../map/atomic-file.ts';
+
+export interface Secrets {
+  /** What applications derive their keys from: BANYAN_SECRET. */
+  application: string;
+  /** PostgreSQL's superuser, for operations. */
+  superuserPassword: string;
+  /** The role that owns the application's database, in DATABASE_URL. */
+  ownerPassword: string;
+}
+
+interface Identity {
+  id: string;
+  /** Name of the database and of the role that owns it. */
+  database: string;
+}
+
+/** The longest path of a Unix socket that every system takes (sun_path is 104 bytes on macOS). */
+const SOCKET_PATH_LIMIT = 103;
+
+export class DeploymentDamaged extends BanyanError {
+  constructor(file: string, cause: unknown) {
+    super('DEPLOYMENT_DAMAGED', {
+      what: 'A file of the deployment cannot be read',
+      where: file,
+      remedy: 'Restore it from a backup; without it the database cannot be opened',
+      cause,
+    });
+  }
+}
+
+/** Where everything of a deployment lies. */
+export class DeploymentPaths {
+  /** The application's folder, absolute. */
+  readonly app: string;
+  readonly root: string;
+
+  constructor(appFolder: string) {
+    this.app = path.resolve(appFolder);
+    this.root = path.join(this.app, '.banyan');
+  }
+
+  get identity() {
+    return path.join(this.root, 'deployment.json');
+  }
+  get secrets() {
+    return path.join(this.root, 'secrets.json');
+  }
+  get map() {
+    return path.join(this.root, 'map.json');
+  }
+  get postgres() {
+    return path.join(this.root, 'postgres');
+  }
+  get logs() {
+    return path.join(this.root, 'logs');
+  }
+  get run() {
+    return path.join(this.root, 'run');
+  }
+  get records() {
+    return path.join(this.run, 'units');
+  }
+  get lock() {
+    return path.join(this.run, 'supervisor.lock');
+  }
+  /** In the folder itself unless its path is too long for a socket. */
+  get socket() {
+    const here = path.join(this.run, 'control.sock');
+    if (Buffer.byteLength(here) <= SOCKET_PATH_LIMIT) return here;
+    const name = createHash('sha256').update(here).digest('hex').slice(0, 16);
+    return path.join(tmpdir(), `banyan-${name}.sock`);
+  }
+}
+
+/** An opened deployment: its identity and its secrets. */
+export interface Deployment {
+  paths: DeploymentPaths;
+  id: string;
+  database: string;
+  secrets: Secrets;
+}
+
+/**
+ * Opens the deployment of an application's folder, and makes it when there is none.
+ * @param name what the database is to be called if it is made now
+ * @throws DeploymentDamaged
+ */
+export async function openDeployment(paths: DeploymentPaths, name: string): Promise<Deployment> {
+  makeFolder(paths.root, 0o711);
+  makeFolder(paths.run, 0o700);
+  const ignore = path.join(paths.root, '.gitignore');
+  if (!existsSync(ignore)) await writeFileAtomic(ignore, '*\n', 0o644);
+
+  const identity = await readOrMake<Identity>(paths.identity, () => ({
+    id: randomBytes(6).toString('hex'),
+    database: databaseName(name),
+  }));
+  const secrets = await readOrMake<Secrets>(paths.secrets, () => ({
+    application: randomBytes(32).toString('base64url'),
+    superuserPassword: randomBytes(24).toString('base64url'),
+    ownerPassword: randomBytes(24).toString('base64url'),
+  }));
+  return { paths, ...identity, secrets };
+}
+
+/** Opens a deployment that is there; undefined when there is none. */
+export function existingDeployment(paths: DeploymentPaths): Deployment | undefined {
+  const identity = read<Identity>(paths.identity);
+  const secrets = read<Secrets>(paths.secrets);
+  return identity && secrets ? { paths, ...identity, secrets } : undefined;
+}
+
+/** Folders may be passed through by PostgreSQL's account (0711), not listed; files have modes of their own. */
+function makeFolder(folder: string, mode: number): void {
+  mkdirSync(folder, { recursive: true, mode });
+  chmodSync(folder, mode);
+}
+
+async function readOrMake<T>(file: string, make: () => T): Promise<T> {
+  const found = read<T>(file);
+  if (found) return found;
+  const made = make();
+  await writeFileAtomic(file, `${JSON.stringify(made, null, 2)}\n`);
+  return made;
+}
+
+function read<T>(file: string): T | undefined {
+  try {
+    return JSON.parse(readFileSync(file, 'utf8')) as T;
+  } catch (error) {
+    if (hasCode(error, 'ENOENT', 'ENOTDIR')) return undefined;
+    throw new DeploymentDamaged(file, error);
+  }
+}
+
+/** A name that needs no quotes in SQL and is none of PostgreSQL's own. */
+function databaseName(name: string): string {
+  const plain = name.replaceAll('-', '_');
+  return ['postgres', 'template0', 'template1', 'public', 'user'].includes(plain) ||
+    plain.startsWith('pg_')
+    ? `${plain.replace(/^pg_/, '')}_app`
+    : plain;
+}

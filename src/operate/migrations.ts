@@ -1,0 +1,114 @@
+/**
+ * Brings the schema up to date before a web server starts: the folder of SQL files, or the user's
+ * own command.
+ */
+import { spawn } from 'node:child_process';
+import { existsSync } from 'node:fs';
+import path from 'node:path';
+import pg from 'pg';
+import { migrate } from '../app/database/migrate.ts';
+import { commandPath } from '../engines/web-server.ts';
+import { BanyanError } from '../errors.ts';
+import type { CompleteTopology } from '../topology/defaults.ts';
+
+/** Held while the user's command runs. The number is arbitrary and ours alone. */
+const COMMAND_LOCK = 7_233_402_118_531n;
+
+/** The last lines of a command that failed. */
+const LAST_WORDS = 20;
+
+export class MigrationsFolderMissing extends BanyanError {
+  constructor(folder: string) {
+    super('MIGRATIONS_FOLDER_MISSING', {
+      what: 'The migrations folder that the topology names is not there',
+      where: folder,
+      remedy: 'Correct `database.migrations`, or make the folder',
+    });
+  }
+}
+
+export class MigrationCommandFailed extends BanyanError {
+  constructor(command: string, reason: string, output: string[]) {
+    const quoted = output.map(line => `\n  │ ${line}`).join('');
+    super('MIGRATION_COMMAND_FAILED', {
+      what: `The migration command ${reason}${quoted ? `. Its last words:${quoted}\n` : ''}`,
+      where: command,
+      remedy: 'Correct what it says and run the command again. The web server was not started',
+    });
+  }
+}
+
+/**
+ * @param onLine gets each line that the user's command prints
+ * @returns what was done, for people; undefined when the topology names no migrations
+ * @throws MigrationMissing, MigrationChanged, MigrationFailed, MigrationCommandFailed
+ */
+export async function runMigrations(
+  folder: string,
+  { migrations, migrate: command }: CompleteTopology['database'],
+  url: string,
+  env: NodeJS.ProcessEnv,
+  onLine: (line: string) => void,
+): Promise<string | undefined> {
+  if (command) {
+    await withLock(url, () => runCommand(folder, command, env, onLine));
+    return `\`${command}\` done`;
+  }
+  if (!migrations) return undefined;
+  const migrationsFolder = path.resolve(folder, migrations);
+  if (!existsSync(migrationsFolder)) throw new MigrationsFolderMissing(migrationsFolder);
+  const pool = new pg.Pool({ connectionString: url, max: 1 });
+  pool.on('error', () => {});
+  try {
+    const { applied, already } = await migrate(pool, migrationsFolder);
+    if (applied.length === 0) return `up to date, ${already} applied earlier`;
+    return `${applied.length} applied: ${applied.join(', ')}`;
+  } finally {
+    await pool.end();
+  }
+}
+
+/** However many deploys run together, one runs the command at a time. */
+async function withLock(url: string, body: () => Promise<void>): Promise<void> {
+  const client = new pg.Client({ connectionString: url });
+  client.on('error', () => {});
+  await client.connect();
+  try {
+    await client.query('select pg_advisory_lock($1)', [COMMAND_LOCK]);
+    await body();
+  } finally {
+    // The end of the session gives the lock back.
+    await client.end();
+  }
+}
+
+async function runCommand(
+  folder: string,
+  command: string,
+  env: NodeJS.ProcessEnv,
+  onLine: (line: string) => void,
+): Promise<void> {
+  const child = spawn('/bin/sh', ['-c', command], {
+    cwd: folder,
+    env: { ...env, PATH: commandPath(folder, env.PATH) },
+    stdio: ['ignore', 'pipe', 'pipe'],
+  });
+  const output: string[] = [];
+  const take = (chunk: Buffer) => {
+    for (const line of chunk.toString().split('\n').filter(Boolean)) {
+      output.push(line);
+      if (output.length > LAST_WORDS) output.shift();
+      onLine(line);
+    }
+  };
+  child.stdout.on('data', take);
+  child.stderr.on('data', take);
+  const { promise, resolve, reject } = Promise.withResolvers<string | undefined>();
+  child.once('error', reject);
+  child.once('close', (code, signal) => {
+    if (code === 0) resolve(undefined);
+    else resolve(signal ? `was ended by ${signal}` : `ended with exit code ${code}`);
+  });
+  const reason = await promise;
+  if (reason) throw new MigrationCommandFailed(command, reason, output);
+}
