@@ -1,10 +1,11 @@
 /** How a command reaches the database of a deployment that is up. */
+
+import { lockHolder } from '../machines/lock.ts';
 import { readRuntimeMap } from '../map/map-file.ts';
 import type { CompleteTopology } from '../topology/defaults.ts';
 import { NotRunning } from './control.ts';
 import { ownerUrl, superuserUrl } from './database.ts';
 import { type Deployment, type DeploymentPaths, existingDeployment } from './deployment.ts';
-import { lockHolder } from '../machines/lock.ts';
 
 export interface Reachable {
   deployment: Deployment;
