@@ -19,14 +19,14 @@ process.emitWarning = (warning, ...rest) => {
   emitWarning.call(process, warning, ...rest);
 };
 
-const compiled = new URL('../dist/cli/main.js', import.meta.url);
-if (existsSync(compiled)) await import(compiled.href);
-else await runSources();
+// The published package has no sources; in a clone they count, even if it was built once.
+if (existsSync(new URL('../src/cli/main.ts', import.meta.url))) await runSources();
+else await import('../dist/cli/main.js');
 
 /**
- * A clone that was never built runs its sources. There `import … from 'banyan'` has to mean the
- * sources too: in the configuration, which this process imports, and in the application, which its
- * children run (the condition `banyan-source` in package.json).
+ * In a clone, `import … from 'banyan'` has to mean the sources too: in the configuration, which this
+ * process imports, and in the application, which its children run (the condition `banyan-source` in
+ * package.json).
  */
 async function runSources() {
   const { registerHooks } = await import('node:module');
