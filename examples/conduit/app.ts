@@ -1,0 +1,35 @@
+/** The whole application on a pool: the API under `/api`, the pages, static files. */
+import path from 'node:path';
+import { createAssets, honoAssets, type Pool } from 'banyan';
+import { Hono } from 'hono';
+import { secureHeaders } from 'hono/secure-headers';
+import { apiRoutes } from './api/routes.ts';
+import { createServices } from './services.ts';
+
+export function createApp(pool: Pool): Hono {
+  const services = createServices(pool);
+  const assets = createAssets({
+    folder: path.join(import.meta.dirname, 'public'),
+    prefix: '/static',
+  });
+  const app = new Hono();
+  app.use(
+    secureHeaders({
+      contentSecurityPolicy: {
+        defaultSrc: ["'self'"],
+        scriptSrc: ["'none'"],
+        // Articles and profiles may show pictures from anywhere.
+        imgSrc: ["'self'", 'https:', 'http:', 'data:'],
+        objectSrc: ["'none'"],
+        baseUri: ["'none'"],
+        formAction: ["'self'"],
+        frameAncestors: ["'none'"],
+      },
+      xFrameOptions: 'DENY',
+      referrerPolicy: 'strict-origin-when-cross-origin',
+    }),
+  );
+  app.use('/static/*', honoAssets(assets));
+  app.route('/api', apiRoutes(services));
+  return app;
+}
