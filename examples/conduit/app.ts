@@ -1,17 +1,13 @@
 /** The whole application on a pool: the API under `/api`, the pages, static files. */
-import path from 'node:path';
-import { createAssets, honoAssets, type Pool } from 'banyan';
+import { honoAssets, type Pool } from 'banyan';
 import { Hono } from 'hono';
 import { secureHeaders } from 'hono/secure-headers';
 import { apiRoutes } from './api/routes.ts';
+import { pageRoutes } from './pages/routes.ts';
 import { createServices } from './services.ts';
 
 export function createApp(pool: Pool): Hono {
   const services = createServices(pool);
-  const assets = createAssets({
-    folder: path.join(import.meta.dirname, 'public'),
-    prefix: '/static',
-  });
   const app = new Hono();
   app.use(
     secureHeaders({
@@ -29,7 +25,8 @@ export function createApp(pool: Pool): Hono {
       referrerPolicy: 'strict-origin-when-cross-origin',
     }),
   );
-  app.use('/static/*', honoAssets(assets));
+  app.use('/static/*', honoAssets(services.assets));
   app.route('/api', apiRoutes(services));
+  app.route('/', pageRoutes(services));
   return app;
 }

@@ -1,5 +1,13 @@
 /** What every request handler works with, made once for each process. */
-import { createSessions, type Pool, type Sessions, type SessionVariables } from 'banyan';
+import path from 'node:path';
+import {
+  type Assets,
+  createAssets,
+  createSessions,
+  type Pool,
+  type Sessions,
+  type SessionVariables,
+} from 'banyan';
 import { createTokens, type Tokens } from './auth/token.ts';
 import { type Database, openDatabase } from './db/database.ts';
 import type { User } from './db/users.ts';
@@ -14,6 +22,8 @@ export interface Services {
   db: Database;
   sessions: Sessions<SessionData>;
   tokens: Tokens;
+  /** The files of `public/`, under `/static`. */
+  assets: Assets;
 }
 
 /** Of the pages: who is looking is known by the session. */
@@ -27,5 +37,11 @@ export interface ApiEnv {
 }
 
 export function createServices(pool: Pool): Services {
-  return { db: openDatabase(pool), sessions: createSessions({ pool }), tokens: createTokens() };
+  const folder = path.join(import.meta.dirname, 'public');
+  return {
+    db: openDatabase(pool),
+    sessions: createSessions({ pool }),
+    tokens: createTokens(),
+    assets: createAssets({ folder, prefix: '/static' }),
+  };
 }

@@ -1,6 +1,7 @@
 /** The JSON API of `openapi.yml`, to be mounted under `/api`. */
 import { Hono } from 'hono';
 import { bodyLimit } from 'hono/body-limit';
+import { hasNul } from '../input/validate.ts';
 import { logFailure } from '../log-failure.ts';
 import { notFound, Problem } from '../problem.ts';
 import type { ApiEnv, Services } from '../services.ts';
@@ -37,7 +38,7 @@ export function apiRoutes(services: Services) {
   );
   api.use(async (c, next) => {
     // PostgreSQL's text cannot hold NUL, so nothing has a name with one.
-    if (c.req.path.includes('%00')) throw notFound('path');
+    if (hasNul(c.req.path)) throw notFound('path');
     await next();
   });
   api.use(readToken(services));

@@ -26,6 +26,11 @@ export function unwrap(body: unknown, name: string): Record<string, unknown> {
   return inner;
 }
 
+/** Whether a path has the character NUL in it, decoded or not. */
+export function hasNul(path: string): boolean {
+  return path.includes('\0') || path.includes('%00');
+}
+
 function isObject(value: unknown): value is Record<string, unknown> {
   return typeof value === 'object' && value !== null && !Array.isArray(value);
 }
