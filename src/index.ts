@@ -18,9 +18,13 @@ export { type Logger, log } from './app/telemetry/log.ts';
 export { requestContext } from './app/telemetry/request-context.ts';
 export { BanyanError } from './errors.ts';
 export {
+  type Balancer,
   type DatabaseTier,
   defineTopology,
   type Logs,
+  type RateLimit,
+  type ServerBounds,
+  type Tls,
   type Topology,
   type WebTier,
 } from './topology/topology.ts';

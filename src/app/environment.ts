@@ -59,5 +59,10 @@ export function deriveKey(purpose: string, bytes = 32): Buffer {
     fallbackSecret ??= randomBytes(32).toString('base64url');
     secret = fallbackSecret;
   }
+  return deriveKeyFrom(secret, purpose, bytes);
+}
+
+/** The same, over a secret that is handed in. */
+export function deriveKeyFrom(secret: string, purpose: string, bytes = 32): Buffer {
   return Buffer.from(hkdfSync('sha256', secret, 'banyan', purpose, bytes));
 }

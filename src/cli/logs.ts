@@ -2,7 +2,7 @@
 import pc from 'picocolors';
 import { BanyanError } from '../errors.ts';
 import type { LogLine } from '../machines/unit-log.ts';
-import { ControlClient, NotRunning } from '../operate/control.ts';
+import { ControlClient, NotRunning } from '../operate/control/client.ts';
 import { DeploymentPaths } from '../operate/deployment.ts';
 import { listUnits, readLogFiles } from '../operate/log-files.ts';
 import { LogView } from './log-view.ts';

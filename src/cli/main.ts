@@ -86,6 +86,37 @@ command(
   ],
 ).action(async options => (await import('./status.ts')).status(options));
 
+command('plan', 'Shows what `apply` would do, step by step, and what traffic would notice', [
+  ['banyan plan', ''],
+  ['banyan plan --json | jq .steps', 'for scripts'],
+]).action(async options => (await import('./plan.ts')).plan(options));
+
+command('apply', 'Makes what runs into what banyan.config.ts says, online; asks first', [
+  ['banyan apply', 'shows the plan, asks, carries it out'],
+  ['banyan apply --yes', 'without asking'],
+])
+  .option('-y, --yes', 'without asking')
+  .action(async options => (await import('./plan.ts')).apply(options));
+
+command('scale', 'Changes how many web servers run, online', [
+  ['banyan scale web=4', 'four web servers behind a load balancer'],
+  ['banyan scale web=1', 'back to one'],
+])
+  .argument('<tier=number>', 'web=4')
+  .action(async (target, options) => (await import('./scale.ts')).scale(target, options));
+
+command('operations', 'Shows what was changed, when, and how it ended', [['banyan operations', '']])
+  .option('-n, --lines <count>', 'how many', wholeNumber(10_000), 20)
+  .action(async options => (await import('./operations.ts')).operations(options));
+
+command('resume', 'Finishes an operation that was cut off', [['banyan resume', '']]).action(
+  async options => (await import('./operations.ts')).resume(options),
+);
+
+command('undo', 'Takes back the operation that was cut off, or the last one that was done', [
+  ['banyan undo', ''],
+]).action(async options => (await import('./operations.ts')).undo(options));
+
 command('logs', 'Shows what the units wrote', [
   ['banyan logs', 'the last lines of all units'],
   ['banyan logs web-1 -f', 'one unit, and whatever it writes from now on'],

@@ -24,7 +24,7 @@ export async function run(words: string[], options: CommonOptions): Promise<void
   const paths = new DeploymentPaths(options.dir);
   const { topology } = await loadTopology(paths.app);
   const { deployment, url } = await reachDatabase(paths, topology);
-  const env = applicationEnv(deployment, topology, url);
+  const env = applicationEnv(deployment, topology.web, url);
   const [command = '', ...args] = words;
   const child = spawn(command, args, {
     cwd: paths.app,

@@ -1,6 +1,6 @@
 /** `banyan status`: what runs, and how it fares. */
 import pc from 'picocolors';
-import { ControlClient, NotRunning } from '../operate/control.ts';
+import { ControlClient, NotRunning } from '../operate/control/client.ts';
 import { DeploymentPaths } from '../operate/deployment.ts';
 import type { Status } from '../operate/status.ts';
 import { ago, type CommonOptions, columns, EXIT, printJson } from './output.ts';

@@ -2,7 +2,7 @@
 import { spawn } from 'node:child_process';
 import pc from 'picocolors';
 import { BanyanError } from '../errors.ts';
-import { loadTopology } from '../operate/load-topology.ts';
+import { loadTopology, withOverrides } from '../operate/load-topology.ts';
 import {
   forPeople,
   Interrupted,
@@ -39,9 +39,16 @@ export async function up(options: UpOptions): Promise<void> {
   process.stderr.on('error', () => {});
   try {
     const { topology, file } = await loadTopology(options.dir);
-    if (options.port !== undefined) topology.web.port = options.port;
-    if (options.host !== undefined) topology.web.host = options.host;
-    const deployment = new RunningDeployment(options.dir, topology);
+    const { port, host } = options;
+    const overrides = {
+      ...(port === undefined ? {} : { port }),
+      ...(host === undefined ? {} : { host }),
+    };
+    const deployment = new RunningDeployment(
+      options.dir,
+      withOverrides(topology, overrides),
+      overrides,
+    );
     view.attach(deployment, { name: topology.name, file, verbose: options.verbose ?? false });
     stopOnSignal(deployment, view);
     await deployment.start();

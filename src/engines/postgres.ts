@@ -26,7 +26,14 @@ import { promisify } from 'node:util';
 import { BanyanError, hasCode } from '../errors.ts';
 import { endProcess } from '../machines/leftovers.ts';
 import { commandOf, identify } from '../machines/process-identity.ts';
-import type { Account, Diagnosis, Readiness, StopRule, UnitSpec } from '../machines/unit.ts';
+import type {
+  Account,
+  Diagnosis,
+  EngineSupport,
+  Readiness,
+  StopRule,
+  UnitSpec,
+} from '../machines/unit.ts';
 import { canReach, isRoot, SYSTEM_FOLDER, unprivilegedAccount } from './account.ts';
 import {
   completeLinks,
@@ -41,6 +48,9 @@ export const SUPERUSER = 'postgres';
 
 /** Fast shutdown: sessions are ended, a checkpoint is written. The checkpoint may take a while. */
 const STOP: StopRule = { signal: 'SIGINT', group: false, timeoutMs: 60_000 };
+
+/** Everything else needs it: it is stopped last. */
+const RANK = 10;
 
 /** After a crash the log is replayed before it serves. */
 const START_TIMEOUT_MS = 300_000;
@@ -206,18 +216,24 @@ export function postgresUnit(name: string, home: PostgresHome, address: string):
   return {
     name,
     tier: 'database',
+    engine: 'postgres',
     command: home.binaries.postgres,
     args: ['-D', home.dataFolder],
     cwd: home.dataFolder,
     env: { PATH: process.env.PATH, LC_ALL: 'C', TZ: 'UTC' },
     ...(home.account ? { user: home.account } : {}),
     stop: STOP,
+    rank: RANK,
     startTimeoutMs: START_TIMEOUT_MS,
-    probe: pid => probe(home.dataFolder, pid),
-    diagnose,
+    probe: { dataFolder: home.dataFolder },
     address,
   };
 }
+
+export const postgresEngine: EngineSupport = {
+  probe: ({ probe: { dataFolder } }, pid) => probe(String(dataFolder), pid),
+  diagnose: (_spec, lastWords) => diagnose(lastWords),
+};
 
 /**
  * Reads the server's own word from `postmaster.pid`, as `pg_ctl --wait` does: the last line says

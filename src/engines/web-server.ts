@@ -1,13 +1,23 @@
 /**
  * The user's own web server as a unit: how its command is run, and when it counts as ready.
  */
+import { existsSync } from 'node:fs';
 import { get } from 'node:http';
 import path from 'node:path';
-import type { Diagnosis, Readiness, UnitSpec } from '../machines/unit.ts';
+import { fileURLToPath, pathToFileURL } from 'node:url';
+import { PROBE_VARIABLE, SOCKET_VARIABLE } from '../machines/inherit-socket.ts';
+import type {
+  Diagnosis,
+  EngineSupport,
+  Labels,
+  Readiness,
+  SocketAddress,
+  UnitSpec,
+} from '../machines/unit.ts';
 
 export interface WebServerOptions {
   name: string;
-  /** The application's folder. */
+  /** The folder that the command runs in. */
   folder: string;
   command: string;
   host: string;
@@ -17,27 +27,79 @@ export interface WebServerOptions {
   startTimeoutMs: number;
   drainTimeoutMs: number;
   env: NodeJS.ProcessEnv;
+  labels?: Labels;
+  /** Set for a server that takes users' connections itself: the public socket, which the machine holds. */
+  socket?: SocketAddress;
+  /** Path of a Unix socket on which such a server is asked whether it is ready. */
+  probeSocket: string;
 }
 
 /** The server itself cuts what is in flight after the drain; it gets this long to go on and exit. */
 const EXIT_GRACE_MS = 2_000;
 
+/** After the balancer, before the database. */
+const RANK = 20;
+
+const INHERIT_SOCKET = pathToFileURL(
+  fileURLToPath(
+    new URL(
+      import.meta.url.endsWith('.ts')
+        ? '../machines/inherit-socket.ts'
+        : '../machines/inherit-socket.js',
+      import.meta.url,
+    ),
+  ),
+).href;
+
+/** The first descriptor after standard input, output and error. */
+const SOCKET_FD = 3;
+
 export function webServerUnit(options: WebServerOptions): UnitSpec {
   const { name, folder, command, host, port, ready, startTimeoutMs, drainTimeoutMs, env } = options;
+  const { socket, probeSocket, labels } = options;
   return {
     name,
     tier: 'web',
+    engine: 'web-server',
     command: '/bin/sh',
     args: ['-c', asOneProcess(command)],
     cwd: folder,
-    env: { ...env, PATH: commandPath(folder, env.PATH) },
+    env: {
+      ...env,
+      PATH: commandPath(folder, env.PATH),
+      PORT: String(port),
+      HOST: host,
+      ...(socket ? inheritance(env, probeSocket) : {}),
+    },
     stop: { signal: 'SIGTERM', group: true, timeoutMs: drainTimeoutMs + EXIT_GRACE_MS },
+    rank: RANK,
     startTimeoutMs,
-    probe: (_pid, signal) => probeHttp(host, port, ready, signal),
-    diagnose: lastWords => diagnose(lastWords, port),
+    probe: { host: forProbe(host), port, path: ready, ...(socket ? { socket: probeSocket } : {}) },
+    ...(socket ? { sockets: [socket] } : {}),
     address: `http://${forPeople(host)}:${port}`,
+    ...(labels ? { labels } : {}),
   };
 }
+
+/** What makes a Node process serve the socket that it inherits; see `inherit-socket.ts`. */
+function inheritance(env: NodeJS.ProcessEnv, probeSocket: string): NodeJS.ProcessEnv {
+  return {
+    [SOCKET_VARIABLE]: String(SOCKET_FD),
+    [PROBE_VARIABLE]: probeSocket,
+    NODE_OPTIONS: [env.NODE_OPTIONS, `--import=${INHERIT_SOCKET}`].filter(Boolean).join(' '),
+  };
+}
+
+export const webServerEngine: EngineSupport = {
+  async probe({ probe: { host, port, path: ready, socket } }, _pid, signal) {
+    const target = { host: String(host), port: Number(port), path: String(ready) };
+    if (socket !== undefined && existsSync(String(socket))) {
+      return probeHttp({ ...target, socketPath: String(socket) }, signal);
+    }
+    return probeHttp(target, signal);
+  },
+  diagnose: ({ probe: { port } }, lastWords) => diagnose(lastWords, Number(port)),
+};
 
 /**
  * A plain command takes the shell's place instead of running below it: one process less, and signals
@@ -65,21 +127,13 @@ export function commandPath(folder: string, rest = ''): string {
  * such path, or wants a login for it.
  */
 function probeHttp(
-  host: string,
-  port: number,
-  ready: string,
+  target: { host: string; port: number; path: string; socketPath?: string },
   signal: AbortSignal,
 ): Promise<Readiness> {
+  const { port, path: ready } = target;
   const { promise, resolve } = Promise.withResolvers<Readiness>();
   const request = get(
-    {
-      host: forProbe(host),
-      port,
-      path: ready,
-      signal,
-      agent: false,
-      headers: { 'user-agent': 'banyan' },
-    },
+    { ...target, signal, agent: false, headers: { 'user-agent': 'banyan' } },
     response => {
       const { statusCode = 0 } = response;
       const body: Buffer[] = [];

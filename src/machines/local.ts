@@ -1,16 +1,16 @@
 /**
  * The local machine: units as child processes of this one.
  *
- * Units are started one after the other, each when the one before is ready, and stopped in the
- * reverse order. While anything runs a guardian stands by, so that nothing outlives a supervisor that
- * is killed.
+ * Units are stopped by rank: what takes requests first, the database last. While anything runs a
+ * guardian stands by, so that nothing outlives a supervisor that is killed.
  */
 import { EventEmitter } from 'node:events';
 import { BanyanError } from '../errors.ts';
 import { Guardian } from './guardian.ts';
 import { endLeftovers } from './leftovers.ts';
+import { ListeningSockets } from './listening-socket.ts';
 import { UnitRecords } from './records.ts';
-import type { UnitSpec, UnitState } from './unit.ts';
+import type { EngineSupport, Machine, SocketAddress, UnitSpec, UnitState } from './unit.ts';
 import { type LogLimits, UnitLogs } from './unit-log.ts';
 import { UnitProcess } from './unit-process.ts';
 
@@ -19,7 +19,12 @@ export interface LocalMachineOptions {
   recordsFolder: string;
   logFolder: string;
   logLimits: LogLimits;
+  /** By the names that specs give. */
+  engines: Readonly<Record<string, EngineSupport>>;
 }
+
+/** Ranks are small numbers; a rank's units are told apart by the order of their starts. */
+const STARTS_PER_RANK = 1_000_000;
 
 export class MachineStopped extends BanyanError {
   constructor(unit: string) {
@@ -30,11 +35,23 @@ export class MachineStopped extends BanyanError {
   }
 }
 
-export class LocalMachine extends EventEmitter<{ change: [UnitState] }> {
+export class UnitExists extends BanyanError {
+  constructor(unit: string) {
+    super('UNIT_EXISTS', {
+      what: 'A unit of this name runs already',
+      where: unit,
+      remedy: 'Stop it first; `banyan status` shows it',
+    });
+  }
+}
+
+export class LocalMachine extends EventEmitter<{ change: [UnitState] }> implements Machine {
   readonly logs: UnitLogs;
   readonly #options: LocalMachineOptions;
   readonly #records: UnitRecords;
   readonly #units: UnitProcess[] = [];
+  readonly #sockets = new ListeningSockets();
+  #starts = 0;
   #guardian: Guardian | undefined;
   #closed = false;
 
@@ -50,14 +67,21 @@ export class LocalMachine extends EventEmitter<{ change: [UnitState] }> {
     return endLeftovers(this.#records);
   }
 
-  /**
-   * Starts a unit after those that run, and keeps it running.
-   * @throws UnitStartFailed, MachineStopped
-   */
+  listen(address: SocketAddress): Promise<number> {
+    return this.#sockets.open(address);
+  }
+
+  /** @throws UnitStartFailed, UnitExists, MachineStopped */
   async start(spec: UnitSpec): Promise<void> {
     if (this.#closed) throw new MachineStopped(spec.name);
+    if (this.#find(spec.name)) throw new UnitExists(spec.name);
     this.#guardian ??= new Guardian(this.#options.recordsFolder);
-    const unit = new UnitProcess(spec, this.#units.length, {
+    const engine = this.#options.engines[spec.engine];
+    if (!engine) throw new Error(`no engine is called ${spec.engine}`);
+    const unit = new UnitProcess(spec, {
+      engine,
+      order: spec.rank * STARTS_PER_RANK + this.#starts++,
+      descriptors: await this.#descriptorsOf(spec),
       logs: this.logs,
       logFolder: this.#options.logFolder,
       records: this.#records,
@@ -67,21 +91,52 @@ export class LocalMachine extends EventEmitter<{ change: [UnitState] }> {
     try {
       await unit.start();
     } catch (error) {
-      this.#units.splice(this.#units.indexOf(unit), 1);
+      this.#forget(unit);
       throw error;
     }
   }
 
-  states(): UnitState[] {
+  async stop(name: string): Promise<void> {
+    const unit = this.#find(name);
+    if (!unit) return;
+    await unit.stop();
+    this.#forget(unit);
+  }
+
+  async signal(name: string, signal: NodeJS.Signals): Promise<void> {
+    this.#find(name)?.signal(signal);
+  }
+
+  async states(): Promise<UnitState[]> {
     return this.#units.map(unit => unit.state());
   }
 
-  /** Stops all units, last started first, and resolves when nothing of them is left. */
+  /** Stops all units and resolves when nothing of them is left. */
   async stopAll(): Promise<void> {
     this.#closed = true;
-    for (const unit of this.#units.toReversed()) await unit.stop();
-    this.#guardian?.dismiss();
+    const inOrder = this.#units.toSorted((a, b) => b.order - a.order);
+    for (const unit of inOrder) await unit.stop();
+    this.#sockets.closeAll();
+    await this.#guardian?.dismiss();
     this.#guardian = undefined;
     await this.logs.close();
+  }
+
+  #find(name: string): UnitProcess | undefined {
+    return this.#units.find(unit => unit.spec.name === name);
+  }
+
+  #forget(unit: UnitProcess): void {
+    this.#units.splice(this.#units.indexOf(unit), 1);
+  }
+
+  async #descriptorsOf({ sockets = [] }: UnitSpec): Promise<number[]> {
+    const descriptors: number[] = [];
+    for (const address of sockets) {
+      await this.listen(address);
+      const descriptor = this.#sockets.descriptor(address);
+      if (descriptor !== undefined) descriptors.push(descriptor);
+    }
+    return descriptors;
   }
 }

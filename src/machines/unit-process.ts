@@ -15,7 +15,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { BanyanError } from '../errors.ts';
 import { groupRuns, identify, sendSignal } from './process-identity.ts';
 import type { UnitRecords } from './records.ts';
-import type { Diagnosis, UnitPhase, UnitSpec, UnitState } from './unit.ts';
+import type { Diagnosis, EngineSupport, UnitPhase, UnitSpec, UnitState } from './unit.ts';
 import { logFile, type UnitLogs } from './unit-log.ts';
 
 /** The pause before a restart: the first, the longest, and the run after which it is the first again. */
@@ -67,11 +67,21 @@ interface Run {
   hasEnded: () => boolean;
 }
 
+export interface UnitContext {
+  engine: EngineSupport;
+  /** Its place when everything is stopped: from the highest to the lowest. */
+  order: number;
+  /** File descriptors that the process gets as 3, 4, … */
+  descriptors: number[];
+  logs: UnitLogs;
+  logFolder: string;
+  records: UnitRecords;
+}
+
 export class UnitProcess extends EventEmitter<{ change: [UnitState] }> {
   readonly spec: UnitSpec;
-  readonly #order: number;
+  readonly #context: UnitContext;
   readonly #logs: UnitLogs;
-  readonly #logFolder: string;
   readonly #records: UnitRecords;
 
   #phase: UnitPhase = 'stopped';
@@ -82,25 +92,25 @@ export class UnitProcess extends EventEmitter<{ change: [UnitState] }> {
   #stopping = new AbortController();
   #supervision: Promise<void> = Promise.resolve();
 
-  constructor(
-    spec: UnitSpec,
-    order: number,
-    context: { logs: UnitLogs; logFolder: string; records: UnitRecords },
-  ) {
+  constructor(spec: UnitSpec, context: UnitContext) {
     super();
     this.spec = spec;
-    this.#order = order;
+    this.#context = context;
     this.#logs = context.logs;
-    this.#logFolder = context.logFolder;
     this.#records = context.records;
   }
 
+  get order(): number {
+    return this.#context.order;
+  }
+
   state(): UnitState {
-    const { name, tier, address } = this.spec;
+    const { name, tier, address, labels = {} } = this.spec;
     return {
       name,
       tier,
       phase: this.#phase,
+      labels,
       restarts: this.#restarts,
       ...(this.#run ? { pid: this.#run.pid, since: this.#run.since.toISOString() } : {}),
       ...(address ? { address } : {}),
@@ -122,11 +132,16 @@ export class UnitProcess extends EventEmitter<{ change: [UnitState] }> {
         this.spec.name,
         outcome,
         lastWords,
-        logFile(this.#logFolder, this.spec.name),
-        this.spec.diagnose?.(lastWords),
+        logFile(this.#context.logFolder, this.spec.name),
+        this.#diagnose(lastWords),
       );
     }
     this.#supervision = this.#superviseRuns();
+  }
+
+  /** Sends the main process a signal; nothing when it does not run. */
+  signal(signal: NodeJS.Signals): void {
+    if (this.#run && !this.#run.hasEnded()) sendSignal(this.#run.pid, signal, false);
   }
 
   /** Stops the unit gracefully, by force when that takes too long, and resolves when nothing of it is left. */
@@ -160,11 +175,11 @@ export class UnitProcess extends EventEmitter<{ change: [UnitState] }> {
       env,
       ...user,
       detached: true,
-      stdio: ['ignore', 'pipe', 'pipe'],
+      stdio: ['ignore', 'pipe', 'pipe', ...this.#context.descriptors],
     });
     // At once: when a process ends, Node throws away what nobody reads yet.
-    this.#logs.attach(name, child.stdout);
-    this.#logs.attach(name, child.stderr);
+    if (child.stdout) this.#logs.attach(name, child.stdout);
+    if (child.stderr) this.#logs.attach(name, child.stderr);
     const { promise: ended, resolve: end } = Promise.withResolvers<string>();
     let over = false;
     const closed = new Promise<void>(resolve => child.once('close', () => resolve()));
@@ -181,7 +196,7 @@ export class UnitProcess extends EventEmitter<{ change: [UnitState] }> {
     });
     const pid = child.pid!;
     const identity = await identify(pid);
-    if (identity) this.#records.save({ ...identity, name, tier, order: this.#order, stop });
+    if (identity) this.#records.save({ ...identity, name, tier, order: this.order, stop });
     return { child, pid, since: new Date(), ended, hasEnded: () => over };
   }
 
@@ -195,8 +210,8 @@ export class UnitProcess extends EventEmitter<{ change: [UnitState] }> {
     });
     while (performance.now() < deadline) {
       const limit = AbortSignal.any([AbortSignal.timeout(PROBE_TIMEOUT_MS), this.#stopping.signal]);
-      const answer = await this.spec
-        .probe(run.pid, limit)
+      const answer = await this.#context.engine
+        .probe(this.spec, run.pid, limit)
         .catch(error => ({ ready: false as const, reason: (error as Error).message }));
       if (endReason !== undefined) return endReason;
       if (this.#stopping.signal.aborted) return 'it was stopped';
@@ -220,7 +235,7 @@ export class UnitProcess extends EventEmitter<{ change: [UnitState] }> {
       if (this.#stopping.signal.aborted) return;
 
       this.#restarts++;
-      const diagnosis = this.spec.diagnose?.(this.#lastWords());
+      const diagnosis = this.#diagnose(this.#lastWords());
       const why = diagnosis ? `${diagnosis.what}. ${diagnosis.remedy}` : reason;
       this.#note(`${why}; starting it again in ${pause} ms`);
       this.#become('waiting to restart', why);
@@ -277,6 +292,10 @@ export class UnitProcess extends EventEmitter<{ change: [UnitState] }> {
 
   async #pause(ms: number): Promise<void> {
     await delay(ms, undefined, { signal: this.#stopping.signal }).catch(() => {});
+  }
+
+  #diagnose(lastWords: string[]): Diagnosis | undefined {
+    return this.#context.engine.diagnose?.(this.spec, lastWords);
   }
 
   #lastWords(): string[] {

@@ -5,14 +5,22 @@
  * - unit: one supervised process. Its *spec* says how to run it, its *state* how it fares.
  * - ready: it answers its readiness probe; only then are the units after it started.
  * - leftover: a process that an earlier supervisor started and did not live to stop.
+ * - engine: the program that a unit runs, as far as it has to be understood: how to ask whether it serves,
+ *   and what its last words mean.
+ * - socket: a listening socket that belongs to the machine, not to a unit: see `listening-socket.ts`.
+ *
+ * A spec is plain data, so that a command can hand it to a supervisor in another process, or on
+ * another machine.
  */
 
 /** How to run a unit. Made by an engine (`src/engines`), carried out by a machine. */
 export interface UnitSpec {
   /** Unique in the deployment: `web-1`, `postgres-1`. */
   name: string;
-  /** The tier it belongs to: `web`, `database`. */
+  /** The tier it belongs to: `web`, `database`, `balancer`. */
   tier: string;
+  /** Name of the engine that understands it. */
+  engine: string;
   /** Absolute path, or a name to look up on the PATH. */
   command: string;
   args: string[];
@@ -21,21 +29,40 @@ export interface UnitSpec {
   /** The account to run as; the supervisor's own when left out. */
   user?: Account;
   stop: StopRule;
+  /** Units are stopped from the highest rank to the lowest, within one the last started first. */
+  rank: number;
   /** How long a start may take until the unit is ready. */
   startTimeoutMs: number;
-  /** Asked again and again until it answers `ready`. */
-  probe: Probe;
-  /** Reads the unit's last words after a failure: what they mean, and what to do. */
-  diagnose?: (lastWords: string[]) => Diagnosis | undefined;
+  /** What the engine needs to ask whether it is ready. */
+  probe: ProbeFacts;
+  /** Sockets of the machine that it gets as file descriptors 3, 4, … in this order. */
+  sockets?: SocketAddress[];
   /** Where users or other units reach it, for people to read: `http://127.0.0.1:3000`. */
   address?: string;
+  /** What whoever looks at it later has to know: its port, its release. */
+  labels?: Labels;
 }
 
-/**
- * @param pid of the main process
- * @param signal aborted when the probe has taken too long, or the unit is to stop
- */
-export type Probe = (pid: number, signal: AbortSignal) => Promise<Readiness>;
+export type ProbeFacts = Readonly<Record<string, string | number>>;
+export type Labels = Readonly<Record<string, string | number | boolean>>;
+
+export interface SocketAddress {
+  /** An IP address. */
+  host: string;
+  port: number;
+}
+
+/** What a machine has to know of a program to supervise it. */
+export interface EngineSupport {
+  /**
+   * Asked again and again until it answers `ready`.
+   * @param pid of the main process
+   * @param signal aborted when the probe has taken too long, or the unit is to stop
+   */
+  probe(spec: UnitSpec, pid: number, signal: AbortSignal): Promise<Readiness>;
+  /** Reads the unit's last words after a failure: what they mean, and what to do. */
+  diagnose?(spec: UnitSpec, lastWords: string[]): Diagnosis | undefined;
+}
 
 export interface Diagnosis {
   what: string;
@@ -72,8 +99,27 @@ export interface UnitState {
   /** When this run of it started, as ISO 8601. */
   since?: string;
   address?: string;
-  /** Unexpected exits since `banyan up`. */
+  labels: Labels;
+  /** Unexpected exits since it was started. */
   restarts: number;
   /** Why it last ended or is not ready. */
   reason?: string;
+}
+
+/** Where units run. Two kinds: in this process (`LocalMachine`), and behind a supervisor's socket. */
+export interface Machine {
+  /**
+   * Opens a listening socket that the machine keeps until it stops.
+   * @param port 0 takes any free one
+   * @returns the port
+   * @throws PortInUse, AddressNotHere
+   */
+  listen(address: SocketAddress): Promise<number>;
+  /** Starts a unit and resolves when it is ready; from then on it is kept running. @throws UnitStartFailed */
+  start(spec: UnitSpec): Promise<void>;
+  /** Stops a unit gracefully, by force when that takes too long. A unit that is not there is stopped. */
+  stop(name: string): Promise<void>;
+  /** Sends a unit's main process a signal that has a meaning to it, such as "read your file again". */
+  signal(name: string, signal: NodeJS.Signals): Promise<void>;
+  states(): Promise<UnitState[]>;
 }

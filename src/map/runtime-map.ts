@@ -42,6 +42,8 @@ export const runtimeMapSchema = v.object({
     /** The database's name on every member. */
     name: v.string(),
     shards: v.pipe(v.array(shardSchema), v.minLength(1)),
+    /** The most connections that one web server may hold, so that all together never take the last. */
+    connectionsPerServer: v.optional(v.pipe(v.number(), v.integer(), v.minValue(1))),
   }),
   assets: v.object({
     /** Put before the path of a static file: empty, or the origin of an edge. */

@@ -4,21 +4,25 @@ import { MAP_VARIABLE } from '../map/map-file.ts';
 import type { CompleteTopology } from '../topology/defaults.ts';
 import type { Deployment } from './deployment.ts';
 
-/** @param databaseUrl with the owner's credentials: a secret */
+/**
+ * @param databaseUrl with the owner's credentials: a secret
+ * @param environment that the deployment was started with
+ */
 export function applicationEnv(
   { paths, secrets }: Deployment,
-  topology: CompleteTopology,
+  web: CompleteTopology['web'],
   databaseUrl: string,
+  environment: NodeJS.ProcessEnv = process.env,
 ): NodeJS.ProcessEnv {
   return {
     NODE_ENV: 'production',
     // Node keeps compiled code there, so that the next start is faster.
     NODE_COMPILE_CACHE: paths.compileCache,
-    ...process.env,
-    ...topology.web.env,
+    ...environment,
+    ...web.env,
     DATABASE_URL: databaseUrl,
     BANYAN_SECRET: secrets.application,
     [MAP_VARIABLE]: paths.map,
-    [DRAIN_VARIABLE]: String(topology.web.drainTimeoutMs),
+    [DRAIN_VARIABLE]: String(web.drainTimeoutMs),
   };
 }

@@ -3,7 +3,7 @@
 import { lockHolder } from '../machines/lock.ts';
 import { readRuntimeMap } from '../map/map-file.ts';
 import type { CompleteTopology } from '../topology/defaults.ts';
-import { NotRunning } from './control.ts';
+import { NotRunning } from './control/client.ts';
 import { ownerUrl, superuserUrl } from './database.ts';
 import { type Deployment, type DeploymentPaths, existingDeployment } from './deployment.ts';
 

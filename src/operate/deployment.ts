@@ -5,6 +5,8 @@
  *       deployment.json   who this is: an id, the database's name. Never changes.
  *       secrets.json      generated passwords and keys, mode 0600. Never logged.
  *       map.json          the runtime map
+ *       balancer/         the load balancers' configuration; the self-signed certificate
+ *       releases/         numbered folders, immutable
  *       postgres/         the database (a link to /var/lib/banyan when only root may enter here)
  *       cache/            what Node compiled of the application; may be deleted
  *       logs/             one rotated file for each unit
@@ -87,12 +89,23 @@ export class DeploymentPaths {
   get lock() {
     return path.join(this.run, 'supervisor.lock');
   }
-  /** In the folder itself unless its path is too long for a socket. */
+  /** Of the load balancers: configuration, certificate. */
+  get balancer() {
+    return path.join(this.root, 'balancer');
+  }
+  get releases() {
+    return path.join(this.root, 'releases');
+  }
+  /** The supervisor's. */
   get socket() {
-    const here = path.join(this.run, 'control.sock');
+    return this.socketFor('control');
+  }
+  /** In the folder itself unless its path is too long for a socket. */
+  socketFor(name: string): string {
+    const here = path.join(this.run, `${name}.sock`);
     if (Buffer.byteLength(here) <= SOCKET_PATH_LIMIT) return here;
-    const name = createHash('sha256').update(here).digest('hex').slice(0, 16);
-    return path.join(tmpdir(), `banyan-${name}.sock`);
+    const hash = createHash('sha256').update(here).digest('hex').slice(0, 16);
+    return path.join(tmpdir(), `banyan-${hash}.sock`);
   }
 }
 

@@ -7,7 +7,7 @@ import { endLeftovers } from '../machines/leftovers.ts';
 import { lockHolder } from '../machines/lock.ts';
 import { waitForEnd } from '../machines/process-identity.ts';
 import { UnitRecords } from '../machines/records.ts';
-import { ControlClient, NotRunning, SupervisorSilent } from './control.ts';
+import { ControlClient, NotRunning, SupervisorSilent } from './control/client.ts';
 import type { DeploymentPaths } from './deployment.ts';
 
 /** PostgreSQL may write a long checkpoint, requests in flight may finish; beyond this something hangs. */
@@ -31,7 +31,7 @@ export async function down(paths: DeploymentPaths): Promise<DownOutcome> {
   const holder = await lockHolder(paths.lock);
   if (holder) {
     try {
-      await new ControlClient(paths.socket, paths.app).stop();
+      await new ControlClient(paths.socket, paths.app).stopAll();
     } catch (error) {
       // It is just starting, or too busy to answer: the signal means the same.
       if (!(error instanceof NotRunning || error instanceof SupervisorSilent)) throw error;

@@ -56,6 +56,29 @@ export async function loadTopology(appFolder: string): Promise<LoadedTopology> {
   return { topology: completeTopology(topology, folder), file };
 }
 
+/** The topology with what the command line says in place of the configuration. */
+export function withOverrides(
+  topology: CompleteTopology,
+  { port, host }: { port?: number; host?: string },
+): CompleteTopology {
+  const web = {
+    ...topology.web,
+    ...(port === undefined ? {} : { port }),
+    ...(host === undefined ? {} : { host }),
+  };
+  const { balancer } = topology;
+  // Balancers on the default address follow it; those with addresses of their own stay there.
+  const follows =
+    host !== undefined &&
+    balancer?.addresses.length === 1 &&
+    balancer.addresses[0] === topology.web.host;
+  return {
+    ...topology,
+    web,
+    ...(balancer && follows ? { balancer: { ...balancer, addresses: [host] } } : {}),
+  };
+}
+
 async function importConfig(file: string): Promise<unknown> {
   let module: { default?: unknown };
   try {

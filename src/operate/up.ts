@@ -2,30 +2,37 @@
  * `banyan up`: from a folder to a running deployment.
  *
  * The story: take the lock, end what an earlier supervisor left, check what can be checked, then
- * database, migrations, runtime map, web server, each when the one before is ready. When a step
- * fails, everything that was started is stopped again and the error tells why.
+ * database, migrations, runtime map, web tier, each when the one before is ready. When a step fails,
+ * everything that was started is stopped again and the error tells why. From then on this process is
+ * the machine that other commands change through its socket.
  */
 import { EventEmitter } from 'node:events';
 import type { Server } from 'node:http';
 import { get } from 'node:http';
 import path from 'node:path';
-import { webServerUnit } from '../engines/web-server.ts';
+import { ENGINES } from '../engines/engines.ts';
+import { findHaproxy } from '../engines/haproxy.ts';
 import { BanyanError } from '../errors.ts';
-import { freePort, isPortFree, PortInUse, portHolder } from '../machines/free-port.ts';
 import { LocalMachine } from '../machines/local.ts';
 import { takeLock } from '../machines/lock.ts';
 import type { UnitState } from '../machines/unit.ts';
 import type { UnitLogs } from '../machines/unit-log.ts';
-import { publishRuntimeMap } from '../map/map-file.ts';
+import { publishRuntimeMap, readRuntimeMap } from '../map/map-file.ts';
 import type { RuntimeMap } from '../map/runtime-map.ts';
-import type { CompleteTopology } from '../topology/defaults.ts';
+import { type CompleteTopology, connectionsPerServer } from '../topology/defaults.ts';
 import { applicationEnv } from './application-env.ts';
-import { serveControl } from './control.ts';
+import { Catalog } from './catalog.ts';
+import type { Circumstances } from './control/protocol.ts';
+import { serveControl } from './control/server.ts';
 import { type RunningDatabase, startEmbeddedDatabase, useExternalDatabase } from './database.ts';
 import { type Deployment, DeploymentPaths, openDeployment } from './deployment.ts';
 import { runMigrations } from './migrations.ts';
+import { Journal } from './operations/journal.ts';
 import { commandStartMs } from './start-clock.ts';
 import type { Status } from './status.ts';
+import { webContext } from './web/context.ts';
+import { converge } from './web/converge.ts';
+import { desiredWeb, shapeOf, WEB_SHAPE, type WebShape } from './web/shape.ts';
 
 export type UpStep = 'leftovers' | 'database' | 'migrations' | 'web';
 
@@ -57,7 +64,6 @@ export class Interrupted extends BanyanError {
 
 /** Where the local machine stands until there are data centres. */
 const DATA_CENTRE = 'local';
-const PORT_ATTEMPTS = 3;
 
 /** One deployment and the supervisor that runs it. */
 export class RunningDeployment extends EventEmitter<UpEvents> {
@@ -67,21 +73,28 @@ export class RunningDeployment extends EventEmitter<UpEvents> {
   readonly #machine: LocalMachine;
   #releaseLock: (() => void) | undefined;
   #control: Server | undefined;
-  #map: RuntimeMap | undefined;
   #database: RunningDatabase | undefined;
-  #address = '';
+  readonly #overrides: Circumstances['overrides'];
+  #publicPort = 0;
   #starting: Promise<void> = Promise.resolve();
   #stopping: Promise<void> | undefined;
   readonly #stopped = Promise.withResolvers<void>();
 
-  constructor(folder: string, topology: CompleteTopology) {
+  /** @param overrides what the command line says in place of the configuration; already in `topology` */
+  constructor(
+    folder: string,
+    topology: CompleteTopology,
+    overrides: Circumstances['overrides'] = {},
+  ) {
     super();
+    this.#overrides = overrides;
     this.#topology = topology;
     this.#paths = new DeploymentPaths(folder);
     this.#machine = new LocalMachine({
       recordsFolder: this.#paths.records,
       logFolder: this.#paths.logs,
       logLimits: topology.logs,
+      engines: ENGINES,
     });
     this.#machine.on('change', state => this.emit('unit', state));
     this.#machine.logs.on('trouble', error =>
@@ -119,34 +132,53 @@ export class RunningDeployment extends EventEmitter<UpEvents> {
     return this.#stopping;
   }
 
-  status(): Status {
+  async status(): Promise<Status> {
     return {
       deployment: this.#topology.name,
       folder: this.#paths.app,
       address: this.#address,
       supervisor: process.pid,
       since: this.#since.toISOString(),
-      epoch: this.#map?.epoch ?? 0,
+      epoch: this.#epoch(),
       database: this.#database?.summary ?? 'starting',
-      units: this.#machine.states(),
+      units: await this.#machine.states(),
     };
+  }
+
+  /** Of the map on disk: other commands publish it too. */
+  #epoch(): number {
+    try {
+      return readRuntimeMap(this.#paths.map).epoch;
+    } catch {
+      return 0;
+    }
+  }
+
+  /** Where users connect. */
+  get #address(): string {
+    const host = this.#topology.balancer?.addresses[0] ?? this.#topology.web.host;
+    return addressForPeople(host, this.#publicPort);
   }
 
   async #startAll(): Promise<void> {
     const deployment = await openDeployment(this.#paths, this.#topology.name);
     this.#releaseLock = await takeLock(this.#paths.lock);
     await this.#endLeftovers();
-    await this.#requireWebPort();
+    await this.#openSockets();
     this.#control = await serveControl(this.#paths.socket, {
       status: () => this.status(),
+      circumstances: () => ({
+        environment: process.env,
+        publicPort: this.#publicPort,
+        overrides: this.#overrides,
+      }),
       stop: () => void this.stop(),
       logs: this.logs,
+      machine: this.#machine,
     });
     this.#database = await this.#startDatabase(deployment);
-    const env = applicationEnv(deployment, this.#topology, this.#database.url);
-    await this.#migrate(this.#database, env);
-    this.#map = await this.#publishMap(this.#database);
-    await this.#startWeb(env);
+    await this.#migrate(deployment, this.#database);
+    await this.#startWeb(deployment, this.#database);
   }
 
   async #stopAll(): Promise<void> {
@@ -170,16 +202,19 @@ export class RunningDeployment extends EventEmitter<UpEvents> {
     this.emit('done', 'leftovers', detail, performance.now() - begun);
   }
 
-  /** Asked before the database is started, so that a simple mistake costs no time. */
-  async #requireWebPort(): Promise<void> {
-    const { host, port } = this.#topology.web;
-    if (port === 0 || (await isPortFree(port, host))) return;
-    throw new PortInUse(
-      port,
-      host,
-      await portHolder(port),
-      'Stop what uses it, or choose another port with `banyan up --port 3001` or `web.port` in banyan.config.ts',
-    );
+  /**
+   * Before the database is started, so that a simple mistake costs no time. From here on connections
+   * wait in the sockets' queues.
+   */
+  async #openSockets(): Promise<void> {
+    const { web, balancer, database } = this.#topology;
+    if (balancer) findHaproxy();
+    connectionsPerServer(web.servers.max, database.maxConnections);
+    this.#publicPort = web.port;
+    for (const host of balancer?.addresses ?? [web.host]) {
+      this.#publicPort = await this.#machine.listen({ host, port: this.#publicPort });
+      if (balancer?.tls) await this.#machine.listen({ host, port: balancer.tls.port });
+    }
   }
 
   #startDatabase(deployment: Deployment): Promise<RunningDatabase> {
@@ -198,9 +233,10 @@ export class RunningDeployment extends EventEmitter<UpEvents> {
     });
   }
 
-  async #migrate(database: RunningDatabase, env: NodeJS.ProcessEnv): Promise<void> {
+  async #migrate(deployment: Deployment, database: RunningDatabase): Promise<void> {
     const tier = this.#topology.database;
     if (!tier.migrations && !tier.migrate) return;
+    const env = applicationEnv(deployment, this.#topology.web, database.url);
     await this.#step('migrations', tier.migrate ?? tier.migrations ?? '', async () => {
       const detail = await runMigrations(this.#paths.app, tier, database.url, env, line =>
         this.logs.write('migrations', line),
@@ -209,41 +245,59 @@ export class RunningDeployment extends EventEmitter<UpEvents> {
     });
   }
 
-  #publishMap({ host, port, name }: RunningDatabase): Promise<RuntimeMap> {
+  #publishMap({ host, port, name }: RunningDatabase, servers: number): Promise<RuntimeMap> {
     return publishRuntimeMap(this.#paths.map, {
       deployment: this.#topology.name,
       dataCentre: DATA_CENTRE,
       database: {
         name,
         shards: [{ id: '0', members: [{ host, port, dataCentre: DATA_CENTRE }] }],
+        connectionsPerServer: connectionsPerServer(servers, this.#topology.database.maxConnections),
       },
       assets: { baseUrl: '' },
     });
   }
 
-  async #startWeb(env: NodeJS.ProcessEnv): Promise<void> {
-    const { web } = this.#topology;
-    await this.#step('web', web.command, async () => {
-      for (let attempt = 1; ; attempt++) {
-        const port = web.port || (await freePort(web.host));
-        const unit = webServerUnit({
-          ...web,
-          name: 'web-1',
-          folder: this.#paths.app,
-          port,
-          env: { ...env, PORT: String(port), HOST: web.host, BANYAN_UNIT: 'web-1' },
-        });
-        this.#address = unit.address ?? '';
-        try {
-          await this.#machine.start(unit);
-        } catch (error) {
-          const lostTheRace = !web.port && !(await isPortFree(port, web.host));
-          if (lostTheRace && attempt < PORT_ATTEMPTS && !this.#stopping) continue;
-          throw error;
-        }
-        return [undefined, `\`${web.command}\` on ${this.#address}`];
+  async #startWeb(deployment: Deployment, database: RunningDatabase): Promise<void> {
+    const catalog = await Catalog.open(database.url);
+    try {
+      const present = await catalog.read<WebShape>(WEB_SHAPE);
+      const shape = shapeOf(this.#topology, present);
+      await this.#publishMap(database, shape.servers);
+      const context = webContext({
+        machine: this.#machine,
+        deployment,
+        shape,
+        databaseUrl: database.url,
+        circumstances: {
+          environment: process.env,
+          publicPort: this.#publicPort,
+          overrides: this.#overrides,
+        },
+      });
+      const { balancers, weights } = desiredWeb(shape);
+      const what =
+        balancers.length > 0 ? `${weights.length} × ${shape.web.command}` : shape.web.command;
+      await this.#step('web', what, async () => {
+        await converge(context, shape);
+        const behind =
+          balancers.length > 0
+            ? ` behind ${balancers.length === 1 ? 'a balancer' : `${balancers.length} balancers`}`
+            : '';
+        const count = balancers.length > 0 ? `${weights.length} × ` : '';
+        return [undefined, `${count}\`${shape.web.command}\`${behind} on ${this.#address}`];
+      });
+      await catalog.write(WEB_SHAPE, shape);
+      const cutOff = await new Journal(catalog).unfinished();
+      if (cutOff) {
+        this.emit(
+          'note',
+          `operation ${cutOff.id} (${cutOff.summary}) was cut off: finish it with \`banyan resume\`, or take it back with \`banyan undo\``,
+        );
       }
-    });
+    } finally {
+      await catalog.close();
+    }
     const readyMs = performance.now() - commandStartMs();
     const answered = (await statusOf(this.#address)) === 200;
     this.emit('ready', {
@@ -261,6 +315,11 @@ export class RunningDeployment extends EventEmitter<UpEvents> {
     this.emit('done', step, summary, performance.now() - begun);
     return result;
   }
+}
+
+function addressForPeople(host: string, port: number): string {
+  if (host === '0.0.0.0' || host === '::') return `http://localhost:${port}`;
+  return `http://${host.includes(':') ? `[${host}]` : host}:${port}`;
 }
 
 /** The status of one GET; undefined without an answer in time. */

@@ -3,7 +3,7 @@
  * folder's contents are handed in.
  */
 import { BanyanError } from '../errors.ts';
-import type { Topology } from './topology.ts';
+import type { Balancer, Topology } from './topology.ts';
 
 /** What the defaults depend on, read from the application's folder by its caller. */
 export interface AppFolder {
@@ -29,7 +29,16 @@ export interface CompleteTopology {
     startTimeoutMs: number;
     drainTimeoutMs: number;
     env: Record<string, string>;
+    /** Equal when their number is fixed. */
+    servers: { min: number; max: number; target: number };
+    weights: number[];
+    maxConcurrency: number;
+    sticky: boolean;
+    /** Unset: a release needs no building. */
+    build?: string;
   };
+  /** Unset: the one web server takes the users' requests itself. */
+  balancer?: CompleteBalancer;
   database: {
     /** Set: an external PostgreSQL. Unset: the embedded one runs. */
     url?: string;
@@ -41,6 +50,18 @@ export interface CompleteTopology {
     settings: Record<string, string | number | boolean>;
   };
   logs: { maxFileMb: number; keepFiles: number };
+}
+
+export interface CompleteBalancer {
+  algorithm: 'roundrobin' | 'leastconn';
+  addresses: string[];
+  virtualAddress?: string;
+  tls?: { port: number; certificate?: string; redirect: boolean };
+  rateLimit?: { requests: number; windowSeconds: number };
+  maxBodyMb: number;
+  responseTimeoutMs: number;
+  queueTimeoutMs: number;
+  tunnelTimeoutMs: number;
 }
 
 export class NoStartCommand extends BanyanError {
@@ -58,11 +79,50 @@ export class NoStartCommand extends BanyanError {
 const DATABASE_MEMORY_SHARE = 0.25;
 const DATABASE_MEMORY_LIMIT_MB = 2_048;
 
+/** Superuser, replication, operations and a prompt need connections when the servers hold all theirs. */
+const RESERVED_CONNECTIONS = 10;
+/** A server with fewer could hardly serve two requests at a time. */
+const FEWEST_CONNECTIONS = 2;
+/** More connections than this gain a server nothing: PostgreSQL works on about two for each processor. */
+const MOST_CONNECTIONS = 20;
+
+/** How busy servers are meant to be: high enough to be worth it, low enough to take a sudden half more. */
+const TARGET_UTILISATION = 0.6;
+
+export class TooManyServers extends BanyanError {
+  constructor(servers: number, maxConnections: number) {
+    super('TOO_MANY_SERVERS', {
+      what: `${servers} web servers need at least ${servers * FEWEST_CONNECTIONS + RESERVED_CONNECTIONS} connections to the database, and it allows ${maxConnections}`,
+      where: 'web.servers',
+      remedy:
+        'Nothing was changed. Use fewer servers, or raise `database.maxConnections` (it needs a restart of the database)',
+    });
+  }
+}
+
+/**
+ * Connections to the database that each web server may hold, so that all of them together never take the
+ * last one.
+ * @param servers the most that run at a time
+ * @throws TooManyServers
+ */
+export function connectionsPerServer(servers: number, maxConnections: number): number {
+  const share = Math.floor((maxConnections - RESERVED_CONNECTIONS) / servers);
+  if (share < FEWEST_CONNECTIONS) throw new TooManyServers(servers, maxConnections);
+  return Math.min(MOST_CONNECTIONS, share);
+}
+
+/** Nothing is public unless the user says so. */
+const DEFAULT_HOST = '127.0.0.1';
+
 const ENTRY_FILES = ['server.ts', 'server.js', 'server.mjs', 'index.ts', 'index.js', 'index.mjs'];
 
 /** @throws NoStartCommand when neither the topology nor the folder says how to start the application */
 export function completeTopology(topology: Topology, folder: AppFolder): CompleteTopology {
   const { web = {}, database = {}, logs = {} } = topology;
+  const servers = completeServers(web.servers);
+  const balancer = completeBalancer(topology, servers.max);
+  const build = web.build ?? defaultBuild(folder);
   const migrations =
     database.migrations ?? (folder.hasMigrations && !database.migrate ? 'migrations' : undefined);
   return {
@@ -70,12 +130,18 @@ export function completeTopology(topology: Topology, folder: AppFolder): Complet
     web: {
       command: web.command ?? defaultCommand(folder),
       port: web.port ?? 3000,
-      host: web.host ?? '127.0.0.1',
+      host: web.host ?? DEFAULT_HOST,
       ready: web.ready ?? '/readyz',
       startTimeoutMs: web.startTimeoutMs ?? 30_000,
       drainTimeoutMs: web.drainTimeoutMs ?? 10_000,
       env: web.env ?? {},
+      servers,
+      weights: web.weights ?? [],
+      maxConcurrency: web.maxConcurrency ?? 256,
+      sticky: web.sticky ?? false,
+      ...(build ? { build } : {}),
     },
+    ...(balancer ? { balancer } : {}),
     database: {
       ...(database.url ? { url: database.url } : {}),
       port: database.port ?? 0,
@@ -95,6 +161,57 @@ export function completeTopology(topology: Topology, folder: AppFolder): Complet
     },
     logs: { maxFileMb: logs.maxFileMb ?? 10, keepFiles: logs.keepFiles ?? 5 },
   };
+}
+
+function completeServers(
+  servers: NonNullable<Topology['web']>['servers'] = 1,
+): CompleteTopology['web']['servers'] {
+  if (typeof servers === 'number') {
+    return { min: servers, max: servers, target: TARGET_UTILISATION };
+  }
+  return { target: TARGET_UTILISATION, ...servers };
+}
+
+/** One server without a word about a balancer needs none. */
+function completeBalancer(
+  { balancer, web }: Topology,
+  mostServers: number,
+): CompleteBalancer | undefined {
+  if (!balancer && mostServers === 1) return undefined;
+  return balancerWithDefaults(balancer, web?.host ?? DEFAULT_HOST);
+}
+
+/** @param host where it listens when it does not say so itself */
+export function balancerWithDefaults(balancer: Balancer = {}, host: string): CompleteBalancer {
+  const { algorithm, addresses, virtualAddress, tls, rateLimit, ...limits } = balancer;
+  return {
+    algorithm: algorithm ?? 'roundrobin',
+    addresses: addresses ?? [host],
+    ...(virtualAddress ? { virtualAddress } : {}),
+    ...(tls
+      ? {
+          tls: {
+            port: tls.port ?? 3443,
+            redirect: tls.redirect ?? false,
+            ...(tls.certificate ? { certificate: tls.certificate } : {}),
+          },
+        }
+      : {}),
+    ...(rateLimit ? { rateLimit: { windowSeconds: 10, ...rateLimit } } : {}),
+    maxBodyMb: limits.maxBodyMb ?? 32,
+    responseTimeoutMs: limits.responseTimeoutMs ?? 30_000,
+    queueTimeoutMs: limits.queueTimeoutMs ?? 30_000,
+    tunnelTimeoutMs: limits.tunnelTimeoutMs ?? 3_600_000,
+  };
+}
+
+function defaultBuild({ packageJson }: AppFolder): string | undefined {
+  const scripts = packageJson?.scripts;
+  const build =
+    typeof scripts === 'object' && scripts !== null && 'build' in scripts
+      ? scripts.build
+      : undefined;
+  return typeof build === 'string' && build.trim() !== '' ? 'npm run build' : undefined;
 }
 
 /** The package's name without its scope, in the letters that a deployment's name may have. */

@@ -20,6 +20,11 @@ export interface Topology {
   name?: string;
   /** The web tier: how your application is started and when it counts as ready. */
   web?: WebTier;
+  /**
+   * The load balancer in front of the web servers.
+   * Default: one, as soon as there is more than one web server; none for a single one.
+   */
+  balancer?: Balancer;
   /** The database tier: an embedded PostgreSQL unless a `url` names one that you run yourself. */
   database?: DatabaseTier;
   /** Log files of the units. */
@@ -67,6 +72,118 @@ export interface WebTier {
    * Default: none; the environment of `banyan up` is passed on in any case.
    */
   env?: Record<string, string>;
+  /**
+   * How many identical web servers run: a number, or bounds between which Banyan chooses by how busy
+   * they are. More than one needs the balancer.
+   * Default: 1.
+   */
+  servers?: number | ServerBounds;
+  /**
+   * Shares of the requests, for servers on unequal machines, 1 to 256 each, in the order of the
+   * servers: `[100, 50]` gives the second half of what the first gets.
+   * Default: all the same.
+   */
+  weights?: number[];
+  /**
+   * Requests that one server works on at a time; more wait at the balancer.
+   * Default: 256; lower it for an application that computes a lot.
+   */
+  maxConcurrency?: number;
+  /**
+   * Sends a client to the same server each time, by a cookie. For applications that keep state in the
+   * server's memory. What it costs: load spreads by clients, not by requests; when a server goes,
+   * its clients lose their state; a release moves every one of them.
+   * Default: false.
+   */
+  sticky?: boolean;
+  /**
+   * The command that builds a release, run once in the application's folder by `banyan release`.
+   * Default: `npm run build` if `package.json` has a `build` script, else none.
+   */
+  build?: string;
+}
+
+export interface ServerBounds {
+  /** Never fewer than these. At least 1. */
+  min: number;
+  /** Never more than these. */
+  max: number;
+  /**
+   * How busy the servers should be on average, as a part of one processor each or of their
+   * `maxConcurrency`, whichever is higher.
+   * Default: 0.6.
+   */
+  target?: number;
+}
+
+export interface Balancer {
+  /**
+   * How the next server is chosen: in turn, or the one with the fewest requests in flight, which is better
+   * for requests of very unequal length.
+   * Default: `roundrobin`.
+   */
+  algorithm?: 'roundrobin' | 'leastconn';
+  /**
+   * The addresses to listen on, one balancer each: two make the balancer no single point of failure
+   * (both in the DNS, or behind `virtualAddress`).
+   * Default: `web.host` alone.
+   */
+  addresses?: string[];
+  /**
+   * An address that moves to a living balancer by VRRP; for it Banyan writes keepalived's configuration
+   * to `.banyan/balancer/`. Needs two `addresses`.
+   * Default: none.
+   */
+  virtualAddress?: string;
+  /** HTTPS with HTTP/2. Default: none; plain HTTP. */
+  tls?: Tls;
+  /**
+   * The most requests of one client (IP address) in a time; more are answered with 429.
+   * Default: no limit.
+   */
+  rateLimit?: RateLimit;
+  /**
+   * A request with a longer body is answered with 413, in megabytes.
+   * Default: 32.
+   */
+  maxBodyMb?: number;
+  /**
+   * How long a server may take to answer, in milliseconds; then a request that may be repeated (GET, PUT, …)
+   * goes to another, others get 504.
+   * Default: 30000.
+   */
+  responseTimeoutMs?: number;
+  /**
+   * How long a request may wait while all servers are busy, in milliseconds.
+   * Default: 30000.
+   */
+  queueTimeoutMs?: number;
+  /**
+   * How long a WebSocket may be silent, in milliseconds.
+   * Default: 3600000.
+   */
+  tunnelTimeoutMs?: number;
+}
+
+export interface Tls {
+  /** The port for HTTPS. Default: 3443. */
+  port?: number;
+  /**
+   * A PEM file with the certificate, its chain and its private key, relative to the application's folder.
+   * Default: a self-signed one is made, for trying.
+   */
+  certificate?: string;
+  /**
+   * Send plain HTTP on to HTTPS.
+   * Default: false.
+   */
+  redirect?: boolean;
+}
+
+export interface RateLimit {
+  requests: number;
+  /** The time in which they are counted, in seconds. Default: 10. */
+  windowSeconds?: number;
 }
 
 export interface DatabaseTier {

@@ -59,6 +59,22 @@ const databaseUrl = v.pipe(
 
 const setting = v.union([v.string(), v.number(), v.boolean()], 'text, a number, true or false');
 
+const SERVERS_RULE = `a whole number from 1 to 1000, or { min, max } with 1 ≤ min ≤ max`;
+const servers = v.union(
+  [
+    whole(1, 1_000),
+    v.pipe(
+      v.strictObject({
+        min: whole(1, 1_000),
+        max: whole(1, 1_000),
+        target: v.optional(v.pipe(v.number(), v.minValue(0.05), v.maxValue(1))),
+      }),
+      v.check(({ min, max }) => min <= max),
+    ),
+  ],
+  SERVERS_RULE,
+);
+
 const NAME_RULE = 'lower-case letters, digits and dashes, starting with a letter, 40 at most';
 
 const topologySchema = v.strictObject({
@@ -72,7 +88,47 @@ const topologySchema = v.strictObject({
       startTimeoutMs: v.optional(timeoutMs),
       drainTimeoutMs: v.optional(timeoutMs),
       env: v.optional(v.record(notOneOf(OWN_VARIABLES, 'a variable'), v.string('text'))),
+      servers: v.optional(servers),
+      weights: v.optional(v.array(whole(1, 256), 'a list of numbers')),
+      maxConcurrency: v.optional(whole(1, 10_000)),
+      sticky: v.optional(v.boolean('true or false')),
+      build: v.optional(text),
     }),
+  ),
+  balancer: v.optional(
+    v.pipe(
+      v.strictObject({
+        algorithm: v.optional(
+          v.picklist(['roundrobin', 'leastconn'], '"roundrobin" or "leastconn"'),
+        ),
+        addresses: v.optional(
+          v.pipe(v.array(text, 'a list of addresses'), v.minLength(1, 'at least one address')),
+        ),
+        virtualAddress: v.optional(text),
+        tls: v.optional(
+          v.strictObject({
+            port: v.optional(port),
+            certificate: v.optional(text),
+            redirect: v.optional(v.boolean('true or false')),
+          }),
+        ),
+        rateLimit: v.optional(
+          v.strictObject({
+            requests: whole(1, 1_000_000),
+            windowSeconds: v.optional(whole(1, 3_600)),
+          }),
+        ),
+        maxBodyMb: v.optional(whole(1, 100_000)),
+        responseTimeoutMs: v.optional(timeoutMs),
+        queueTimeoutMs: v.optional(timeoutMs),
+        tunnelTimeoutMs: v.optional(whole(1, 86_400_000)),
+      }),
+      v.check(
+        ({ virtualAddress, addresses = [] }) =>
+          virtualAddress === undefined || addresses.length >= 2,
+        'two `addresses` for a `virtualAddress` to move between',
+      ),
+    ),
   ),
   database: v.optional(
     v.pipe(

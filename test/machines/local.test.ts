@@ -3,7 +3,7 @@ import { readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { LocalMachine, MachineStopped } from '../../src/machines/local.ts';
-import type { UnitSpec } from '../../src/machines/unit.ts';
+import type { EngineSupport, UnitSpec } from '../../src/machines/unit.ts';
 import { UnitStartFailed } from '../../src/machines/unit-process.ts';
 import { temporaryFolder } from '../support/deployment.ts';
 import { nothingRuns, processesOf, until } from '../support/processes.ts';
@@ -16,6 +16,7 @@ beforeEach(() => {
     recordsFolder: path.join(folder, 'run'),
     logFolder: path.join(folder, 'logs'),
     logLimits: { maxFileMb: 1, keepFiles: 2 },
+    engines: { file: fileEngine },
   });
 });
 afterEach(async () => {
@@ -24,21 +25,29 @@ afterEach(async () => {
   rmSync(folder, { recursive: true });
 });
 
-/** A unit that is ready when the file of its name is there. */
+/** Ready when the file of the unit's name is there. */
+const fileEngine: EngineSupport = {
+  probe: async ({ name }) =>
+    readdirSync(folder).includes(`${name}.ready`)
+      ? { ready: true }
+      : { ready: false, reason: 'its file is not there' },
+};
+
+const state = async () => (await machine.states())[0]!;
+
 function shell(name: string, script: string, more: Partial<UnitSpec> = {}): UnitSpec {
   return {
     name,
     tier: 'test',
+    engine: 'file',
+    rank: 1,
+    probe: {},
     command: '/bin/sh',
     args: ['-c', script],
     cwd: folder,
     env: { PATH: process.env.PATH, FOLDER: folder },
     stop: { signal: 'SIGTERM', group: true, timeoutMs: 2_000 },
     startTimeoutMs: 5_000,
-    probe: async () =>
-      readdirSync(folder).includes(`${name}.ready`)
-        ? { ready: true }
-        : { ready: false, reason: 'its file is not there' },
     ...more,
   };
 }
@@ -61,7 +70,7 @@ test('a unit that ends before it is ready fails the start with its last words', 
   const start = machine.start(shell('a', 'echo the reason is this >&2; exit 3'));
   await expect(start).rejects.toThrow(UnitStartFailed);
   await expect(start).rejects.toThrow(/exit code 3.*the reason is this/s);
-  expect(machine.states()).toEqual([]);
+  expect(await machine.states()).toEqual([]);
 });
 
 test('a unit that is not ready in time fails the start, and nothing of it is left', async () => {
@@ -88,13 +97,13 @@ test('what a unit started ends with it, even when it ignores the signal', async 
 
 test('a unit that was stopped with SIGSTOP is stopped all the same', async () => {
   await machine.start(shell('a', 'touch a.ready; while :; do sleep 0.05; done'));
-  process.kill(machine.states()[0]!.pid!, 'SIGSTOP');
+  process.kill((await state()).pid!, 'SIGSTOP');
   await machine.stopAll();
 });
 
 test('a unit that ends unasked is started again, with growing pauses, and says why', async () => {
   await machine.start(shell('a', 'touch a.ready; sleep 0.2; exit 7'));
-  await until('two restarts', () => (machine.states()[0]!.restarts >= 2 ? true : undefined));
+  await until('two restarts', async () => ((await state()).restarts >= 2 ? true : undefined));
   const lines = machine.logs.recent(100, 'a').map(({ text }) => text);
   expect(lines).toContain('banyan: it ended with exit code 7; starting it again in 100 ms');
   expect(lines).toContain('banyan: it ended with exit code 7; starting it again in 200 ms');
@@ -107,13 +116,12 @@ test('after a stop nothing is started any more', async () => {
 
 test('a stop while a unit waits for its restart is immediate', async () => {
   await machine.start(shell('a', 'touch a.ready; sleep 0.1; exit 1'));
-  await until('it waits', () =>
-    machine.states()[0]!.restarts >= 3 && machine.states()[0]!.phase === 'waiting to restart'
-      ? true
-      : undefined,
-  );
+  await until('it waits', async () => {
+    const { restarts, phase } = await state();
+    return restarts >= 3 && phase === 'waiting to restart' ? true : undefined;
+  });
   await machine.stopAll();
-  expect(machine.states()[0]!.phase).toBe('stopped');
+  expect((await state()).phase).toBe('stopped');
 });
 
 test('every line is in the file with its time, also the last without an end, and a character cut in two', async () => {

@@ -1,0 +1,56 @@
+/**
+ * Renders keepalived's configuration for a pair of balancers on hosts of their own: one address that the
+ * living one of them holds, by VRRP. Pure. (RFC 5798; man 5 keepalived.conf)
+ */
+
+export interface KeepalivedSettings {
+  deployment: string;
+  /** This balancer's own address. */
+  address: string;
+  peers: string[];
+  virtualAddress: string;
+  /** The highest of those that live holds the address. */
+  priority: number;
+  /** Eight characters at most: what VRRP has room for. */
+  password: string;
+}
+
+export function renderKeepalivedConfig(settings: KeepalivedSettings): string {
+  const { deployment, address, peers, virtualAddress, priority, password } = settings;
+  return `# Written by Banyan for the host with the address ${address}. Install keepalived there, and this
+# file as /etc/keepalived/keepalived.conf; set \`interface\` to the network card.
+global_defs {
+  router_id ${deployment}_${address.replaceAll(/[.:]/g, '_')}
+  enable_script_security
+  script_user nobody
+}
+vrrp_script balancer {
+  script "/usr/bin/pgrep -x haproxy"
+  interval 1
+  fall 2
+  rise 1
+  weight -100
+}
+vrrp_instance ${deployment} {
+  state BACKUP
+  interface eth0
+  virtual_router_id 51
+  priority ${priority}
+  advert_int 1
+  unicast_src_ip ${address}
+  unicast_peer {
+${peers.map(peer => `    ${peer}`).join('\n')}
+  }
+  authentication {
+    auth_type PASS
+    auth_pass ${password}
+  }
+  virtual_ipaddress {
+    ${virtualAddress}
+  }
+  track_script {
+    balancer
+  }
+}
+`;
+}

@@ -1,0 +1,77 @@
+/**
+ * A listening socket that outlives the processes that serve it.
+ *
+ * It is bound here, before any unit runs, and handed to units as a file descriptor, as systemd does for
+ * its socket units. While one process ends and the next begins, connections wait in the kernel's queue
+ * instead of being refused; and when a load balancer takes the place of a single web server, both
+ * accept from the same queue for a moment, so that not one connection is lost.
+ *
+ * Node has no public way to bind without accepting: `net._createServerHandle` is what its own cluster
+ * module uses for the same purpose (lib/net.js, lib/internal/cluster/shared_handle.js). Where it is
+ * missing, units get no descriptor and bind the port themselves.
+ */
+import { lookup } from 'node:dns/promises';
+import net from 'node:net';
+import { AddressNotHere, PortInUse, portHolder } from './free-port.ts';
+import type { SocketAddress } from './unit.ts';
+
+interface Handle {
+  readonly fd: number;
+  close(): void;
+  getsockname(out: { port?: number }): number;
+}
+
+type CreateHandle = (
+  host: string,
+  port: number,
+  addressType: 4 | 6,
+  fd: undefined,
+  flags: number,
+) => Handle | number;
+
+/** Negative errno values of the two mistakes that a user can make. libuv's numbers are the system's. */
+const EADDRINUSE = { linux: -98, darwin: -48 };
+
+export class ListeningSockets {
+  readonly #handles = new Map<string, Handle>();
+
+  /**
+   * @returns the port; the one that was asked for unless that was 0
+   * @throws PortInUse, AddressNotHere
+   */
+  async open({ host, port }: SocketAddress): Promise<number> {
+    if (port !== 0 && this.#handles.has(key(host, port))) return port;
+    const create = (net as unknown as { _createServerHandle?: CreateHandle })._createServerHandle;
+    if (!create) return port;
+    const { address, family } = await lookup(host).catch(error => {
+      throw new AddressNotHere(host, (error as Error).message);
+    });
+    const handle = create(address, port, family === 6 ? 6 : 4, undefined, 0);
+    if (typeof handle === 'number') {
+      if (Object.values(EADDRINUSE).includes(handle)) {
+        const remedy = 'Stop what uses it, or choose another with --port or in banyan.config.ts';
+        throw new PortInUse(port, host, await portHolder(port), remedy);
+      }
+      throw new AddressNotHere(host, `the system says ${handle}`);
+    }
+    const out: { port?: number } = {};
+    handle.getsockname(out);
+    const taken = out.port ?? port;
+    this.#handles.set(key(host, taken), handle);
+    return taken;
+  }
+
+  /** The descriptor to hand to a process; undefined when there is none. */
+  descriptor({ host, port }: SocketAddress): number | undefined {
+    return this.#handles.get(key(host, port))?.fd;
+  }
+
+  closeAll(): void {
+    for (const handle of this.#handles.values()) handle.close();
+    this.#handles.clear();
+  }
+}
+
+function key(host: string, port: number): string {
+  return `${host}:${port}`;
+}

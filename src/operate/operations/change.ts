@@ -1,0 +1,171 @@
+/**
+ * Operations that change the web tier: `apply`, `scale`, `release`, `rollback`, `resume`, `undo`.
+ *
+ * Each is the same story: nobody else may; note in the journal what was and what shall be; go there step
+ * by step; note that it is done. When a step fails, go back to what was. When the controller is
+ * killed, the journal says that it was cut off, and `resume` or `undo` plans anew from what runs.
+ */
+import { BanyanError } from '../../errors.ts';
+import { connectionsPerServer } from '../../topology/defaults.ts';
+import type { Controller } from '../controller.ts';
+import { converge, type Progress, planFor } from '../web/converge.ts';
+import type { Step } from '../web/plan.ts';
+import { WEB_SHAPE, type WebShape } from '../web/shape.ts';
+import { type Operation, OperationCutOff } from './journal.ts';
+
+export interface Change {
+  /** `scale`, `apply`, `release`, … */
+  kind: string;
+  /** For people: `web servers 1 → 4`. */
+  summary: string;
+  after: WebShape;
+  /** Looks, when every step is done, whether the change is good; throws to have it taken back. */
+  confirm?: () => Promise<void>;
+}
+
+export interface ChangeProgress extends Progress {
+  /** A step failed, and what was done is taken back. */
+  takingBack?: (error: unknown) => void;
+}
+
+/** The change was taken back; what was before still runs. */
+export class TakenBack extends BanyanError {
+  constructor(summary: string, cause: unknown) {
+    const error = cause instanceof BanyanError ? cause : undefined;
+    super('TAKEN_BACK', {
+      what: `It did not work, and was taken back; what ran before still runs. ${error?.what ?? String(cause)}`,
+      where: summary,
+      ...(error?.remedy ? { remedy: error.remedy } : {}),
+      cause,
+    });
+  }
+}
+
+/** Neither forth nor back. */
+export class StuckBetween extends BanyanError {
+  constructor(id: number, cause: unknown, backCause: unknown) {
+    super('STUCK_BETWEEN', {
+      what: `It did not work (${(cause as Error).message}), and taking it back did not either (${(backCause as Error).message})`,
+      where: `operation ${id}`,
+      remedy: 'See `banyan status`; when the cause is mended, `banyan resume` or `banyan undo`',
+      cause,
+    });
+  }
+}
+
+export class NothingToResume extends BanyanError {
+  constructor(command: string) {
+    super('NOTHING_TO_RESUME', {
+      what: 'No operation was cut off, and none failed',
+      where: command,
+      remedy: '`banyan operations` shows the last ones',
+    });
+  }
+}
+
+/** What a change would do. */
+export function planChange(controller: Controller, after: WebShape): Promise<Step[]> {
+  return planFor(controller.contextFor(after), after);
+}
+
+/**
+ * @returns the number of the operation; undefined when there was nothing to do
+ * @throws OperationUnderWay, OperationCutOff, TakenBack, StuckBetween
+ */
+export async function change(
+  controller: Controller,
+  { kind, summary, after, confirm }: Change,
+  progress: ChangeProgress = {},
+): Promise<number | undefined> {
+  const { journal, catalog, databaseUrl, present } = controller;
+  // Found out before anything is touched.
+  connectionsPerServer(after.servers, after.maxConnections);
+  return journal.exclusively(databaseUrl, async () => {
+    const cutOff = await journal.unfinished();
+    if (cutOff) throw new OperationCutOff(cutOff);
+    if ((await planChange(controller, after)).length === 0) {
+      await catalog.write(WEB_SHAPE, after);
+      return undefined;
+    }
+    const id = await journal.begin(kind, summary, present, after);
+    await goThere(controller, id, summary, present, after, confirm, progress);
+    return id;
+  });
+}
+
+/** Finishes the operation that was cut off. @throws NothingToResume, TakenBack, StuckBetween */
+export async function resume(
+  controller: Controller,
+  progress: ChangeProgress = {},
+): Promise<Operation<WebShape>> {
+  const { journal, databaseUrl, present } = controller;
+  return journal.exclusively(databaseUrl, async () => {
+    const operation = await journal.unfinished<WebShape>();
+    if (!operation) throw new NothingToResume('banyan resume');
+    const { id, summary, before = present, after } = operation;
+    await journal.takeOver(id);
+    await goThere(controller, id, summary, before, after, undefined, progress);
+    return operation;
+  });
+}
+
+/** Takes back the operation that was cut off or, if none was, the last that was done. @throws NothingToResume */
+export async function undo(
+  controller: Controller,
+  progress: ChangeProgress = {},
+): Promise<Operation<WebShape>> {
+  const { journal, catalog, databaseUrl } = controller;
+  return journal.exclusively(databaseUrl, async () => {
+    const recent = await journal.last<WebShape>(20);
+    const operation =
+      (await journal.unfinished<WebShape>()) ?? recent.find(({ state }) => state === 'done');
+    if (!operation?.before) throw new NothingToResume('banyan undo');
+    await journal.takeOver(operation.id);
+    await converge(
+      controller.contextFor(operation.before),
+      operation.before,
+      noting(controller, operation.id, progress),
+    );
+    await catalog.write(WEB_SHAPE, operation.before);
+    await journal.end(operation.id, 'undone');
+    return operation;
+  });
+}
+
+async function goThere(
+  controller: Controller,
+  id: number,
+  summary: string,
+  before: WebShape,
+  after: WebShape,
+  confirm: Change['confirm'],
+  progress: ChangeProgress,
+): Promise<void> {
+  const { journal, catalog } = controller;
+  try {
+    await converge(controller.contextFor(after), after, noting(controller, id, progress));
+    await confirm?.();
+  } catch (error) {
+    progress.takingBack?.(error);
+    try {
+      await converge(controller.contextFor(before), before, noting(controller, id, progress));
+    } catch (backError) {
+      // It stays unfinished in the journal, so that nothing else begins on top of it.
+      throw new StuckBetween(id, error, backError);
+    }
+    await journal.end(id, 'undone', (error as Error).message);
+    throw new TakenBack(summary, error);
+  }
+  await catalog.write(WEB_SHAPE, after);
+  await journal.end(id, 'done');
+}
+
+function noting(controller: Controller, id: number, progress: ChangeProgress): Progress {
+  return {
+    ...(progress.begin ? { begin: progress.begin } : {}),
+    done: async (what, ms) => {
+      await controller.journal.stepDone(id, { what, ms: Math.round(ms) });
+      await progress.done?.(what, ms);
+    },
+  };
+}

@@ -1,0 +1,43 @@
+/** Brings the web tier from what runs to a shape: observes, plans, carries out, tells. */
+
+import { WebTier } from './carry-out.ts';
+import type { WebContext } from './context.ts';
+import { explain } from './explain.ts';
+import { planWeb, type Step } from './plan.ts';
+import { desiredWeb, type WebShape } from './shape.ts';
+
+export interface Progress {
+  /** A step begins; `number` of `total`. */
+  begin?: (what: string, number: number, total: number) => void;
+  /** A step is done. */
+  done?: (what: string, ms: number) => Promise<void> | void;
+}
+
+/** What would be done, without doing it. */
+export async function planFor(context: WebContext, shape: WebShape): Promise<Step[]> {
+  const desired = desiredWeb(shape);
+  const { now } = await WebTier.observe(context, shape, desired);
+  return planWeb(now, desired);
+}
+
+/**
+ * @throws whatever a step throws; what served before then still serves
+ */
+export async function converge(
+  context: WebContext,
+  shape: WebShape,
+  progress: Progress = {},
+): Promise<Step[]> {
+  const desired = desiredWeb(shape);
+  const { tier, now } = await WebTier.observe(context, shape, desired);
+  await tier.tidy();
+  const steps = planWeb(now, desired);
+  for (const [index, step] of steps.entries()) {
+    const { what } = explain(step);
+    const begun = performance.now();
+    progress.begin?.(what, index + 1, steps.length);
+    await tier.carryOut(step);
+    await progress.done?.(what, performance.now() - begun);
+  }
+  return steps;
+}
