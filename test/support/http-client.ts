@@ -14,12 +14,14 @@ export interface Answer {
 const NOT_SENT = ['ECONNREFUSED', 'ENOTFOUND', 'EADDRNOTAVAIL', 'UND_ERR_CONNECT_TIMEOUT'];
 
 export class HttpClient {
-  readonly #origin: string;
+  /** The one in use first. */
+  readonly #origins: string[];
   readonly #headers: Record<string, string>;
   readonly #agent = new Agent({ connections: 1, pipelining: 1 });
 
-  constructor(origin: string, headers: Record<string, string> = {}) {
-    this.#origin = origin;
+  /** @param origin one, or several as in the DNS: the next is tried when one does not take the connection */
+  constructor(origin: string | string[], headers: Record<string, string> = {}) {
+    this.#origins = [origin].flat();
     this.#headers = headers;
   }
 
@@ -27,7 +29,20 @@ export class HttpClient {
    * @throws Refused when the request was certainly not carried out: never sent, or answered with 4xx or
    *   503; another error when it may have been
    */
-  async send(
+  async send(...args: Parameters<HttpClient['sendOnce']>): Promise<Answer> {
+    for (let attempt = 1; ; attempt++) {
+      try {
+        return await this.sendOnce(...args);
+      } catch (error) {
+        const mayTryNext = error instanceof Refused && NOT_SENT.includes(error.message);
+        const isIdempotent = args[0] !== 'POST' && !/^HTTP/.test((error as Error).message);
+        if (attempt >= this.#origins.length || !(mayTryNext || isIdempotent)) throw error;
+        this.#origins.push(this.#origins.shift()!);
+      }
+    }
+  }
+
+  async sendOnce(
     method: 'GET' | 'POST' | 'PUT' | 'DELETE',
     path: string,
     body?: unknown,
@@ -36,7 +51,7 @@ export class HttpClient {
     let status: number;
     let text: string;
     try {
-      const response = await request(this.#origin + path, {
+      const response = await request(this.#origins[0] + path, {
         method,
         dispatcher: this.#agent,
         headers: {

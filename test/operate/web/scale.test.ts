@@ -1,0 +1,208 @@
+/** Promise 3 for the web tier: whatever is added, removed, replaced or killed, no request fails. */
+import { setTimeout as delay } from 'node:timers/promises';
+import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { HaproxyRuntime } from '../../../src/engines/haproxy-runtime.ts';
+import { type Site, siteOf, spawnBanyan } from '../../support/deployment.ts';
+import { LEDGER_APP, LedgerSubject } from '../../support/ledger.ts';
+import { nothingRuns, processesOf, until } from '../../support/processes.ts';
+import { type Account, Witness } from '../../support/witness.ts';
+
+let site: Site;
+beforeEach(async () => {
+  site = await siteOf({
+    ...LEDGER_APP,
+    // A server that stands still is given up after this, and an idempotent request goes elsewhere.
+    'banyan.config.ts': `export default { web: { servers: { min: 1, max: 8 } }, balancer: { responseTimeoutMs: 3000 } };`,
+  });
+});
+afterEach(() => site.remove());
+
+function witness(method: 'POST' | 'PUT' = 'POST'): Witness {
+  return new Witness(new LedgerSubject(site.address, site.pool(), { method })).start();
+}
+
+function expectClean(account: Account): void {
+  expect(account.failures).toEqual({});
+  expect(account).toMatchObject({ lost: [], stale: [], duplicated: [], phantoms: [] });
+  expect(account.writes.acknowledged).toBeGreaterThan(50);
+}
+
+async function scale(servers: number): Promise<void> {
+  const result = await site.banyan(['scale', `web=${servers}`]);
+  expect(result).toMatchObject({ code: 0 });
+}
+
+const servers = async () =>
+  (await site.status()).units.filter(({ tier, phase }) => tier === 'web' && phase === 'ready');
+
+test('one server becomes eight behind a balancer, then two, and no request fails', async () => {
+  await site.up();
+  const watching = witness();
+  await watching.untilAcknowledged(50);
+  await scale(8);
+  expect(await servers()).toHaveLength(8);
+  await watching.untilAcknowledged(100);
+  await scale(2);
+  expect(await servers()).toHaveLength(2);
+  await watching.untilAcknowledged(50);
+  expectClean(await watching.stop());
+});
+
+test('from a single server without a balancer to three with one, and back', async () => {
+  await using plain = await siteOf(LEDGER_APP);
+  await plain.up();
+  const watching = new Witness(new LedgerSubject(plain.address, plain.pool())).start();
+  await watching.untilAcknowledged(50);
+  for (const count of [3, 1, 2, 1]) {
+    expect(await plain.banyan(['scale', `web=${count}`])).toMatchObject({ code: 0 });
+    await watching.untilAcknowledged(50);
+  }
+  const { units } = await plain.status();
+  expect(units.map(({ tier }) => tier)).toEqual(['database', 'web']);
+  expectClean(await watching.stop());
+});
+
+test('SIGKILL and SIGSTOP of web servers: idempotent requests do not fail', async () => {
+  await site.up();
+  await scale(4);
+  const watching = witness('PUT');
+  await watching.untilAcknowledged(50);
+  for (const signal of ['SIGKILL', 'SIGSTOP', 'SIGKILL', 'SIGSTOP'] as const) {
+    const running = await servers();
+    const victim = running[Math.floor(Math.random() * running.length)]!;
+    process.kill(victim.pid!, signal);
+    await watching.untilAcknowledged(150);
+    if (signal === 'SIGSTOP') {
+      const runtime = new HaproxyRuntime(site.paths.socketFor('balancer-1'));
+      await until('health checks have taken it out', async () => {
+        const found = (await runtime.statistics()).servers.find(({ name }) => name === victim.name);
+        return found?.status.startsWith('DOWN') ? true : undefined;
+      });
+      process.kill(victim.pid!, 'SIGCONT');
+    }
+  }
+  expectClean(await watching.stop());
+});
+
+test('the balancer is reloaded, killed and comes back with the servers that run', async () => {
+  await site.up();
+  await scale(3);
+  const watching = witness('PUT');
+  await watching.untilAcknowledged(50);
+  process.kill(await site.pidOf('balancer-1'), 'SIGUSR2');
+  await watching.untilAcknowledged(100);
+  expectClean(await watching.stop());
+
+  process.kill(await site.pidOf('balancer-1'), 'SIGKILL');
+  await until('it serves again', async () =>
+    (await fetch(site.address).catch(() => undefined)) ? true : undefined,
+  );
+  const runtime = new HaproxyRuntime(site.paths.socketFor('balancer-1'));
+  const { servers: seen } = await runtime.statistics();
+  expect(seen.map(({ name }) => name).sort()).toEqual(
+    (await servers()).map(({ name }) => name).sort(),
+  );
+  for (const { status } of seen) expect(status).toMatch(/^UP/);
+});
+
+test('two balancers: one is killed, clients go to the other, no idempotent request fails', async () => {
+  await using pair = await siteOf({
+    ...LEDGER_APP,
+    'banyan.config.ts': `export default { web: { servers: 2 }, balancer: { addresses: ['127.0.0.1', '127.0.0.2'] } };`,
+  });
+  await pair.up();
+  const { port } = new URL(pair.address);
+  const addresses = ['127.0.0.1', '127.0.0.2'].map(host => `http://${host}:${port}`);
+  const watching = new Witness(
+    new LedgerSubject(addresses, pair.pool(), { method: 'PUT' }),
+  ).start();
+  await watching.untilAcknowledged(50);
+  for (const name of ['balancer-1', 'balancer-2']) {
+    process.kill(await pair.pidOf(name), 'SIGKILL');
+    await watching.untilAcknowledged(100);
+    await until('it is back', async () =>
+      (await pair.status()).units.find(unit => unit.name === name)?.phase === 'ready'
+        ? true
+        : undefined,
+    );
+  }
+  expectClean(await watching.stop());
+});
+
+describe('the controller is killed in mid-operation', () => {
+  /** Kills `banyan scale` when it has said that a step is done. */
+  async function cutOff(target: string, afterSteps: number): Promise<void> {
+    const child = spawnBanyan(['scale', target, '--json', '--dir', site.folder]);
+    let seen = '';
+    child.stdout?.on('data', chunk => {
+      seen += chunk;
+    });
+    await until('it is in the middle', () =>
+      seen.split('"done"').length > afterSteps ? true : undefined,
+    );
+    child.kill('SIGKILL');
+    await new Promise(resolve => child.once('close', resolve));
+  }
+
+  test.each([1, 3, 6])(
+    'after %d steps: what runs serves on, and resume finishes it',
+    async steps => {
+      await site.up();
+      const watching = witness();
+      await watching.untilAcknowledged(50);
+      await cutOff('web=5', steps);
+      await watching.untilAcknowledged(50);
+
+      const blocked = await site.banyan(['scale', 'web=2']);
+      expect(blocked).toMatchObject({ code: 1, stderr: expect.stringContaining('banyan resume') });
+      expect(await site.banyan(['resume'])).toMatchObject({ code: 0 });
+      expect(await servers()).toHaveLength(5);
+      expect((await site.banyan(['plan', '--json'])).stdout).toContain('"steps":[]');
+      expectClean(await watching.stop());
+    },
+  );
+
+  test('undo takes back what was done', async () => {
+    await site.up();
+    await scale(2);
+    const watching = witness();
+    await watching.untilAcknowledged(50);
+    await cutOff('web=6', 4);
+    expect(await site.banyan(['undo'])).toMatchObject({ code: 0 });
+    expect(await servers()).toHaveLength(2);
+    expectClean(await watching.stop());
+    const { stdout } = await site.banyan(['operations', '--json']);
+    expect(JSON.parse(stdout).map(({ state }: { state: string }) => state)).toEqual([
+      'undone',
+      'done',
+    ]);
+  });
+});
+
+test('requests are spread evenly, and by weight', async () => {
+  await site.up();
+  await scale(4);
+  const runtime = new HaproxyRuntime(site.paths.socketFor('balancer-1'));
+  const totals = async () =>
+    new Map((await runtime.statistics()).servers.map(({ name, total }) => [name, total]));
+  const before = await totals();
+  const count = 800;
+  await Promise.all(
+    Array.from({ length: 8 }, async () => {
+      for (let i = 0; i < count / 8; i++) await (await fetch(`${site.address}/who`)).text();
+    }),
+  );
+  for (const [name, total] of await totals()) {
+    const share = total - (before.get(name) ?? 0);
+    expect(Math.abs(share / (count / 4) - 1), `${name} got ${share}`).toBeLessThan(0.05);
+  }
+});
+
+test('on down nothing is left, and in-flight requests finish first', async () => {
+  await site.up();
+  await scale(3);
+  expect(processesOf(site.folder).length).toBeGreaterThan(5);
+  await delay(0);
+  await site.down();
+  await nothingRuns(site.folder, 1_000);
+});
