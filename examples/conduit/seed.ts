@@ -3,7 +3,6 @@ import { createPool } from 'banyan';
 import { hashPassword } from './auth/password.ts';
 import { load, NotEmpty, type Progress } from './seed/load.ts';
 import { help, readOptions, type SeedOptions, WrongOption } from './seed/options.ts';
-import { usernameOf } from './seed/text.ts';
 
 /** Everybody's, so that one can log in as anybody. */
 const PASSWORD = 'conduit-demo';
@@ -35,16 +34,17 @@ function reporter(): Progress {
 async function seed(options: SeedOptions): Promise<void> {
   const begun = performance.now();
   const pool = createPool({ max: 1 });
+  let username: string;
   try {
     console.log(`Seeding ${options.users.toLocaleString('en')} people (seed ${options.seed})`);
     const passwordHash = await hashPassword(PASSWORD);
-    await load(pool, { ...options, passwordHash, now: new Date() }, reporter());
+    username = await load(pool, { ...options, passwordHash, now: new Date() }, reporter());
   } finally {
     await pool.end();
   }
   const seconds = ((performance.now() - begun) / 1_000).toFixed(1);
   console.log(`Done in ${seconds} s. Everybody's password is ${PASSWORD}; log in for example as`);
-  console.log(`  ${usernameOf(0)}@example.com`);
+  console.log(`  ${username}@example.com`);
 }
 
 try {

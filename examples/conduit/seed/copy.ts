@@ -33,7 +33,7 @@ export function line(...fields: (string | number)[]): string {
   for (let at = 0; at < fields.length; at++) {
     const value = fields[at]!;
     text += at === 0 ? '' : '\t';
-    text += typeof value === 'number' ? value : escape(value);
+    text += typeof value === 'number' ? value : escaped(value);
   }
   return `${text}\n`;
 }
@@ -44,10 +44,10 @@ export function arrayOf(words: string[]): string {
 }
 
 const SPECIAL = /[\\\n\r\t]/g;
-const ESCAPED: Record<string, string> = { '\\': '\\\\', '\n': '\\n', '\r': '\\r', '\t': '\\t' };
+const ESCAPES: Record<string, string> = { '\\': '\\\\', '\n': '\\n', '\r': '\\r', '\t': '\\t' };
 
-function escape(text: string): string {
-  return text.replace(SPECIAL, character => ESCAPED[character]!);
+function escaped(text: string): string {
+  return text.replace(SPECIAL, character => ESCAPES[character]!);
 }
 
 function* chunks(rows: Iterable<string>, onChunk: () => void): Generator<Buffer> {

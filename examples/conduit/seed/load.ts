@@ -45,8 +45,11 @@ interface Bases {
 const TAG_LAW = new Zipf(TAGS.length, 1);
 const TOTAL_SLOTS = 16;
 
-/** @throws NotEmpty */
-export async function load(pool: Pool, options: LoadOptions, progress: Progress): Promise<void> {
+/**
+ * @returns the username of one of them
+ * @throws NotEmpty
+ */
+export async function load(pool: Pool, options: LoadOptions, progress: Progress): Promise<string> {
   const client = await pool.connect();
   try {
     await client.query('begin');
@@ -62,6 +65,7 @@ export async function load(pool: Pool, options: LoadOptions, progress: Progress)
     await client.query('commit');
     // What the planner must know, and what lets it read from indexes alone.
     await client.query('vacuum (analyze)');
+    return usernameOf(bases.user);
   } catch (error) {
     await client.query('rollback').catch(() => {});
     throw error;
