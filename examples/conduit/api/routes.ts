@@ -17,7 +17,11 @@ const BODY_LIMIT_BYTES = 512 * 1024;
 export function apiRoutes(services: Services) {
   const api = new Hono<ApiEnv>();
   api.onError((error, c) => {
-    if (error instanceof Problem) return c.json(error, error.status);
+    if (error instanceof Problem) {
+      // The rest of the body is not read, so the connection is good for nothing more.
+      if (error.status === 413) c.header('connection', 'close');
+      return c.json(error, error.status);
+    }
     logFailure(error);
     return c.json(
       { errors: { body: ['something went wrong on our side; please try again'] } },

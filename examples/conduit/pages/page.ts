@@ -28,6 +28,8 @@ export function createRenderer(assets: Assets) {
     const flash = session?.get('flash');
     if (flash !== undefined) session?.delete('flash');
     c.header('cache-control', 'private, no-cache');
+    // The rest of the form is not read, so the connection is good for nothing more.
+    if (status === 413) c.header('connection', 'close');
     const page = { assets, title, path: c.req.path, viewer: c.get('viewer'), flash };
     return c.html(layout(page, view), status);
   };
