@@ -1,6 +1,7 @@
 /** The JSON API of `openapi.yml`, to be mounted under `/api`. */
 import { Hono } from 'hono';
 import { bodyLimit } from 'hono/body-limit';
+import { cors } from 'hono/cors';
 import { hasNul } from '../input/validate.ts';
 import { logFailure } from '../log-failure.ts';
 import { notFound, Problem } from '../problem.ts';
@@ -28,6 +29,8 @@ export function apiRoutes(services: Services) {
       500,
     );
   });
+  // Front ends on other sites may use it: what counts is the token, which no browser sends by itself.
+  api.use(cors());
   api.use(async (c, next) => {
     await next();
     c.header('cache-control', 'no-store');

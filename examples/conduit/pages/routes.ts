@@ -10,7 +10,6 @@ import { notFound, Problem } from '../problem.ts';
 import type { PageEnv, Services } from '../services.ts';
 import { accountPages } from './account.ts';
 import { articlePages } from './article.ts';
-import { avatarRoutes } from './avatars.ts';
 import { editorPages } from './editor.ts';
 import { homePages } from './home.ts';
 import { createRenderer, findViewer, LoginNeeded, type PageContext } from './page.ts';
@@ -37,7 +36,6 @@ export function pageRoutes(services: Services) {
     if (hasNul(c.req.path)) throw notFound('page');
     await next();
   });
-  pages.route('/', avatarRoutes(services));
   // Behind a balancer that ends TLS this server sees http: the host tells whether a form is ours.
   pages.use(csrf({ origin: (origin, c) => hostOf(origin) === c.req.header('host') }));
   pages.use(honoSessions(services.sessions));
@@ -74,7 +72,7 @@ function hostOf(origin: string): string | undefined {
 }
 
 interface Explanation {
-  status: 403 | 404 | 413 | 422 | 500;
+  status: 403 | 404 | 413 | 422 | 500 | 503;
   title: string;
   text: string;
 }
@@ -102,6 +100,12 @@ function explain(error: Error): Explanation {
       return { status, title: 'That is too much', text: 'What you sent is larger than we take.' };
     case 422:
       return { status, title: 'That did not work', text: `${error.message}.` };
+    case 503:
+      return {
+        status,
+        title: 'Just a moment',
+        text: 'Too many people are here at once. Please try again.',
+      };
     default:
       return {
         status: 500,

@@ -2,6 +2,7 @@
 import { describe, expect, test, vi } from 'vitest';
 import { hashPassword, isPassword } from '../auth/password.ts';
 import { createTokens } from '../auth/token.ts';
+import { Turnstile } from '../auth/turnstile.ts';
 
 describe('passwords', () => {
   test('a hash says how it was made, is salted, and fits its password alone', async () => {
@@ -37,6 +38,35 @@ describe('passwords', () => {
     const [wrong, nobody] = [await timed(stored), await timed(undefined)];
     expect(nobody).toBeGreaterThan(wrong / 2);
     expect(nobody).toBeLessThan(wrong * 2);
+  });
+});
+
+describe('the turnstile', () => {
+  test('lets a few in at a time, the others in their order, and sends away who is too many', async () => {
+    const turnstile = new Turnstile(2, 3);
+    const begun: number[] = [];
+    const ends: (() => void)[] = [];
+    const visit = (number: number) =>
+      turnstile.pass(() => {
+        begun.push(number);
+        return new Promise<void>(resolve => ends.push(resolve));
+      });
+    const visits = [0, 1, 2, 3, 4].map(visit);
+    await expect(visit(5)).rejects.toMatchObject({ status: 503 });
+    expect(begun).toEqual([0, 1]);
+    while (ends.length > 0) {
+      ends.shift()!();
+      await new Promise(setImmediate);
+    }
+    await Promise.all(visits);
+    expect(begun).toEqual([0, 1, 2, 3, 4]);
+  });
+
+  test('a failure makes room too', async () => {
+    const turnstile = new Turnstile(1, 1);
+    const failing = () => turnstile.pass(() => Promise.reject(new Error('no')));
+    await Promise.allSettled([failing(), failing()]);
+    expect(await turnstile.pass(async () => 'in')).toBe('in');
   });
 });
 

@@ -5,6 +5,7 @@ import path from 'node:path';
 import type { Browser } from 'playwright-core';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { deployExample, type Site } from '../../../test/support/deployment.ts';
+import { Api } from './support/api.ts';
 import { openBrowser, Person } from './support/browser.ts';
 
 let site: Site;
@@ -202,6 +203,8 @@ describe('a journey', () => {
     expect(response.headers.get('cache-control')).toContain('immutable');
     expect(response.headers.get('set-cookie')).toBeNull();
     expect(Buffer.from(await response.arrayBuffer())).toEqual(PNG);
+    const { body } = await new Api(site.address).call('GET /profiles/annika');
+    expect(body.profile.image).toBe(site.address + address);
     const headers = { 'if-none-match': response.headers.get('etag')! };
     expect((await fetch(site.address + address, { headers })).status).toBe(304);
   });
@@ -338,6 +341,21 @@ describe('every page', () => {
     const stylesheet = /href="([^"]+\.css)"/.exec(page)?.[1];
     const css = await fetch(site.address + stylesheet);
     expect(css.headers.get('cache-control')).toContain('immutable');
+  });
+
+  test('when the database fails, a page says so and tells nothing of its insides', async () => {
+    const pool = site.pool({ max: 1 });
+    await pool.query('alter table articles rename to away');
+    try {
+      const response = await fetch(site.address);
+      expect(response.status).toBe(500);
+      const page = await response.text();
+      expect(page).toContain('Something went wrong on our side');
+      expect(page).not.toMatch(/select|relation|articles/);
+    } finally {
+      await pool.query('alter table away rename to articles');
+    }
+    expect((await fetch(site.address)).status).toBe(200);
   });
 
   test('a form of another site does nothing', async () => {
