@@ -116,7 +116,7 @@ test.each([
   ['limit=ten', 'limit', 'must be a whole number'],
   ['limit=', 'limit', 'must be a whole number'],
   ['offset=-1', 'offset', 'must be a whole number'],
-  ['offset=100001', 'offset', 'must be at most 100,000'],
+  ['offset=10001', 'offset', 'must be at most 10,000'],
   ['tag=%00', 'tag', 'must not contain the character NUL'],
 ])('%s is refused', async (query, field, message) => {
   const { status, body } = await api.call(`GET /articles?${query}`);
