@@ -54,6 +54,8 @@ export interface Lifecycle {
 }
 
 const DRAIN_TIMEOUT_MS = 10_000;
+/** How often connections that have become idle are closed while draining. */
+const SWEEP_INTERVAL_MS = 50;
 
 type Next = (req: IncomingMessage, res: ServerResponse) => void;
 
@@ -155,13 +157,15 @@ class ServerLife implements Lifecycle {
     if (drainDelayMs > 0) await delay(drainDelayMs);
 
     const closed = new Promise<void>(resolve => this.#server.close(() => resolve()));
-    this.#server.closeIdleConnections();
+    // A connection whose last response was begun before the drain stays open for the next request.
+    const sweep = setInterval(() => this.#server.closeIdleConnections(), SWEEP_INTERVAL_MS);
     const patience = new AbortController();
     const tooLate = delay(timeoutMs, 'late' as const, { signal: patience.signal }).catch(() => {});
     if ((await Promise.race([closed, tooLate])) === 'late') {
       log.warn(`requests were still in flight after ${timeoutMs} ms and are cut off`);
       this.#server.closeAllConnections();
     }
+    clearInterval(sweep);
     patience.abort();
     for (const socket of this.#upgraded) socket.destroy();
     await onShutdown?.();

@@ -133,7 +133,7 @@ export class SqlSession {
     if (columns.length === 0) return command;
     if (this.expanded) return renderExpanded(columns, rows);
     const table = renderTable(columns, rows);
-    const width = process.stdout.columns ?? Number.POSITIVE_INFINITY;
+    const width = process.stdout.columns || Number.POSITIVE_INFINITY;
     const isTooWide = widthOf(table.slice(0, table.indexOf('\n'))) > width;
     // A wide row that wraps can hardly be read; psql needs `\x auto` for this.
     return isTooWide && rows.length > 0 ? renderExpanded(columns, rows) : table;
