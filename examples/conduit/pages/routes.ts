@@ -12,9 +12,10 @@ import { accountPages } from './account.ts';
 import { articlePages } from './article.ts';
 import { editorPages } from './editor.ts';
 import { homePages } from './home.ts';
-import { createRenderer, findViewer, LoginNeeded, type PageContext } from './page.ts';
+import { createRenderer, findViewer, LoginNeeded, type PageContext, readForm } from './page.ts';
 import { profilePages } from './profile.ts';
 import { settingsPages } from './settings.ts';
+import { localPath } from './views/html.ts';
 import { messageView } from './views/message.ts';
 
 const FORM_LIMIT_BYTES = 512 * 1024;
@@ -24,8 +25,8 @@ export function pageRoutes(services: Services) {
   const render = createRenderer(services.assets);
   const pages = new Hono<PageEnv>();
 
-  pages.onError((error, c) => {
-    if (error instanceof LoginNeeded) return c.redirect(loginPath(c), 303);
+  pages.onError(async (error, c) => {
+    if (error instanceof LoginNeeded) return c.redirect(await loginPath(c), 303);
     const { status, title, text } = explain(error);
     if (status === 500) logFailure(error);
     return render(c, title, messageView(status, title, text), status);
@@ -60,11 +61,11 @@ export function pageRoutes(services: Services) {
   return pages;
 }
 
-/** After the login a page is shown again; a form is not sent again. */
-function loginPath(c: PageContext): string {
-  if (c.req.method !== 'GET') return '/login';
+/** After the login one is where one was; a form is not sent again. */
+async function loginPath(c: PageContext): Promise<string> {
   const { pathname, search } = new URL(c.req.url);
-  return `/login?next=${encodeURIComponent(pathname + search)}`;
+  const next = c.req.method === 'GET' ? pathname + search : localPath((await readForm(c)).back);
+  return next === '/' ? '/login' : `/login?next=${encodeURIComponent(next)}`;
 }
 
 function hostOf(origin: string): string | undefined {

@@ -277,7 +277,7 @@ describe('without an account, or a script', () => {
     }
     await guest.visit('/article/number-1');
     await guest.press(/^Favourite/);
-    expect(guest.path).toBe('/login');
+    expect(guest.path).toBe('/login?next=%2Farticle%2Fnumber-1');
     await guest.visit('/feed');
     expect(guest.path).toBe('/login?next=%2Ffeed');
     expect(await guest.page.context().cookies()).toEqual([]);
