@@ -1,9 +1,20 @@
 /** What holds for every operation of the document. */
 import { describe, expect, test } from 'vitest';
-import { operations } from '../support/document.ts';
+import { faultsOf, operationOf, operations } from '../support/document.ts';
 import { ann, api, errorsOf, site } from './setting.ts';
 
 describe('what holds for every operation', () => {
+  test('the document’s judge finds what is missing, wrong, too much or no error', () => {
+    const profiles = operationOf('GET', '/profiles/x')!;
+    const profile = { username: 'x', bio: '', image: '', following: false };
+    expect(faultsOf(profiles, 200, { profile })).toEqual([]);
+    expect(faultsOf(profiles, 200, { profile: { ...profile, bio: null } })).toHaveLength(1);
+    expect(faultsOf(profiles, 200, { profile: { ...profile, email: 'x' } })).toHaveLength(1);
+    expect(faultsOf(profiles, 200, {})).toHaveLength(1);
+    expect(faultsOf(profiles, 422, { errors: { body: ['x'], name: ['x'] } })).toEqual([]);
+    expect(faultsOf(profiles, 422, { errors: { name: ['x'] } })).toHaveLength(1);
+  });
+
   const fill = (path: string) =>
     path.replace('{username}', 'x').replace('{slug}', 'x').replace('{id}', '1');
   const body = (method: string) => (method === 'POST' || method === 'PUT' ? { body: {} } : {});
