@@ -9,7 +9,9 @@
  * - Each request has a context (see `request-context.ts`) and an `X-Request-Id` on its response.
  * - After SIGTERM: `/readyz` says 503 for `drainDelayMs` while requests are still served, so that a
  *   balancer stops sending; then no new connection is taken, requests in flight finish, at most for
- *   `drainTimeoutMs`; then the hooks run, the pool is closed and the process ends with 0.
+ *   `drainTimeoutMs`; then `onShutdown` runs, upgraded connections and the pool are closed, each with
+ *   a limit, and the process ends with 0.
+ * - A signal that comes again changes nothing: npm and shells pass on what the terminal has sent already.
  */
 import type { IncomingMessage, Server, ServerResponse } from 'node:http';
 import type { Socket } from 'node:net';
@@ -19,7 +21,7 @@ import { readEnvironment } from '../environment.ts';
 import { log } from '../telemetry/log.ts';
 import { withRequestContext } from '../telemetry/request-context.ts';
 import { databaseCheck, type Phase, type ReadinessCheck, readinessReport } from './readiness.ts';
-import { requestIdOf } from './request-id.ts';
+import { REQUEST_ID_HEADER, requestIdOf } from './request-id.ts';
 
 export interface LifecycleOptions {
   /** The application's pool: checked by `/readyz`, closed at the end. */
@@ -38,7 +40,11 @@ export interface LifecycleOptions {
    * Default: what the topology says (`web.drainTimeoutMs`), else 10000.
    */
   drainTimeoutMs?: number;
-  /** Runs when the last request is done and before the pool is closed. */
+  /**
+   * Runs when the last request is done and before WebSockets are cut off and the pool is closed: say
+   * goodbye to WebSockets, stop timers, flush what is buffered. It may take what is left of
+   * `drainTimeoutMs`, and 1 second in any case.
+   */
   onShutdown?: () => Promise<void> | void;
   /**
    * One line of log for each request: method, path, status, milliseconds.
@@ -55,36 +61,58 @@ export interface Lifecycle {
 
 const DRAIN_TIMEOUT_MS = 10_000;
 
-type Next = (req: IncomingMessage, res: ServerResponse) => void;
+/** `onShutdown` has this long even when the requests have used the time up. */
+const HOOK_TIMEOUT_MS = 1_000;
 
 /**
- * Takes charge of a server's life. Call it once the framework has put its listener on the server.
+ * For the pool, and for connections that have sent nothing yet (browsers open some ahead of need). With
+ * the limit above less than what the supervisor allows beyond `drainTimeoutMs`, 2 seconds.
+ */
+const CLOSE_TIMEOUT_MS = 500;
+
+/** Events of a server that carry a request and its response. */
+const REQUEST_EVENTS = ['request', 'checkContinue', 'checkExpectation'];
+
+/** Events after which the server has handed the connection over to the application. */
+const HANDOVER_EVENTS = ['upgrade', 'connect'];
+
+/** All servers of this process: it ends when the last of them is drained. */
+const lives = new Set<ServerLife>();
+
+/**
+ * Takes charge of a server's life. Call it once for each server of the process.
  * @example
  * const server = serve({ fetch: app.fetch, port: Number(process.env.PORT) });   // Hono
  * lifecycle(server, { pool });
  */
 export function lifecycle(server: Server, options: LifecycleOptions = {}): Lifecycle {
   const life = new ServerLife(server, options);
-  for (const signal of ['SIGTERM', 'SIGINT'] as const) {
-    process.once(signal, () => {
-      void life.shutdown().then(
-        () => process.exit(0),
-        error => {
-          log.error({ err: error }, 'the shutdown failed');
-          process.exit(1);
-        },
-      );
-    });
-  }
+  lives.add(life);
+  if (lives.size === 1) for (const signal of SIGNALS) process.on(signal, endProcess);
   return life;
+}
+
+const SIGNALS = ['SIGTERM', 'SIGINT'] as const;
+
+function endProcess(): void {
+  Promise.all([...lives].map(life => life.shutdown())).then(
+    () => process.exit(0),
+    error => {
+      log.error({ err: error }, 'the shutdown failed');
+      process.exit(1);
+    },
+  );
 }
 
 class ServerLife implements Lifecycle {
   readonly #server: Server;
   readonly #options: LifecycleOptions;
   readonly #checks: Record<string, ReadinessCheck>;
-  /** Sockets that were taken over by another protocol (WebSocket): the server no longer counts them. */
   readonly #upgraded = new Set<Socket>();
+  /** Responses that are not sent to their last byte. */
+  readonly #inFlight = new Set<ServerResponse>();
+  /** Called when the last of them is. */
+  #whenQuiet: (() => void) | undefined;
   #phase: Phase;
   #shutdown: Promise<void> | undefined;
 
@@ -101,15 +129,13 @@ class ServerLife implements Lifecycle {
         if (this.#phase === 'starting') this.#phase = 'serving';
       },
       error => {
+        if (this.#phase === 'draining') return;
         log.fatal({ err: error }, 'the application could not start up');
         process.exit(1);
       },
     );
     this.#standInFront();
-    server.on('upgrade', (_req, socket: Socket) => {
-      this.#upgraded.add(socket);
-      socket.once('close', () => this.#upgraded.delete(socket));
-    });
+    this.#protectAnswers();
   }
 
   get phase(): Phase {
@@ -117,29 +143,65 @@ class ServerLife implements Lifecycle {
   }
 
   shutdown(): Promise<void> {
-    this.#shutdown ??= this.#drain();
+    this.#shutdown ??= this.#drain().finally(() => {
+      lives.delete(this);
+      if (lives.size === 0) for (const signal of SIGNALS) process.off(signal, endProcess);
+    });
     return this.#shutdown;
   }
 
+  /**
+   * At `emit`, as OpenTelemetry does: it does not matter whether the framework has put its listener on
+   * the server yet, and no listener is added. One for `upgrade` would change what Node does: a plain
+   * request that offers an upgrade (Java's client offers HTTP/2) would never get an answer.
+   */
   #standInFront(): void {
-    const listeners = this.#server.listeners('request') as Next[];
-    this.#server.removeAllListeners('request');
-    const application: Next = (req, res) => {
-      for (const listener of listeners) listener.call(this.#server, req, res);
+    const server = this.#server;
+    const emit = server.emit as (event: string | symbol, ...args: unknown[]) => boolean;
+    const intercept = (event: string | symbol, ...args: unknown[]): boolean => {
+      const pass = () => emit.call(server, event, ...args);
+      if (REQUEST_EVENTS.includes(String(event))) {
+        this.#onRequest(args[0] as IncomingMessage, args[1] as ServerResponse, pass);
+        return true;
+      }
+      if (!HANDOVER_EVENTS.includes(String(event))) return pass();
+      const [req, socket] = args as [IncomingMessage, Socket];
+      this.#upgraded.add(socket);
+      socket.once('close', () => this.#upgraded.delete(socket));
+      return withRequestContext({ requestId: requestIdOf(req) }, pass);
     };
-    this.#server.on('request', (req: IncomingMessage, res: ServerResponse) => {
-      const requestId = requestIdOf(req);
-      res.setHeader('x-request-id', requestId);
-      if (this.#phase === 'draining') res.setHeader('connection', 'close');
-      withRequestContext({ requestId }, () => {
-        const path = req.url?.split('?', 1)[0];
-        const isProbe = req.method === 'GET' || req.method === 'HEAD';
-        if (isProbe && path === '/healthz') return answer(res, 200, { healthy: true });
-        if (isProbe && path === '/readyz') return void this.#answerReadiness(res);
-        if (this.#options.logRequests) logWhenDone(req, res, path, requestId);
-        application(req, res);
-      });
+    server.emit = intercept as typeof server.emit;
+  }
+
+  #onRequest(req: IncomingMessage, res: ServerResponse, application: () => void): void {
+    const requestId = requestIdOf(req);
+    this.#inFlight.add(res);
+    res.once('close', () => {
+      this.#inFlight.delete(res);
+      if (this.#inFlight.size === 0) this.#whenQuiet?.();
     });
+    res.setHeader(REQUEST_ID_HEADER, requestId);
+    if (this.#phase === 'draining') res.setHeader('connection', 'close');
+    withRequestContext({ requestId }, () => {
+      const path = req.url?.split('?', 1)[0];
+      const isProbe = req.method === 'GET' || req.method === 'HEAD';
+      if (isProbe && path === '/healthz') return answer(res, 200, { healthy: true });
+      if (isProbe && path === '/readyz') return void this.#answerReadiness(res);
+      if (this.#options.logRequests) logWhenDone(req, res, path, requestId);
+      application();
+    });
+  }
+
+  /**
+   * Node's `close()` destroys connections that it takes for idle, among them those whose response has
+   * been ended by the application and is still on its way to a slow reader: it would be cut off in the
+   * middle. So none is closed as idle before the last byte of every response has gone.
+   */
+  #protectAnswers(): void {
+    const { closeIdleConnections } = this.#server;
+    this.#server.closeIdleConnections = () => {
+      if (this.#inFlight.size === 0) closeIdleConnections.call(this.#server);
+    };
   }
 
   async #answerReadiness(res: ServerResponse): Promise<void> {
@@ -154,18 +216,45 @@ class ServerLife implements Lifecycle {
       this.#options.drainTimeoutMs ?? readEnvironment().drainTimeoutMs ?? DRAIN_TIMEOUT_MS;
     if (drainDelayMs > 0) await delay(drainDelayMs);
 
+    const deadline = performance.now() + timeoutMs;
     const closed = new Promise<void>(resolve => this.#server.close(() => resolve()));
-    this.#server.closeIdleConnections();
-    const patience = new AbortController();
-    const tooLate = delay(timeoutMs, 'late' as const, { signal: patience.signal }).catch(() => {});
-    if ((await Promise.race([closed, tooLate])) === 'late') {
+    if (!(await isDoneWithin(timeoutMs, this.#quiet()))) {
       log.warn(`requests were still in flight after ${timeoutMs} ms and are cut off`);
       this.#server.closeAllConnections();
     }
+    this.#server.closeIdleConnections();
+    const timeForHook = Math.max(HOOK_TIMEOUT_MS, deadline - performance.now());
+    try {
+      if (!(await isDoneWithin(timeForHook, (async () => onShutdown?.())()))) {
+        log.warn('onShutdown did not finish in time and is left behind');
+      }
+    } finally {
+      for (const socket of this.#upgraded) socket.destroy();
+      // A request that was cut off may still hold a connection to the database: it is not waited for.
+      const ended = pool && !pool.ending ? pool.end() : undefined;
+      if (!(await isDoneWithin(CLOSE_TIMEOUT_MS, Promise.all([closed, ended])))) {
+        this.#server.closeAllConnections();
+        if (pool && !pool.ended) log.warn('queries still run; their connections are left behind');
+      }
+    }
+  }
+
+  async #quiet(): Promise<void> {
+    if (this.#inFlight.size === 0) return;
+    const { promise, resolve } = Promise.withResolvers<void>();
+    this.#whenQuiet = resolve;
+    await promise;
+  }
+}
+
+/** @returns false when time was up first */
+async function isDoneWithin(timeoutMs: number, work: Promise<unknown>): Promise<boolean> {
+  const patience = new AbortController();
+  const late = delay(timeoutMs, false, { signal: patience.signal }).catch(() => false);
+  try {
+    return await Promise.race([work.then(() => true), late]);
+  } finally {
     patience.abort();
-    for (const socket of this.#upgraded) socket.destroy();
-    await onShutdown?.();
-    await pool?.end();
   }
 }
 
