@@ -6,7 +6,6 @@
  * - rotation: a new id for the same session, at login.
  * - sliding expiry: a session lives for `ttlMs` after its last use.
  */
-import type { IncomingMessage } from 'node:http';
 import type pg from 'pg';
 import { deriveKey } from '../environment.ts';
 import { log } from '../telemetry/log.ts';
@@ -82,9 +81,14 @@ export class Sessions<Data extends object = Record<string, unknown>> {
       path: cookie.path ?? '/',
       domain: cookie.domain,
       sameSite: cookie.sameSite ?? 'lax',
-      maxAgeSeconds: Math.floor(ttlMs / 1_000),
+      // Never 0, which would clear it.
+      maxAgeSeconds: Math.ceil(ttlMs / 1_000),
     };
-    setInterval(() => void this.#sweep(), SWEEP_INTERVAL_MS).unref();
+    const timer = setInterval(() => {
+      if (pool.ending) clearInterval(timer);
+      else void this.#sweep();
+    }, SWEEP_INTERVAL_MS);
+    timer.unref();
   }
 
   /**
@@ -98,24 +102,33 @@ export class Sessions<Data extends object = Record<string, unknown>> {
     return new Session<Data>(
       this.#store,
       this.#ttlMs,
-      id ?? value,
+      value === undefined ? undefined : { id },
       id !== undefined && stored ? { id, ...stored } : undefined,
     );
   }
 
   /**
-   * The `Set-Cookie` header that the response needs; undefined when it needs none.
+   * What the response needs for its session; undefined when it needs nothing.
+   *
+   * A response with the cookie becomes private: an edge or proxy that kept it would hand the session
+   * to everyone who asks for the same thing after.
    * @param isHttps whether the user's browser speaks HTTPS, see {@link isHttps}
+   * @param cacheControl of the response as it is
    */
-  setCookie(session: Session<Data>, isHttps: boolean): string | undefined {
+  responseHeaders(
+    session: Session<Data>,
+    isHttps: boolean,
+    cacheControl: string | undefined,
+  ): { setCookie: string; cacheControl: string } | undefined {
     const change = session.cookieChange();
     if (change === undefined) return undefined;
     const secure = this.#secure === 'auto' ? isHttps : this.#secure;
-    return renderSetCookie(
-      change === 'clear' ? undefined : sign(change.set, this.#key),
-      this.#cookie,
-      secure,
-    );
+    const value = change === 'clear' ? undefined : sign(change.set, this.#key);
+    const isPrivate = /\b(private|no-store)\b/i.test(cacheControl ?? '');
+    return {
+      setCookie: renderSetCookie(value, this.#cookie, secure),
+      cacheControl: isPrivate ? cacheControl! : 'private, no-cache',
+    };
   }
 
   /** Ends all sessions of a user, at once: after a stolen password, or on "log out everywhere". @returns how many */
@@ -132,12 +145,15 @@ export class Sessions<Data extends object = Record<string, unknown>> {
   }
 }
 
-/** Also right behind a balancer that ends TLS. Whoever forges the header only hurts themselves. */
-export function isHttps(request: {
-  headers: IncomingMessage['headers'];
-  socket?: IncomingMessage['socket'];
-}): boolean {
-  const forwarded = request.headers['x-forwarded-proto'];
-  if (forwarded !== undefined) return String(forwarded).split(',')[0]?.trim() === 'https';
-  return request.socket !== undefined && 'encrypted' in request.socket;
+/**
+ * Also right behind a balancer that ends TLS. Whoever forges the header only hurts themselves.
+ * @param forwardedProto the request's `X-Forwarded-Proto`: of each hop, the user's first
+ * @param isEncrypted whether the connection to this server is
+ */
+export function isHttps(
+  forwardedProto: string | string[] | undefined,
+  isEncrypted: boolean,
+): boolean {
+  if (forwardedProto === undefined) return isEncrypted;
+  return String(forwardedProto).split(',')[0]?.trim().toLowerCase() === 'https';
 }
