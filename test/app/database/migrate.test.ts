@@ -225,7 +225,9 @@ describe('history', () => {
 
   test('a folder that is not there is an error of its own', async () => {
     const pool = await postgres.pool();
-    await expect(migrate(pool, path.join(root, 'nowhere'))).rejects.toThrow(MigrationsFolderMissing);
+    await expect(migrate(pool, path.join(root, 'nowhere'))).rejects.toThrow(
+      MigrationsFolderMissing,
+    );
   });
 
   test('property: files are either refused or run in order, each once', () => {
@@ -246,7 +248,9 @@ describe('history', () => {
 test('the lock is gone with the connection: the pool can be used on', async () => {
   const pool = await postgres.pool({ max: 1 });
   await migrate(pool, await folderOf({ '1.sql': 'select 1' }));
-  const { rows } = await pool.query(`select count(*)::int as locks from pg_locks where locktype = 'advisory'`);
+  const { rows } = await pool.query(
+    `select count(*)::int as locks from pg_locks where locktype = 'advisory'`,
+  );
   expect(rows).toEqual([{ locks: 0 }]);
 });
 

@@ -199,7 +199,12 @@ describe('a restart of PostgreSQL', () => {
     await client.query('begin');
     // As any application would: no listener of its own on the client.
     await server.kill();
-    await until(() => client.query('select 1').then(() => false, () => true));
+    await until(() =>
+      client.query('select 1').then(
+        () => false,
+        () => true,
+      ),
+    );
     client.release();
     await server.start();
     expect(await portOf(pool)).toBe(server.port);

@@ -138,7 +138,12 @@ describe('readiness and the database', () => {
     const client = await pool.connect();
     await client.query('begin');
     await postgres.kill();
-    await until(() => client.query('select 1').then(() => false, () => true));
+    await until(() =>
+      client.query('select 1').then(
+        () => false,
+        () => true,
+      ),
+    );
     client.release();
     expect(await ready(origin)).toMatchObject({ status: 503 });
     await postgres.start();
@@ -188,7 +193,14 @@ describe('draining', () => {
     kept.send('GET /1 HTTP/1.1', 'Host: x');
     await arrived(1);
     const done = life.shutdown();
-    await until(() => fetch(origin).then(() => false, () => true), { what: 'new ones are refused' });
+    await until(
+      () =>
+        fetch(origin).then(
+          () => false,
+          () => true,
+        ),
+      { what: 'new ones are refused' },
+    );
     open();
     await until(() => kept.text.includes('done'));
     await kept.closed;
@@ -236,7 +248,10 @@ describe('draining', () => {
   test('cuts off what is not done in time', async () => {
     const { listener, arrived } = gate();
     const { origin, life } = await start(listener, { drainTimeoutMs: 20 });
-    const slow = fetch(origin).then(() => 'answered', () => 'cut off');
+    const slow = fetch(origin).then(
+      () => 'answered',
+      () => 'cut off',
+    );
     await arrived(1);
     await life.shutdown();
     expect(await slow).toBe('cut off');
@@ -250,7 +265,7 @@ describe('draining', () => {
   });
 
   test('goes on serving for drainDelayMs while it says that it is not ready', async () => {
-    const { origin, life } = await start((_req, res) => res.end('served'), { drainDelayMs: 300 });
+    const { origin, life } = await start((_req, res) => res.end('served'), { drainDelayMs: 1_500 });
     const done = life.shutdown();
     expect(await ready(origin)).toMatchObject({ status: 503, phase: 'draining' });
     expect(await (await fetch(origin)).text()).toBe('served');
@@ -393,7 +408,12 @@ describe('the process', () => {
       const slow = fetch(`http://127.0.0.1:${ports[0]}`);
       await until(() => output().includes('request'));
       child.kill(signal);
-      await until(() => fetch(`http://127.0.0.1:${ports[0]}`).then(() => false, () => true));
+      await until(() =>
+        fetch(`http://127.0.0.1:${ports[0]}`).then(
+          () => false,
+          () => true,
+        ),
+      );
       // A shell that passes it on, npm that passes it on.
       child.kill(signal);
       child.kill(signal === 'SIGTERM' ? 'SIGINT' : 'SIGTERM');
@@ -408,14 +428,22 @@ describe('the process', () => {
     const slow = fetch(`http://127.0.0.1:${ports[1]}`);
     await until(() => output().includes('request'));
     child.kill('SIGTERM');
-    await until(() => fetch(`http://127.0.0.1:${ports[0]}`).then(() => false, () => true));
+    await until(() =>
+      fetch(`http://127.0.0.1:${ports[0]}`).then(
+        () => false,
+        () => true,
+      ),
+    );
     child.stdin!.write('go\n');
     expect(await (await slow).text()).toBe('finished');
     expect(await exited).toBe('code 0');
   });
 
   test('ends with 1 and the reason when the application cannot start up', async () => {
-    const { exited, output } = await run(1, `{ startUp: new Promise((_, no) => setTimeout(no, 300, new Error('no licence'))) }`);
+    const { exited, output } = await run(
+      1,
+      `{ startUp: new Promise((_, no) => setTimeout(no, 300, new Error('no licence'))) }`,
+    );
     expect(await exited).toBe('code 1');
     expect(output()).toContain('no licence');
   });

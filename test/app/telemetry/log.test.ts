@@ -66,5 +66,8 @@ test.each([
 
 test('a LOG_LEVEL that does not exist is named and does not stop the application', async () => {
   const lines = await linesOf(`log.info('runs');`, { LOG_LEVEL: 'chatty' });
-  expect(lines.map(({ msg }) => msg)).toEqual([expect.stringContaining('LOG_LEVEL is chatty'), 'runs']);
+  expect(lines.map(({ msg }) => msg)).toEqual([
+    expect.stringContaining('LOG_LEVEL is chatty'),
+    'runs',
+  ]);
 });
