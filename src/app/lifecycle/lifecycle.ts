@@ -14,6 +14,7 @@
  * - A signal that comes again changes nothing: npm and shells pass on what the terminal has sent already.
  */
 import type { IncomingMessage, Server, ServerResponse } from 'node:http';
+import type { Http2SecureServer, Http2Server } from 'node:http2';
 import type { Socket } from 'node:net';
 import { setTimeout as delay } from 'node:timers/promises';
 import type pg from 'pg';
@@ -22,6 +23,9 @@ import { log } from '../telemetry/log.ts';
 import { withRequestContext } from '../telemetry/request-context.ts';
 import { databaseCheck, type Phase, type ReadinessCheck, readinessReport } from './readiness.ts';
 import { REQUEST_ID_HEADER, requestIdOf } from './request-id.ts';
+
+/** Node's own server, which every framework has; Hono's `serve` says that it may be one of HTTP/2. */
+export type WebServer = Server | Http2Server | Http2SecureServer;
 
 export interface LifecycleOptions {
   /** The application's pool: checked by `/readyz`, closed at the end. */
@@ -85,8 +89,8 @@ const lives = new Set<ServerLife>();
  * const server = serve({ fetch: app.fetch, port: Number(process.env.PORT) });   // Hono
  * lifecycle(server, { pool });
  */
-export function lifecycle(server: Server, options: LifecycleOptions = {}): Lifecycle {
-  const life = new ServerLife(server, options);
+export function lifecycle(server: WebServer, options: LifecycleOptions = {}): Lifecycle {
+  const life = new ServerLife(server as ServerParts, options);
   lives.add(life);
   if (lives.size === 1) for (const signal of SIGNALS) process.on(signal, endProcess);
   return life;
@@ -104,8 +108,12 @@ function endProcess(): void {
   );
 }
 
+/** What is used of a server; one of HTTP/2 knows no idle connections. */
+type ServerParts = Pick<Server, 'emit' | 'close'> &
+  Partial<Pick<Server, 'closeIdleConnections' | 'closeAllConnections'>>;
+
 class ServerLife implements Lifecycle {
-  readonly #server: Server;
+  readonly #server: ServerParts;
   readonly #options: LifecycleOptions;
   readonly #checks: Record<string, ReadinessCheck>;
   readonly #upgraded = new Set<Socket>();
@@ -116,7 +124,7 @@ class ServerLife implements Lifecycle {
   #phase: Phase;
   #shutdown: Promise<void> | undefined;
 
-  constructor(server: Server, options: LifecycleOptions) {
+  constructor(server: ServerParts, options: LifecycleOptions) {
     this.#server = server;
     this.#options = options;
     this.#checks = {
@@ -181,7 +189,8 @@ class ServerLife implements Lifecycle {
       if (this.#inFlight.size === 0) this.#whenQuiet?.();
     });
     res.setHeader(REQUEST_ID_HEADER, requestId);
-    if (this.#phase === 'draining') res.setHeader('connection', 'close');
+    if (this.#phase === 'draining' && req.httpVersionMajor < 2)
+      res.setHeader('connection', 'close');
     withRequestContext({ requestId }, () => {
       const path = req.url?.split('?', 1)[0];
       const isProbe = req.method === 'GET' || req.method === 'HEAD';
@@ -199,6 +208,7 @@ class ServerLife implements Lifecycle {
    */
   #protectAnswers(): void {
     const { closeIdleConnections } = this.#server;
+    if (!closeIdleConnections) return;
     this.#server.closeIdleConnections = () => {
       if (this.#inFlight.size === 0) closeIdleConnections.call(this.#server);
     };
@@ -220,9 +230,9 @@ class ServerLife implements Lifecycle {
     const closed = new Promise<void>(resolve => this.#server.close(() => resolve()));
     if (!(await isDoneWithin(timeoutMs, this.#quiet()))) {
       log.warn(`requests were still in flight after ${timeoutMs} ms and are cut off`);
-      this.#server.closeAllConnections();
+      this.#server.closeAllConnections?.();
     }
-    this.#server.closeIdleConnections();
+    this.#server.closeIdleConnections?.();
     const timeForHook = Math.max(HOOK_TIMEOUT_MS, deadline - performance.now());
     try {
       if (!(await isDoneWithin(timeForHook, (async () => onShutdown?.())()))) {
@@ -233,7 +243,7 @@ class ServerLife implements Lifecycle {
       // A request that was cut off may still hold a connection to the database: it is not waited for.
       const ended = pool && !pool.ending ? pool.end() : undefined;
       if (!(await isDoneWithin(CLOSE_TIMEOUT_MS, Promise.all([closed, ended])))) {
-        this.#server.closeAllConnections();
+        this.#server.closeAllConnections?.();
         if (pool && !pool.ended) log.warn('queries still run; their connections are left behind');
       }
     }

@@ -409,7 +409,7 @@ describe('the process', () => {
       await until(() => output().includes('request'));
       child.kill(signal);
       await until(() =>
-        fetch(`http://127.0.0.1:${ports[0]}`).then(
+        fetch(`http://127.0.0.1:${ports[0]}/healthz`).then(
           () => false,
           () => true,
         ),
@@ -429,7 +429,7 @@ describe('the process', () => {
     await until(() => output().includes('request'));
     child.kill('SIGTERM');
     await until(() =>
-      fetch(`http://127.0.0.1:${ports[0]}`).then(
+      fetch(`http://127.0.0.1:${ports[0]}/healthz`).then(
         () => false,
         () => true,
       ),
