@@ -226,6 +226,8 @@ async function apply(client: pg.PoolClient, migration: Migration, folder: string
     await note();
     if (isAtomic) await client.query('commit');
   } catch (error) {
+    // The server tells whether it is in a transaction after the error, so one more word is waited for.
+    await client.query('').catch(() => {});
     // A file with a `commit` of its own has ended the transaction that was to keep it whole.
     const kept = !isAtomic || client.getTransactionStatus() === 'I';
     throw new MigrationFailed(migration, folder, kept, error);

@@ -46,6 +46,12 @@ function gate() {
   };
 }
 
+const fails = (work: Promise<unknown>): Promise<boolean> =>
+  work.then(
+    () => false,
+    () => true,
+  );
+
 async function ready(origin: string) {
   const response = await fetch(`${origin}/readyz`);
   return { status: response.status, ...((await response.json()) as object) };
@@ -125,7 +131,8 @@ describe('readiness and the database', () => {
       const { origin } = await start((_req, res) => res.end(), { pool });
       expect(await ready(origin)).toMatchObject({ status: 200, checks: { database: 'ok' } });
       await postgres[how]();
-      expect(await ready(origin)).toMatchObject({ status: 503, phase: 'serving' });
+      // A query that succeeded within the last second would do; a backend that is orphaned dies first.
+      await until(async () => (await ready(origin)).status === 503);
       expect((await fetch(`${origin}/healthz`)).status).toBe(200);
       await postgres.start();
       await until(async () => (await ready(origin)).status === 200);
@@ -138,15 +145,11 @@ describe('readiness and the database', () => {
     const client = await pool.connect();
     await client.query('begin');
     await postgres.kill();
-    await until(() =>
-      client.query('select 1').then(
-        () => false,
-        () => true,
-      ),
-    );
+    await until(() => fails(client.query('select 1')));
     client.release();
-    expect(await ready(origin)).toMatchObject({ status: 503 });
+    const seen = await ready(origin);
     await postgres.start();
+    expect(seen).toMatchObject({ status: 503 });
   });
 
   test('a pool whose clients are all busy is not broken, and is asked once for many probes', async () => {
@@ -193,14 +196,7 @@ describe('draining', () => {
     kept.send('GET /1 HTTP/1.1', 'Host: x');
     await arrived(1);
     const done = life.shutdown();
-    await until(
-      () =>
-        fetch(origin).then(
-          () => false,
-          () => true,
-        ),
-      { what: 'new ones are refused' },
-    );
+    await until(() => fails(fetch(origin)), { what: 'new ones are refused' });
     open();
     await until(() => kept.text.includes('done'));
     await kept.closed;
@@ -408,12 +404,7 @@ describe('the process', () => {
       const slow = fetch(`http://127.0.0.1:${ports[0]}`);
       await until(() => output().includes('request'));
       child.kill(signal);
-      await until(() =>
-        fetch(`http://127.0.0.1:${ports[0]}/healthz`).then(
-          () => false,
-          () => true,
-        ),
-      );
+      await until(() => fails(fetch(`http://127.0.0.1:${ports[0]}/healthz`)));
       // A shell that passes it on, npm that passes it on.
       child.kill(signal);
       child.kill(signal === 'SIGTERM' ? 'SIGINT' : 'SIGTERM');
@@ -428,12 +419,7 @@ describe('the process', () => {
     const slow = fetch(`http://127.0.0.1:${ports[1]}`);
     await until(() => output().includes('request'));
     child.kill('SIGTERM');
-    await until(() =>
-      fetch(`http://127.0.0.1:${ports[0]}/healthz`).then(
-        () => false,
-        () => true,
-      ),
-    );
+    await until(() => fails(fetch(`http://127.0.0.1:${ports[0]}/healthz`)));
     child.stdin!.write('go\n');
     expect(await (await slow).text()).toBe('finished');
     expect(await exited).toBe('code 0');
