@@ -28,8 +28,12 @@ export function readEnvironment(env: NodeJS.ProcessEnv = process.env): Environme
     databaseUrl: env.DATABASE_URL,
     unit: env.BANYAN_UNIT ?? 'app',
     production: env.NODE_ENV === 'production',
-    drainTimeoutMs: env[DRAIN_VARIABLE] ? Number(env[DRAIN_VARIABLE]) : undefined,
+    drainTimeoutMs: wholeNumber(env[DRAIN_VARIABLE]),
   };
+}
+
+function wholeNumber(text: string | undefined): number | undefined {
+  return text !== undefined && /^\d+$/.test(text) ? Number(text) : undefined;
 }
 
 export class SecretMissing extends BanyanError {

@@ -42,3 +42,10 @@ test('an application runs without Banyan: everything has a fallback', () => {
     drainTimeoutMs: undefined,
   });
 });
+
+test('a drain timeout that is no number is as good as none, not one of no time at all', () => {
+  expect(readEnvironment({ BANYAN_DRAIN_TIMEOUT_MS: '2500' }).drainTimeoutMs).toBe(2_500);
+  for (const text of ['', 'soon', '-1', 'NaN', 'Infinity']) {
+    expect(readEnvironment({ BANYAN_DRAIN_TIMEOUT_MS: text }).drainTimeoutMs).toBeUndefined();
+  }
+});

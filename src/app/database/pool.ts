@@ -57,11 +57,12 @@ const CONNECTION_TIMEOUT_MS = 10_000;
 export function createPool(options: PoolOptions = {}): Pool {
   const environment = readEnvironment();
   const { mapFile = environment.mapFile, ...config } = options;
-  const url = config.connectionString ?? environment.databaseUrl;
+  // A host names another database; with a URL beside it pg would take the URL's.
+  const url = config.connectionString ?? (config.host ? undefined : environment.databaseUrl);
   if (!url && !config.host) throw new DatabaseNotConfigured();
 
   const isOwnDatabase = options.mapFile !== undefined || url === environment.databaseUrl;
-  const map = mapFile && url && !config.host && isOwnDatabase ? readRuntimeMap(mapFile) : undefined;
+  const map = mapFile && url && isOwnDatabase ? readRuntimeMap(mapFile) : undefined;
   const pool = new BanyanPool({
     connectionTimeoutMillis: CONNECTION_TIMEOUT_MS,
     application_name: environment.unit,

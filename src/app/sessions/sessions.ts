@@ -7,6 +7,7 @@
  * - sliding expiry: a session lives for `ttlMs` after its last use.
  */
 import type pg from 'pg';
+import { BanyanError } from '../../errors.ts';
 import { deriveKey } from '../environment.ts';
 import { log } from '../telemetry/log.ts';
 import {
@@ -48,10 +49,22 @@ export interface SessionsOptions {
   };
 }
 
+export class InvalidSessionsOption extends BanyanError {
+  constructor(option: string, what: string, cause?: unknown) {
+    super('INVALID_SESSIONS_OPTION', {
+      what,
+      where: `createSessions({ ${option} })`,
+      remedy: 'Correct the option; hover over it to see what it means',
+      cause,
+    });
+  }
+}
+
 const DAY_MS = 24 * 60 * 60 * 1_000;
 const SWEEP_INTERVAL_MS = 10 * 60 * 1_000;
 
 /**
+ * @throws InvalidSessionsOption
  * @example
  * const sessions = createSessions<{ theme: string }>({ pool });
  * app.use(honoSessions(sessions));       // c.get('session')
@@ -73,6 +86,9 @@ export class Sessions<Data extends object = Record<string, unknown>> {
 
   /** @internal use {@link createSessions} */
   constructor({ pool, ttlMs = 14 * DAY_MS, cookie = {} }: SessionsOptions) {
+    if (!(ttlMs > 0 && Number.isFinite(ttlMs))) {
+      throw new InvalidSessionsOption('ttlMs', `A session cannot live for ${ttlMs} milliseconds`);
+    }
     this.#store = new SessionStore(pool, ttlMs);
     this.#ttlMs = ttlMs;
     this.#secure = cookie.secure ?? 'auto';
@@ -84,6 +100,12 @@ export class Sessions<Data extends object = Record<string, unknown>> {
       // Never 0, which would clear it.
       maxAgeSeconds: Math.ceil(ttlMs / 1_000),
     };
+    try {
+      renderSetCookie('x', this.#cookie, false);
+    } catch (error) {
+      // Here, not at the first login.
+      throw new InvalidSessionsOption('cookie', (error as Error).message, error);
+    }
     const timer = setInterval(() => {
       if (pool.ending) clearInterval(timer);
       else void this.#sweep();

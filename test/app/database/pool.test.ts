@@ -123,6 +123,9 @@ describe('where it connects to', () => {
     vi.stubEnv('BANYAN_MAP', mapFile);
     const other = one.adopt(createPool({ connectionString: two.url() }));
     expect(await portOf(other)).toBe(two.port);
+    const { hostname: host, port, username: user, password } = new URL(two.url());
+    const byHost = createPool({ host, port: Number(port), user, password, database: 'postgres' });
+    expect(await portOf(one.adopt(byHost))).toBe(two.port);
   });
 
   test('nothing to connect to, a map that is not there and a damaged map are errors at once', async () => {

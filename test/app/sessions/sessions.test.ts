@@ -3,6 +3,7 @@ import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } fr
 import { sessionKey } from '../../../src/app/sessions/cookie.ts';
 import {
   createSessions,
+  InvalidSessionsOption,
   type Sessions,
   type SessionsOptions,
 } from '../../../src/app/sessions/sessions.ts';
@@ -414,6 +415,17 @@ describe('the store', () => {
     expect(await store.load(Buffer.from('x'))).toBeUndefined();
     await server.remove();
   });
+});
+
+test.each([
+  { ttlMs: 0 },
+  { ttlMs: Number.NaN },
+  { ttlMs: Number.POSITIVE_INFINITY },
+  { cookie: { name: 'my cookie' } },
+  { cookie: { path: '/;x' } },
+  { cookie: { domain: 'a b' } },
+])('%j is refused at once, not at the first login', options => {
+  expect(() => createSessions({ pool, ...options })).toThrow(InvalidSessionsOption);
 });
 
 describe('one request', () => {
