@@ -68,11 +68,11 @@ const DRAIN_TIMEOUT_MS = 10_000;
 /** `onShutdown` has this long even when the requests have used the time up. */
 const HOOK_TIMEOUT_MS = 1_000;
 
-/**
- * For the pool, and for connections that have sent nothing yet (browsers open some ahead of need). With
- * the limit above less than what the supervisor allows beyond `drainTimeoutMs`, 2 seconds.
- */
+/** For the pool. With the limits around it less than the 2 seconds that the supervisor adds to the drain. */
 const CLOSE_TIMEOUT_MS = 500;
+
+/** Browsers open connections ahead of need. One that has sent nothing after this is closed. */
+const SILENT_CONNECTION_MS = 300;
 
 /** Events of a server that carry a request and its response. */
 const REQUEST_EVENTS = ['request', 'checkContinue', 'checkExpectation'];
@@ -227,12 +227,7 @@ class ServerLife implements Lifecycle {
     if (drainDelayMs > 0) await delay(drainDelayMs);
 
     const deadline = performance.now() + timeoutMs;
-    const closed = new Promise<void>(resolve => this.#server.close(() => resolve()));
-    if (!(await isDoneWithin(timeoutMs, this.#quiet()))) {
-      log.warn(`requests were still in flight after ${timeoutMs} ms and are cut off`);
-      this.#server.closeAllConnections?.();
-    }
-    this.#server.closeIdleConnections?.();
+    await this.#finishRequests(timeoutMs);
     const timeForHook = Math.max(HOOK_TIMEOUT_MS, deadline - performance.now());
     try {
       if (!(await isDoneWithin(timeForHook, (async () => onShutdown?.())()))) {
@@ -241,12 +236,28 @@ class ServerLife implements Lifecycle {
     } finally {
       for (const socket of this.#upgraded) socket.destroy();
       // A request that was cut off may still hold a connection to the database: it is not waited for.
-      const ended = pool && !pool.ending ? pool.end() : undefined;
-      if (!(await isDoneWithin(CLOSE_TIMEOUT_MS, Promise.all([closed, ended])))) {
-        this.#server.closeAllConnections?.();
-        if (pool && !pool.ended) log.warn('queries still run; their connections are left behind');
+      if (pool && !pool.ending && !(await isDoneWithin(CLOSE_TIMEOUT_MS, pool.end()))) {
+        log.warn('queries still run; their connections are left behind');
       }
     }
+  }
+
+  /** Resolves when no request is in flight and none can come any more. */
+  async #finishRequests(timeoutMs: number): Promise<void> {
+    const deadline = performance.now() + timeoutMs;
+    const closed = new Promise<void>(resolve => this.#server.close(() => resolve()));
+    for (;;) {
+      if (!(await isDoneWithin(deadline - performance.now(), this.#quiet()))) {
+        log.warn(`requests were still in flight after ${timeoutMs} ms and are cut off`);
+        break;
+      }
+      // Those whose last response was begun before the drain wait for another request.
+      this.#server.closeIdleConnections?.();
+      // What is left has sent nothing yet, or was upgraded.
+      if (await isDoneWithin(SILENT_CONNECTION_MS, closed)) return;
+      if (this.#inFlight.size === 0) break;
+    }
+    this.#server.closeAllConnections?.();
   }
 
   async #quiet(): Promise<void> {

@@ -241,6 +241,27 @@ describe('draining', () => {
     await done;
   });
 
+  test('a connection whose response was begun before is closed after its end', async () => {
+    let response: ServerResponse | undefined;
+    const { port, life } = await start(
+      (_req, res) => {
+        res.writeHead(200, { 'content-length': '8' });
+        res.write('half');
+        response = res;
+      },
+      { drainTimeoutMs: 60_000 },
+    );
+    const kept = await new RawConnection(port).opened();
+    kept.send('GET / HTTP/1.1', 'Host: x');
+    await until(() => kept.text.endsWith('half'));
+    expect(kept.text).not.toMatch(/^connection: close/im);
+    const done = life.shutdown();
+    response!.end('full');
+    await kept.closed;
+    expect(kept.text).toMatch(/halffull$/);
+    await done;
+  });
+
   test('cuts off what is not done in time', async () => {
     const { listener, arrived } = gate();
     const { origin, life } = await start(listener, { drainTimeoutMs: 20 });
