@@ -51,3 +51,29 @@ export function hasCode(error: unknown, ...codes: string[]): boolean {
     codes.includes(String(error.code))
   );
 }
+
+/** Errors of the operating system that a user can do something about: what they mean, and what to do. */
+const SYSTEM_ERRORS: Record<string, [what: string, remedy: string]> = {
+  ENOSPC: ['The disk is full', 'Free some space; `df -h` shows where it went'],
+  EDQUOT: ['Your disk quota is used up', 'Free some space, or ask for more'],
+  EROFS: ['The file system can only be read', 'Use a folder on a file system that can be written'],
+  EACCES: ['Permission was denied', 'Run the command as the account that owns the folder'],
+  EPERM: ['Permission was denied', 'Run the command as the account that owns the folder'],
+  EMFILE: ['Too many files are open', 'Raise the limit: `ulimit -n 65536`'],
+  ENOMEM: ['There is not enough memory', 'Stop something else, or use a larger machine'],
+};
+
+/** An error of the operating system in the shape of ours; any other as it is. */
+export function explainSystemError(error: unknown): unknown {
+  if (error instanceof BanyanError || !(error instanceof Error)) return error;
+  const { code = '', path, syscall } = error as NodeJS.ErrnoException;
+  const known = SYSTEM_ERRORS[code];
+  if (!known) return error;
+  const [what, remedy] = known;
+  return new BanyanError(code, {
+    what: syscall ? `${what}: ${syscall} failed with ${code}` : what,
+    ...(path ? { where: path } : {}),
+    remedy,
+    cause: error,
+  });
+}

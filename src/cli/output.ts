@@ -5,7 +5,7 @@
  * alone. With `--json` an error is JSON too.
  */
 import pc from 'picocolors';
-import { BanyanError } from '../errors.ts';
+import { BanyanError, explainSystemError } from '../errors.ts';
 
 export interface CommonOptions {
   /** The application's folder. */
@@ -22,18 +22,21 @@ export function printJson(value: unknown): void {
 
 export function printError(error: unknown, json = false): void {
   if (json) {
-    const value =
-      error instanceof BanyanError
-        ? error.toJSON()
-        : { code: 'UNEXPECTED', what: String((error as Error)?.message ?? error) };
-    process.stdout.write(`${JSON.stringify({ error: value })}\n`);
+    process.stdout.write(`${JSON.stringify({ error: errorAsJson(error) })}\n`);
     return;
   }
   process.stderr.write(`${describeError(error)}\n`);
 }
 
+export function errorAsJson(thrown: unknown): ReturnType<BanyanError['toJSON']> {
+  const error = explainSystemError(thrown);
+  if (error instanceof BanyanError) return error.toJSON();
+  return { code: 'UNEXPECTED', what: (error as Error)?.stack ?? String(error) };
+}
+
 /** An error as a person reads it: what, where, what to do. One that we did not expect keeps its stack. */
-export function describeError(error: unknown): string {
+export function describeError(thrown: unknown): string {
+  const error = explainSystemError(thrown);
   const mark = pc.red(pc.bold('✖'));
   if (!(error instanceof BanyanError)) {
     const text = error instanceof Error ? (error.stack ?? error.message) : String(error);

@@ -11,7 +11,7 @@ import {
   type UpEvents,
   type UpStep,
 } from '../operate/up.ts';
-import { type CommonOptions, duration, EXIT, printError } from './output.ts';
+import { type CommonOptions, duration, EXIT, errorAsJson, printError } from './output.ts';
 
 export interface UpOptions extends CommonOptions {
   port?: number;
@@ -136,7 +136,7 @@ class IpcView implements View {
   stopping(): void {}
   stopped(): void {}
   failed(error: unknown): void {
-    this.#send({ event: 'failed', error: asJson(error) });
+    this.#send({ event: 'failed', error: errorAsJson(error) });
     if (process.connected) process.disconnect();
   }
   #send(progress: Progress): void {
@@ -220,11 +220,6 @@ function isWorthShowing({ unit, text }: { unit: string; text: string }): boolean
 
 function label(step: UpStep): string {
   return pc.bold(step.padEnd(10));
-}
-
-function asJson(error: unknown): ReturnType<BanyanError['toJSON']> {
-  if (error instanceof BanyanError) return error.toJSON();
-  return { code: 'UNEXPECTED', what: (error as Error).stack ?? String(error) };
 }
 
 function say(text: string): void {

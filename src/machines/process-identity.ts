@@ -6,7 +6,7 @@
  * are the process's identity. Nothing is ever signalled on a bare pid from a file.
  */
 import { execFile } from 'node:child_process';
-import { readFile } from 'node:fs/promises';
+import { readdir, readFile } from 'node:fs/promises';
 import { setTimeout as delay } from 'node:timers/promises';
 import { promisify } from 'node:util';
 import { hasCode } from '../errors.ts';
@@ -45,7 +45,7 @@ export async function waitForEnd(identity: ProcessIdentity, timeoutMs: number): 
  * Sends a signal to a process, or to its whole group.
  * @returns false when nobody is there to get it
  */
-export function sendSignal(pid: number, signal: NodeJS.Signals, group: boolean): boolean {
+export function sendSignal(pid: number, signal: NodeJS.Signals | 0, group: boolean): boolean {
   try {
     process.kill(group ? -pid : pid, signal);
     return true;
@@ -53,6 +53,22 @@ export function sendSignal(pid: number, signal: NodeJS.Signals, group: boolean):
     if (hasCode(error, 'ESRCH')) return false;
     throw error;
   }
+}
+
+/**
+ * True while a process of the group runs. Zombies do not count: where nobody collects orphans at once (a
+ * container whose first process does not care) they stay, and a signal to the group still "arrives".
+ */
+export async function groupRuns(group: number): Promise<boolean> {
+  if (!sendSignal(group, 0, true)) return false;
+  if (process.platform !== 'linux') return true;
+  for (const name of await readdir('/proc')) {
+    if (!/^\d+$/.test(name)) continue;
+    // Fields 3 (state) and 5 (group).
+    const [state, , inGroup] = await statFields(Number(name));
+    if (Number(inGroup) === group && state !== 'Z' && state !== 'X') return true;
+  }
+  return false;
 }
 
 /** The command line of a running process, for people and for telling programs apart. */
@@ -66,12 +82,16 @@ export async function commandOf(pid: number): Promise<string | undefined> {
 
 /** Fields 3 (state) and 22 (start, in ticks since boot) of proc(5); the boot's id tells reboots apart. */
 async function startedOnLinux(pid: number): Promise<string | undefined> {
-  const stat = await readFile(`/proc/${pid}/stat`, 'utf8').catch(() => undefined);
-  if (stat === undefined) return undefined;
-  // The second field is the program's name in brackets, which may hold blanks and brackets itself.
-  const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
-  if (fields[0] === 'Z' || fields[0] === 'X') return undefined;
+  const fields = await statFields(pid);
+  if (fields.length === 0 || fields[0] === 'Z' || fields[0] === 'X') return undefined;
   return `${await bootId()}:${fields[19]}`;
+}
+
+/** The fields of proc(5)'s `stat` from the third on; none when there is no such process. */
+async function statFields(pid: number): Promise<string[]> {
+  const stat = await readFile(`/proc/${pid}/stat`, 'utf8').catch(() => undefined);
+  // The second field is the program's name in brackets, which may hold blanks and brackets itself.
+  return stat?.slice(stat.lastIndexOf(')') + 2).split(' ') ?? [];
 }
 
 let knownBootId: string | undefined;

@@ -27,8 +27,8 @@ export class UnitRecords {
   }
 
   /**
-   * Synchronous on purpose: between the start of a process and its record there must be no moment in
-   * which the supervisor does something else.
+   * Synchronous on purpose: the moment between the start of a process and its record, in which a killed
+   * supervisor would leave a process that nobody knows of, is as short as can be.
    */
   save(record: UnitRecord): void {
     const file = this.#fileOf(record.name);

@@ -13,7 +13,7 @@ import { type ChildProcess, spawn } from 'node:child_process';
 import { EventEmitter } from 'node:events';
 import { setTimeout as delay } from 'node:timers/promises';
 import { BanyanError } from '../errors.ts';
-import { identify, sendSignal } from './process-identity.ts';
+import { groupRuns, identify, sendSignal } from './process-identity.ts';
 import type { UnitRecords } from './records.ts';
 import type { Diagnosis, UnitPhase, UnitSpec, UnitState } from './unit.ts';
 import { logFile, type UnitLogs } from './unit-log.ts';
@@ -31,6 +31,8 @@ const PROBE_TIMEOUT_MS = 2_000;
 
 /** The last words of a unit that are shown when it fails. */
 const LAST_WORDS = 15;
+/** How long to read on after a unit's end. */
+const LAST_WORDS_TIMEOUT_MS = 500;
 
 export class UnitStartFailed extends BanyanError {
   /** The last lines that the unit wrote. */
@@ -160,10 +162,14 @@ export class UnitProcess extends EventEmitter<{ change: [UnitState] }> {
       detached: true,
       stdio: ['ignore', 'pipe', 'pipe'],
     });
+    // At once: when a process ends, Node throws away what nobody reads yet.
+    this.#logs.attach(name, child.stdout);
+    this.#logs.attach(name, child.stderr);
     const { promise: ended, resolve: end } = Promise.withResolvers<string>();
     let over = false;
+    const closed = new Promise<void>(resolve => child.once('close', () => resolve()));
     child.once('exit', (code, signal) => {
-      void this.#endGroup(child.pid!).then(() => {
+      void this.#endGroup(child.pid!, closed).then(() => {
         over = true;
         this.#records.remove(name);
         end(signal ? `it was ended by ${signal}` : `it ended with exit code ${code}`);
@@ -176,8 +182,6 @@ export class UnitProcess extends EventEmitter<{ change: [UnitState] }> {
     const pid = child.pid!;
     const identity = await identify(pid);
     if (identity) this.#records.save({ ...identity, name, tier, order: this.#order, stop });
-    this.#logs.attach(name, child.stdout);
-    this.#logs.attach(name, child.stderr);
     return { child, pid, since: new Date(), ended, hasEnded: () => over };
   }
 
@@ -254,13 +258,19 @@ export class UnitProcess extends EventEmitter<{ change: [UnitState] }> {
    * The main process has ended; what it started may still be finishing (a shell dies at once, the
    * server that it started drains). It gets the same time, and is then killed.
    */
-  async #endGroup(pid: number): Promise<void> {
+  async #endGroup(pid: number, closed: Promise<void>): Promise<void> {
     const { stop } = this.spec;
-    if (!stop.group || !sendSignal(pid, stop.signal, true)) return;
+    if (stop.group && sendSignal(pid, stop.signal, true)) await this.#untilGroupEnds(pid);
+    // Its last words are still in the pipe; a process that left the group may hold the other end.
+    await Promise.race([closed, delay(LAST_WORDS_TIMEOUT_MS, undefined, { ref: false })]);
+  }
+
+  async #untilGroupEnds(pid: number): Promise<void> {
+    const { stop } = this.spec;
     const deadline = performance.now() + stop.timeoutMs;
     while (performance.now() < deadline) {
       await delay(20);
-      if (!groupExists(pid)) return;
+      if (!(await groupRuns(pid))) return;
     }
     sendSignal(pid, 'SIGKILL', true);
   }
@@ -282,14 +292,5 @@ export class UnitProcess extends EventEmitter<{ change: [UnitState] }> {
     this.#phase = phase;
     this.#reason = reason;
     this.emit('change', this.state());
-  }
-}
-
-function groupExists(pid: number): boolean {
-  try {
-    process.kill(-pid, 0);
-    return true;
-  } catch {
-    return false;
   }
 }

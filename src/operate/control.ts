@@ -128,13 +128,15 @@ export class ControlClient {
     if (options.unit) query.set('unit', options.unit);
     if (options.follow) query.set('follow', '1');
     const response = await this.#send('GET', `/logs?${query}`);
-    signal?.addEventListener('abort', () => response.destroy());
+    const lines = createInterface({ input: response });
+    // Of a stream that is destroyed the lines would never end.
+    signal?.addEventListener('abort', () => lines.close());
     try {
-      for await (const line of createInterface({ input: response })) {
-        yield JSON.parse(line) as LogLine;
-      }
+      for await (const line of lines) yield JSON.parse(line) as LogLine;
     } catch (error) {
       if (!signal?.aborted && !hasCode(error, 'ECONNRESET')) throw error;
+    } finally {
+      response.destroy();
     }
   }
 

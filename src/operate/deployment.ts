@@ -6,6 +6,7 @@
  *       secrets.json      generated passwords and keys, mode 0600. Never logged.
  *       map.json          the runtime map
  *       postgres/         the database (a link to /var/lib/banyan when only root may enter here)
+ *       cache/            what Node compiled of the application; may be deleted
  *       logs/             one rotated file for each unit
  *       run/              lock, socket and records of what runs now; empty when nothing does
  *
@@ -73,6 +74,9 @@ export class DeploymentPaths {
   }
   get logs() {
     return path.join(this.root, 'logs');
+  }
+  get compileCache() {
+    return path.join(this.root, 'cache');
   }
   get run() {
     return path.join(this.root, 'run');

@@ -208,6 +208,13 @@ export async function deployFiles(files: Record<string, string>): Promise<Site> 
 
 /** A copy of an example, up on a free port. */
 export async function deployExample(name: string, topology: Topology = {}): Promise<Site> {
+  const site = await copyExample(name, topology);
+  await upOrRemove(site);
+  return site;
+}
+
+/** A copy of an example. Nothing is started. */
+export async function copyExample(name: string, topology: Topology = {}): Promise<Site> {
   const folder = temporaryFolder();
   const source = path.join(REPOSITORY, 'examples', name);
   await cp(source, folder, {
@@ -221,9 +228,7 @@ export async function deployExample(name: string, topology: Topology = {}): Prom
     );
   }
   await linkPackages(folder);
-  const site = new Site(folder);
-  await upOrRemove(site);
-  return site;
+  return new Site(folder);
 }
 
 async function linkPackages(folder: string): Promise<void> {

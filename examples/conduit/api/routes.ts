@@ -1,0 +1,53 @@
+/** The JSON API of `openapi.yml`, to be mounted under `/api`. */
+import { Hono } from 'hono';
+import { bodyLimit } from 'hono/body-limit';
+import { hasNul } from '../input/validate.ts';
+import { logFailure } from '../log-failure.ts';
+import { notFound, Problem } from '../problem.ts';
+import type { ApiEnv, Services } from '../services.ts';
+import { articleRoutes } from './articles.ts';
+import { commentRoutes } from './comments.ts';
+import { profileRoutes } from './profiles.ts';
+import { userRoutes } from './users.ts';
+import { readToken } from './viewer.ts';
+
+/** The longest article in characters that take four bytes each, and its JSON. */
+const BODY_LIMIT_BYTES = 512 * 1024;
+
+export function apiRoutes(services: Services) {
+  const api = new Hono<ApiEnv>();
+  api.onError((error, c) => {
+    if (error instanceof Problem) return c.json(error, error.status);
+    logFailure(error);
+    return c.json(
+      { errors: { body: ['something went wrong on our side; please try again'] } },
+      500,
+    );
+  });
+  api.use(async (c, next) => {
+    await next();
+    c.header('cache-control', 'no-store');
+  });
+  api.use(
+    bodyLimit({
+      maxSize: BODY_LIMIT_BYTES,
+      onError: () => {
+        throw new Problem(413, { body: [`is larger than ${BODY_LIMIT_BYTES / 1024} KiB`] });
+      },
+    }),
+  );
+  api.use(async (c, next) => {
+    // PostgreSQL's text cannot hold NUL, so nothing has a name with one.
+    if (hasNul(c.req.path)) throw notFound('path');
+    await next();
+  });
+  api.use(readToken(services));
+  api.route('/', userRoutes(services));
+  api.route('/', profileRoutes(services));
+  api.route('/', articleRoutes(services));
+  api.route('/', commentRoutes(services));
+  api.all('*', () => {
+    throw notFound('path');
+  });
+  return api;
+}

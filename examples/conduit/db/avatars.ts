@@ -1,0 +1,45 @@
+/**
+ * Uploaded images, in the database: a web server keeps nothing, so any of them can serve any image.
+ */
+import { createHash } from 'node:crypto';
+import { and, eq, ne } from 'drizzle-orm';
+import type { ImageFormat } from '../images/sniff.ts';
+import { type Database, inTransaction } from './database.ts';
+import { avatars, users } from './schema.ts';
+
+export interface Avatar {
+  type: string;
+  bytes: Buffer;
+}
+
+/** Puts the image in the place of the one before. @returns its path */
+export async function storeAvatar(
+  db: Database,
+  userId: bigint,
+  bytes: Buffer,
+  format: ImageFormat,
+): Promise<string> {
+  const hash = createHash('sha256').update(bytes).digest('hex').slice(0, 32);
+  const image = `/avatars/${userId}/${hash}`;
+  await inTransaction(db, async tx => {
+    await tx
+      .insert(avatars)
+      .values({ userId, hash, type: format.type, bytes })
+      .onConflictDoNothing();
+    await tx.delete(avatars).where(and(eq(avatars.userId, userId), ne(avatars.hash, hash)));
+    await tx.update(users).set({ image }).where(eq(users.id, userId));
+  });
+  return image;
+}
+
+export async function findAvatar(
+  db: Database,
+  userId: bigint,
+  hash: string,
+): Promise<Avatar | undefined> {
+  const [found] = await db
+    .select({ type: avatars.type, bytes: avatars.bytes })
+    .from(avatars)
+    .where(and(eq(avatars.userId, userId), eq(avatars.hash, hash)));
+  return found;
+}

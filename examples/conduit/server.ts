@@ -1,0 +1,13 @@
+/** Conduit's web server. `banyan up` runs as many of it as the topology says. */
+import type { Server } from 'node:http';
+import { serve } from '@hono/node-server';
+import { createPool, lifecycle } from 'banyan';
+import { createApp } from './app.ts';
+
+const pool = createPool();
+const server = serve({
+  fetch: createApp(pool).fetch,
+  hostname: process.env.HOST ?? '127.0.0.1',
+  port: Number(process.env.PORT ?? 3000),
+});
+lifecycle(server as Server, { pool, logRequests: true });
