@@ -3,12 +3,15 @@ import { honoAssets, type Pool } from 'banyan';
 import { Hono } from 'hono';
 import { secureHeaders } from 'hono/secure-headers';
 import { apiRoutes } from './api/routes.ts';
+import { avatarRoutes } from './pages/avatars.ts';
 import { pageRoutes } from './pages/routes.ts';
 import { createServices } from './services.ts';
 
 export function createApp(pool: Pool): Hono {
   const services = createServices(pool);
   const app = new Hono();
+  // Before the headers that keep other sites from using what is ours: whoever uses the API shows pictures.
+  app.route('/', avatarRoutes(services));
   app.use(
     secureHeaders({
       contentSecurityPolicy: {

@@ -28,8 +28,12 @@ export function readEnvironment(env: NodeJS.ProcessEnv = process.env): Environme
     databaseUrl: env.DATABASE_URL,
     unit: env.BANYAN_UNIT ?? 'app',
     production: env.NODE_ENV === 'production',
-    drainTimeoutMs: env[DRAIN_VARIABLE] ? Number(env[DRAIN_VARIABLE]) : undefined,
+    drainTimeoutMs: wholeNumber(env[DRAIN_VARIABLE]),
   };
+}
+
+function wholeNumber(text: string | undefined): number | undefined {
+  return text !== undefined && /^\d+$/.test(text) ? Number(text) : undefined;
 }
 
 export class SecretMissing extends BanyanError {
@@ -43,6 +47,19 @@ export class SecretMissing extends BanyanError {
   }
 }
 
+export class SecretTooShort extends BanyanError {
+  constructor(length: number) {
+    super('SECRET_TOO_SHORT', {
+      what: `BANYAN_SECRET has ${length} characters, and whoever guesses it can sign cookies`,
+      where: 'the environment',
+      remedy: `Set it to at least ${SECRET_LENGTH} random characters: \`openssl rand -base64 32\``,
+    });
+  }
+}
+
+/** Of characters that are random, this many cannot be guessed. */
+const SECRET_LENGTH = 32;
+
 let fallbackSecret: string | undefined;
 
 /**
@@ -50,7 +67,7 @@ let fallbackSecret: string | undefined;
  * HKDF-SHA256 (RFC 5869) over the deployment's secret.
  * Outside production a process without a secret gets one of its own, so that tests need no set-up.
  * @param purpose a stable name, such as `session-cookie`; different purposes never share a key
- * @throws SecretMissing in production without BANYAN_SECRET
+ * @throws SecretMissing in production without BANYAN_SECRET; SecretTooShort
  */
 export function deriveKey(purpose: string, bytes = 32): Buffer {
   let secret = process.env.BANYAN_SECRET;
@@ -59,6 +76,7 @@ export function deriveKey(purpose: string, bytes = 32): Buffer {
     fallbackSecret ??= randomBytes(32).toString('base64url');
     secret = fallbackSecret;
   }
+  if (secret.length < SECRET_LENGTH) throw new SecretTooShort(secret.length);
   return deriveKeyFrom(secret, purpose, bytes);
 }
 

@@ -88,6 +88,8 @@ export function renderHaproxyConfig(settings: BalancerSettings): string {
     '  timeout http-keep-alive 60s',
     '',
     'frontend public',
+    '  # While it stops, a connection is closed with its next answer, not under a request on its way.',
+    '  option idle-close-on-response',
     // The first descriptor is the plain socket, the second the one for TLS.
     '  bind fd@3',
     ...(tls ? [`  bind fd@4 ssl crt ${quote(tls.certificateFile)} alpn h2,http/1.1`] : []),

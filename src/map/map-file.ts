@@ -12,7 +12,13 @@ import path from 'node:path';
 import { isDeepStrictEqual } from 'node:util';
 import { hasCode } from '../errors.ts';
 import { writeFileAtomic } from './atomic-file.ts';
-import { MAP_FORMAT, parseRuntimeMap, type RuntimeMap } from './runtime-map.ts';
+import {
+  InvalidRuntimeMap,
+  MAP_FORMAT,
+  parseRuntimeMap,
+  type RuntimeMap,
+  RuntimeMapMissing,
+} from './runtime-map.ts';
 
 /** A missed file system event is noticed after this long. Reading a kilobyte costs next to nothing. */
 const POLL_INTERVAL_MS = 2_000;
@@ -20,9 +26,17 @@ const POLL_INTERVAL_MS = 2_000;
 /** The environment variable that tells an application process where its map lies. */
 export const MAP_VARIABLE = 'BANYAN_MAP';
 
-/** @throws InvalidRuntimeMap; ENOENT when there is none */
+/** @throws InvalidRuntimeMap, RuntimeMapMissing */
 export function readRuntimeMap(file: string): RuntimeMap {
-  return parseRuntimeMap(readFileSync(file, 'utf8'), file);
+  return parseRuntimeMap(readText(file), file);
+}
+
+function readText(file: string): string {
+  try {
+    return readFileSync(file, 'utf8');
+  } catch (error) {
+    throw hasCode(error, 'ENOENT', 'ENOTDIR') ? new RuntimeMapMissing(file, error) : error;
+  }
 }
 
 /**
@@ -43,7 +57,8 @@ export async function publishRuntimeMap(
     if (isDeepStrictEqual(current, same)) return current;
     epoch = current.epoch + 1;
   } catch (error) {
-    if (!hasCode(error, 'ENOENT')) epoch = Math.floor(Date.now() / 1000);
+    if (error instanceof InvalidRuntimeMap) epoch = Math.floor(Date.now() / 1000);
+    else if (!(error instanceof RuntimeMapMissing)) throw error;
   }
   const map: RuntimeMap = { format: MAP_FORMAT, epoch, ...next };
   await writeFileAtomic(file, `${JSON.stringify(map, null, 2)}\n`, 0o644);
@@ -52,7 +67,8 @@ export async function publishRuntimeMap(
 
 /**
  * Calls `onChange` with every newer map until the returned function is called.
- * A map that cannot be read is reported to `onError` and the last good one stays in force.
+ * A map that cannot be read is reported to `onError`, once for each new reason, and the last good one
+ * stays in force.
  */
 export function watchRuntimeMap(
   file: string,
@@ -62,15 +78,21 @@ export function watchRuntimeMap(
 ): () => void {
   let { epoch } = current;
   let closed = false;
+  let complaint: string | undefined;
 
   const look = async () => {
     try {
       const map = parseRuntimeMap(await readFile(file, 'utf8'), file);
+      complaint = undefined;
       if (closed || map.epoch <= epoch) return;
       epoch = map.epoch;
       onChange(map);
     } catch (error) {
-      if (!closed) onError(error);
+      // The poll comes by every two seconds, and would say the same each time.
+      const reason = String(error);
+      if (closed || reason === complaint) return;
+      complaint = reason;
+      onError(error);
     }
   };
 

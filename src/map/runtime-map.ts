@@ -66,6 +66,19 @@ export class InvalidRuntimeMap extends BanyanError {
   }
 }
 
+/** There is no map where an application process was told to look. */
+export class RuntimeMapMissing extends BanyanError {
+  constructor(where: string, cause: unknown) {
+    super('RUNTIME_MAP_MISSING', {
+      what: 'The runtime map that this process was told to follow is not there',
+      where,
+      remedy:
+        'Run `banyan up`, which writes it and starts the application; to run without Banyan, leave BANYAN_MAP unset',
+      cause,
+    });
+  }
+}
+
 /**
  * Parses the text of a map.
  * @param where the file's path, for the error

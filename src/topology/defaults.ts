@@ -75,6 +75,8 @@ export class NoStartCommand extends BanyanError {
   }
 }
 
+export const DEFAULT_WEB_PORT = 3000;
+
 /** PostgreSQL gains little from a larger share at this rung, and the application needs the rest. */
 const DATABASE_MEMORY_SHARE = 0.25;
 const DATABASE_MEMORY_LIMIT_MB = 2_048;
@@ -129,7 +131,7 @@ export function completeTopology(topology: Topology, folder: AppFolder): Complet
     name: topology.name ?? defaultName(folder),
     web: {
       command: web.command ?? defaultCommand(folder),
-      port: web.port ?? 3000,
+      port: web.port ?? DEFAULT_WEB_PORT,
       host: web.host ?? DEFAULT_HOST,
       ready: web.ready ?? '/readyz',
       startTimeoutMs: web.startTimeoutMs ?? 30_000,
@@ -214,6 +216,14 @@ function defaultBuild({ packageJson }: AppFolder): string | undefined {
   return typeof build === 'string' && build.trim() !== '' ? 'npm run build' : undefined;
 }
 
+/** The command, also by its path (`node bin/banyan.js up`); not a folder or file that is named like it. */
+const STARTS_BANYAN = /(^|[\s/])banyan(\.js)?(\s|$)/;
+
+/** For the shell that runs the command. */
+function quote(file: string): string {
+  return /^[\w./@-]+$/.test(file) ? file : `'${file.replaceAll("'", "'\\''")}'`;
+}
+
 /** The package's name without its scope, in the letters that a deployment's name may have. */
 function defaultName({ packageJson, path }: AppFolder): string {
   const source =
@@ -237,9 +247,11 @@ function defaultCommand({ packageJson, files, path }: AppFolder): string {
       ? scripts.start
       : undefined;
   // `"start": "banyan up"` is what `banyan init` offers: taking it would start ourselves for ever.
-  if (typeof start === 'string' && start.trim() !== '' && !/\bbanyan\b/.test(start)) return start;
+  if (typeof start === 'string' && start.trim() !== '' && !STARTS_BANYAN.test(start)) return start;
   const main = packageJson?.main;
-  if (typeof main === 'string' && files.includes(main.replace(/^\.\//, ''))) return `node ${main}`;
+  if (typeof main === 'string' && files.includes(main.replace(/^\.\//, ''))) {
+    return `node ${quote(main)}`;
+  }
   const entry = ENTRY_FILES.find(file => files.includes(file));
   if (entry) return `node ${entry}`;
   throw new NoStartCommand(path);

@@ -125,6 +125,15 @@ export class Site {
     return banyan([...args, '--dir', this.folder], options);
   }
 
+  /** Runs a command that has to succeed. */
+  async ok(...args: string[]): Promise<CommandResult> {
+    const result = await this.banyan(args);
+    if (result.code !== 0) {
+      throw new Error(`banyan ${args.join(' ')} ended with ${result.code}:\n${result.output}`);
+    }
+    return result;
+  }
+
   /** `banyan up --detach` on a free port, or on the one that it had before. Throws when it fails. */
   async up(options: CommandOptions & { args?: string[] } = {}): Promise<void> {
     const port = this.#address ? new URL(this.#address).port : '0';

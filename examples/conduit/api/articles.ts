@@ -1,5 +1,5 @@
 /** Articles, favourites, the feed and tags. */
-import { Hono } from 'hono';
+import { type Context, Hono } from 'hono';
 import { createArticle, deleteArticle, updateArticle } from '../db/article-writes.ts';
 import { findArticle, listArticles, listFeed } from '../db/articles.ts';
 import { favorite, unfavorite } from '../db/favorites.ts';
@@ -15,37 +15,35 @@ import { viewerOf } from './viewer.ts';
 const TAG_LIMIT = 1_000;
 
 export function articleRoutes({ db }: Services) {
-  const respond = async (slug: string, viewerId: bigint | undefined) => {
-    const article = await findArticle(db, slug, viewerId);
+  const respond = async (c: Context<ApiEnv>, slug: string) => {
+    const article = await findArticle(db, slug, c.get('viewer')?.id);
     if (!article) throw notFound('article');
-    return articleJson(article);
+    return articleJson(c, article);
   };
 
   return new Hono<ApiEnv>()
     .get('/articles', async c => {
       const { limit, offset, ...filter } = validate(articleQuery, c.req.query());
       const viewerId = c.get('viewer')?.id;
-      return c.json(articlesJson(await listArticles(db, filter, { limit, offset }, viewerId)));
+      return c.json(articlesJson(c, await listArticles(db, filter, { limit, offset }, viewerId)));
     })
     .get('/articles/feed', async c => {
       const viewer = viewerOf(c);
       const page = validate(pageQuery, c.req.query());
-      return c.json(articlesJson(await listFeed(db, viewer.id, page)));
+      return c.json(articlesJson(c, await listFeed(db, viewer.id, page)));
     })
     .post('/articles', async c => {
       const viewer = viewerOf(c);
       const article = validate(newArticle, unwrap(await readJson(c), 'article'));
       const slug = await createArticle(db, viewer.id, article);
-      return c.json(await respond(slug, viewer.id), 201);
+      return c.json(await respond(c, slug), 201);
     })
-    .get('/articles/:slug', async c =>
-      c.json(await respond(c.req.param('slug'), c.get('viewer')?.id)),
-    )
+    .get('/articles/:slug', async c => c.json(await respond(c, c.req.param('slug'))))
     .put('/articles/:slug', async c => {
       const viewer = viewerOf(c);
       const changes = validate(articleChanges, unwrap(await readJson(c), 'article'));
       const slug = await updateArticle(db, viewer.id, c.req.param('slug'), changes);
-      return c.json(await respond(slug, viewer.id));
+      return c.json(await respond(c, slug));
     })
     .delete('/articles/:slug', async c => {
       await deleteArticle(db, viewerOf(c).id, c.req.param('slug'));
@@ -54,12 +52,12 @@ export function articleRoutes({ db }: Services) {
     .post('/articles/:slug/favorite', async c => {
       const viewer = viewerOf(c);
       await favorite(db, viewer.id, c.req.param('slug'));
-      return c.json(await respond(c.req.param('slug'), viewer.id));
+      return c.json(await respond(c, c.req.param('slug')));
     })
     .delete('/articles/:slug/favorite', async c => {
       const viewer = viewerOf(c);
       await unfavorite(db, viewer.id, c.req.param('slug'));
-      return c.json(await respond(c.req.param('slug'), viewer.id));
+      return c.json(await respond(c, c.req.param('slug')));
     })
     .get('/tags', async c => c.json({ tags: await popularTags(db, TAG_LIMIT) }));
 }

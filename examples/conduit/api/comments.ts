@@ -11,13 +11,13 @@ export function commentRoutes({ db }: Services) {
   return new Hono<ApiEnv>()
     .get('/articles/:slug/comments', async c => {
       const found = await listComments(db, c.req.param('slug'), c.get('viewer')?.id);
-      return c.json({ comments: found.map(commentJson) });
+      return c.json({ comments: found.map(comment => commentJson(c, comment)) });
     })
     .post('/articles/:slug/comments', async c => {
       const viewer = viewerOf(c);
       const { body } = validate(newComment, unwrap(await readJson(c), 'comment'));
       const comment = await addComment(db, viewer, c.req.param('slug'), body);
-      return c.json({ comment: commentJson(comment) });
+      return c.json({ comment: commentJson(c, comment) });
     })
     .delete('/articles/:slug/comments/:id', async c => {
       const viewer = viewerOf(c);

@@ -18,18 +18,18 @@ export function profileRoutes({ db }: Services) {
     .get('/profiles/:username', async c => {
       const profile = await findProfile(db, c.req.param('username'), c.get('viewer')?.id);
       if (!profile) throw notFound('profile');
-      return c.json({ profile: profileJson(profile) });
+      return c.json({ profile: profileJson(c, profile) });
     })
     .post('/profiles/:username/follow', async c => {
       const viewer = viewerOf(c);
       const user = await existing(c.req.param('username'));
       await follow(db, viewer.id, user.id);
-      return c.json({ profile: profileJson({ ...user, following: true }) });
+      return c.json({ profile: profileJson(c, { ...user, following: true }) });
     })
     .delete('/profiles/:username/follow', async c => {
       const viewer = viewerOf(c);
       const user = await existing(c.req.param('username'));
       await unfollow(db, viewer.id, user.id);
-      return c.json({ profile: profileJson({ ...user, following: false }) });
+      return c.json({ profile: profileJson(c, { ...user, following: false }) });
     });
 }

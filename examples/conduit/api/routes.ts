@@ -1,6 +1,7 @@
 /** The JSON API of `openapi.yml`, to be mounted under `/api`. */
 import { Hono } from 'hono';
 import { bodyLimit } from 'hono/body-limit';
+import { cors } from 'hono/cors';
 import { hasNul } from '../input/validate.ts';
 import { logFailure } from '../log-failure.ts';
 import { notFound, Problem } from '../problem.ts';
@@ -17,13 +18,19 @@ const BODY_LIMIT_BYTES = 512 * 1024;
 export function apiRoutes(services: Services) {
   const api = new Hono<ApiEnv>();
   api.onError((error, c) => {
-    if (error instanceof Problem) return c.json(error, error.status);
+    if (error instanceof Problem) {
+      // The rest of the body is not read, so the connection is good for nothing more.
+      if (error.status === 413) c.header('connection', 'close');
+      return c.json(error, error.status);
+    }
     logFailure(error);
     return c.json(
       { errors: { body: ['something went wrong on our side; please try again'] } },
       500,
     );
   });
+  // Front ends on other sites may use it: what counts is the token, which no browser sends by itself.
+  api.use(cors());
   api.use(async (c, next) => {
     await next();
     c.header('cache-control', 'no-store');

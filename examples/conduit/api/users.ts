@@ -1,5 +1,5 @@
 /** Signing up, logging in, one's own account. */
-import { Hono } from 'hono';
+import { type Context, Hono } from 'hono';
 import { changeAccount, logIn, signUp } from '../auth/account.ts';
 import type { User } from '../db/users.ts';
 import { credentials, registration, userChanges } from '../input/schemas.ts';
@@ -10,22 +10,23 @@ import { readJson, userJson } from './json.ts';
 import { viewerOf } from './viewer.ts';
 
 export function userRoutes(services: Services) {
-  const withToken = async (user: User) => userJson(user, await services.tokens.issue(user));
+  const withToken = async (c: Context, user: User) =>
+    userJson(c, user, await services.tokens.issue(user));
 
   return new Hono<ApiEnv>()
     .post('/users', async c => {
       const input = validate(registration, unwrap(await readJson(c), 'user'));
-      return c.json(await withToken(await signUp(services, input)), 201);
+      return c.json(await withToken(c, await signUp(services, input)), 201);
     })
     .post('/users/login', async c => {
       const input = validate(credentials, unwrap(await readJson(c), 'user'));
-      return c.json(await withToken(await logIn(services, input)));
+      return c.json(await withToken(c, await logIn(services, input)));
     })
-    .get('/user', async c => c.json(await withToken(viewerOf(c))))
+    .get('/user', async c => c.json(await withToken(c, viewerOf(c))))
     .put('/user', async c => {
       const viewer = viewerOf(c);
       const changes = validate(userChanges, unwrap(await readJson(c), 'user'));
       if (Object.keys(changes).length === 0) throw invalid({ user: [BLANK] });
-      return c.json(await withToken(await changeAccount(services, viewer, changes)));
+      return c.json(await withToken(c, await changeAccount(services, viewer, changes)));
     });
 }

@@ -7,10 +7,14 @@
  */
 import { randomBytes, scrypt, timingSafeEqual } from 'node:crypto';
 import { promisify } from 'node:util';
+import { Turnstile } from './turnstile.ts';
 
 const PARAMETERS = { N: 2 ** 15, r: 8, p: 1 };
 const SALT_BYTES = 16;
 const KEY_BYTES = 32;
+
+/** Two of Node's four threads; two hundred take about ten seconds, more than anybody waits. */
+const turnstile = new Turnstile(2, 200);
 
 const derive = promisify<string, Buffer, number, object, Buffer>(scrypt);
 
@@ -38,7 +42,9 @@ export async function isPassword(password: string, stored: string | undefined): 
 function deriveKey(password: string, salt: Buffer, parameters: typeof PARAMETERS): Promise<Buffer> {
   // Node's own limit of 32 MiB is just too low for these parameters.
   const maxmem = 256 * parameters.N * parameters.r;
-  return derive(password.normalize('NFC'), salt, KEY_BYTES, { ...parameters, maxmem });
+  return turnstile.pass(() =>
+    derive(password.normalize('NFC'), salt, KEY_BYTES, { ...parameters, maxmem }),
+  );
 }
 
 const NOBODY = [

@@ -16,7 +16,7 @@ export interface Comment {
 }
 
 /** The document knows no pages of comments; the newest of a very hot article must do. */
-const LIST_LIMIT = 500;
+export const COMMENT_LIMIT = 500;
 
 const COMMENT = {
   id: comments.id,
@@ -38,7 +38,7 @@ export async function listComments(
     .from(comments)
     .where(and(eq(comments.articleAuthorId, article.authorId), eq(comments.articleId, article.id)))
     .orderBy(desc(comments.createdAt), desc(comments.id))
-    .limit(LIST_LIMIT);
+    .limit(COMMENT_LIMIT);
   if (found.length === 0) return [];
 
   const authorIds = new Set(found.map(({ authorId }) => authorId));

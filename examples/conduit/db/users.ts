@@ -127,7 +127,7 @@ async function isFollowing(
 }
 
 export function usernameKey(username: string): string {
-  return username.toLowerCase();
+  return username.normalize('NFC').toLowerCase();
 }
 
 const FIELD_OF_CONSTRAINT: Record<string, string> = {

@@ -134,7 +134,7 @@ const queryText = v.optional(
   ),
 );
 
-export const MAX_OFFSET = 100_000;
+export const MAX_OFFSET = 10_000;
 
 export const pageQuery = v.object({
   limit: integer(1, 100, 20),

@@ -5,7 +5,7 @@ import type { ContentfulStatusCode } from 'hono/utils/http-status';
 import { findUserById, type User } from '../db/users.ts';
 import { Problem } from '../problem.ts';
 import type { PageEnv, Services } from '../services.ts';
-import { PAGE_SIZE } from './views/article-list.ts';
+import { LAST_PAGE, PAGE_SIZE } from './views/article-list.ts';
 import type { FormState } from './views/form.ts';
 import type { Html } from './views/html.ts';
 import { layout } from './views/layout.ts';
@@ -28,6 +28,8 @@ export function createRenderer(assets: Assets) {
     const flash = session?.get('flash');
     if (flash !== undefined) session?.delete('flash');
     c.header('cache-control', 'private, no-cache');
+    // The rest of the form is not read, so the connection is good for nothing more.
+    if (status === 413) c.header('connection', 'close');
     const page = { assets, title, path: c.req.path, viewer: c.get('viewer'), flash };
     return c.html(layout(page, view), status);
   };
@@ -76,6 +78,6 @@ export function readPage(c: PageContext): {
   range: { limit: number; offset: number };
 } {
   const text = c.req.query('page') ?? '';
-  const page = /^[1-9]\d{0,3}$/.test(text) ? Number(text) : 1;
+  const page = /^[1-9]\d{0,3}$/.test(text) && Number(text) <= LAST_PAGE ? Number(text) : 1;
   return { page, range: { limit: PAGE_SIZE, offset: (page - 1) * PAGE_SIZE } };
 }

@@ -10,12 +10,12 @@ import { notFound, Problem } from '../problem.ts';
 import type { PageEnv, Services } from '../services.ts';
 import { accountPages } from './account.ts';
 import { articlePages } from './article.ts';
-import { avatarRoutes } from './avatars.ts';
 import { editorPages } from './editor.ts';
 import { homePages } from './home.ts';
-import { createRenderer, findViewer, LoginNeeded, type PageContext } from './page.ts';
+import { createRenderer, findViewer, LoginNeeded, type PageContext, readForm } from './page.ts';
 import { profilePages } from './profile.ts';
 import { settingsPages } from './settings.ts';
+import { localPath } from './views/html.ts';
 import { messageView } from './views/message.ts';
 
 const FORM_LIMIT_BYTES = 512 * 1024;
@@ -25,8 +25,8 @@ export function pageRoutes(services: Services) {
   const render = createRenderer(services.assets);
   const pages = new Hono<PageEnv>();
 
-  pages.onError((error, c) => {
-    if (error instanceof LoginNeeded) return c.redirect(loginPath(c), 303);
+  pages.onError(async (error, c) => {
+    if (error instanceof LoginNeeded) return c.redirect(await loginPath(c), 303);
     const { status, title, text } = explain(error);
     if (status === 500) logFailure(error);
     return render(c, title, messageView(status, title, text), status);
@@ -37,7 +37,6 @@ export function pageRoutes(services: Services) {
     if (hasNul(c.req.path)) throw notFound('page');
     await next();
   });
-  pages.route('/', avatarRoutes(services));
   // Behind a balancer that ends TLS this server sees http: the host tells whether a form is ours.
   pages.use(csrf({ origin: (origin, c) => hostOf(origin) === c.req.header('host') }));
   pages.use(honoSessions(services.sessions));
@@ -62,11 +61,11 @@ export function pageRoutes(services: Services) {
   return pages;
 }
 
-/** After the login a page is shown again; a form is not sent again. */
-function loginPath(c: PageContext): string {
-  if (c.req.method !== 'GET') return '/login';
+/** After the login one is where one was; a form is not sent again. */
+async function loginPath(c: PageContext): Promise<string> {
   const { pathname, search } = new URL(c.req.url);
-  return `/login?next=${encodeURIComponent(pathname + search)}`;
+  const next = c.req.method === 'GET' ? pathname + search : localPath((await readForm(c)).back);
+  return next === '/' ? '/login' : `/login?next=${encodeURIComponent(next)}`;
 }
 
 function hostOf(origin: string): string | undefined {
@@ -74,7 +73,7 @@ function hostOf(origin: string): string | undefined {
 }
 
 interface Explanation {
-  status: 403 | 404 | 413 | 422 | 500;
+  status: 403 | 404 | 413 | 422 | 500 | 503;
   title: string;
   text: string;
 }
@@ -102,6 +101,12 @@ function explain(error: Error): Explanation {
       return { status, title: 'That is too much', text: 'What you sent is larger than we take.' };
     case 422:
       return { status, title: 'That did not work', text: `${error.message}.` };
+    case 503:
+      return {
+        status,
+        title: 'Just a moment',
+        text: 'Too many people are here at once. Please try again.',
+      };
     default:
       return {
         status: 500,

@@ -88,6 +88,9 @@ function rangeOf(
 ): { start: number; end: number } | 'unsatisfiable' | undefined {
   if (headers.range === undefined || method !== 'GET' || file.size === 0) return undefined;
   if (headers.ifRange !== undefined && !isSame(headers.ifRange, file, etag)) return undefined;
+  // "The last 500 bytes" of a shorter file are all of it; range-parser calls that unsatisfiable.
+  const last = /^bytes=-(\d+)$/.exec(headers.range)?.[1];
+  if (Number(last) >= file.size) return { start: 0, end: file.size - 1 };
   const ranges = parseRange(file.size, headers.range, { combine: true });
   if (ranges === -1) return 'unsatisfiable';
   if (ranges === -2 || ranges.type !== 'bytes' || ranges.length !== 1) return undefined;
@@ -97,5 +100,5 @@ function rangeOf(
 /** `If-Range` holds an ETag or a date; the range counts only for the same bytes. */
 function isSame(ifRange: string, file: AssetFile, etag: string): boolean {
   if (ifRange.includes('"')) return ifRange === etag;
-  return Date.parse(ifRange) >= Math.floor(file.modified.getTime() / 1_000) * 1_000;
+  return Date.parse(ifRange) === Math.floor(file.modified.getTime() / 1_000) * 1_000;
 }

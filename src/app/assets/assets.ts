@@ -12,11 +12,12 @@
 import { createHash } from 'node:crypto';
 import { readFileSync, statSync } from 'node:fs';
 import path from 'node:path';
+import type { Readable } from 'node:stream';
 import Negotiator from 'negotiator';
 import { readRuntimeMap } from '../../map/map-file.ts';
 import { readEnvironment } from '../environment.ts';
 import { type AssetAnswer, type AssetRequest, answerAsset } from './answer.ts';
-import { type AssetFile, FileIndex, VARIANTS } from './file-index.ts';
+import { FileIndex, type OpenFile, VARIANTS } from './file-index.ts';
 import { addFingerprint, FINGERPRINT_LENGTH, isBundled, splitFingerprint } from './fingerprint.ts';
 
 export interface AssetsOptions {
@@ -36,8 +37,8 @@ export interface AssetsOptions {
 }
 
 export interface FoundAsset extends AssetAnswer {
-  /** Absolute path of the file to send from. */
-  file: string;
+  /** The bytes; undefined when none are sent. It has to be read or destroyed: a file is open behind it. */
+  body: Readable | undefined;
 }
 
 const FOR_EVER = 'public, max-age=31536000, immutable';
@@ -109,45 +110,59 @@ export class Assets {
     const found = await this.#named(asked);
     if (!found) return undefined;
 
-    const variants = await this.#variantsOf(found.name, found.file);
-    const accepted = new Negotiator({
-      headers: { 'accept-encoding': request.acceptEncoding ?? 'identity' },
-    }).encodings([...variants.keys(), 'identity']);
-    const encoding = [...variants.keys()].find(name => accepted.includes(name));
-    const file = (encoding && variants.get(encoding)) || found.file;
-    const answer = answerAsset(request, {
-      file,
-      encoding,
-      name: found.name,
-      varies: variants.size > 0,
-      cacheControl: found.cacheControl,
-    });
-    return { ...answer, file: file.path };
+    const files = new Map<string, OpenFile>([['identity', found.file]]);
+    let body: Readable | undefined;
+    try {
+      await this.#addVariants(files, found.name);
+      const accepted = new Negotiator({
+        headers: { 'accept-encoding': request.acceptEncoding ?? 'identity' },
+      }).encodings([...files.keys()]);
+      const encoding = VARIANTS.map(variant => variant.encoding).find(
+        name => files.has(name) && accepted.includes(name),
+      );
+      const file = files.get(encoding ?? 'identity')!;
+      const answer = answerAsset(request, {
+        file,
+        encoding,
+        name: found.name,
+        varies: files.size > 1,
+        cacheControl: found.cacheControl,
+      });
+      if (answer.bytes) {
+        body = file.handle.createReadStream(answer.bytes);
+        files.delete(encoding ?? 'identity');
+      }
+      return { ...answer, body };
+    } finally {
+      // All but the one that the stream reads from, and closes.
+      await Promise.all([...files.values()].map(({ handle }) => handle.close()));
+    }
   }
 
   async #named(
     asked: string,
-  ): Promise<{ name: string; file: AssetFile; cacheControl: string } | undefined> {
-    const plain = await this.#index.find(asked);
+  ): Promise<{ name: string; file: OpenFile; cacheControl: string } | undefined> {
+    const plain = await this.#index.open(asked);
     if (plain) {
       const cacheControl = isBundled(asked) ? FOR_EVER : this.#plainCacheControl;
       return { name: asked, file: plain, cacheControl };
     }
     const parts = splitFingerprint(asked);
-    const file = parts && (await this.#index.find(parts.name));
+    const file = parts && (await this.#index.open(parts.name));
     if (!parts || !file) return undefined;
     const isThisContent = file.hash.startsWith(parts.fingerprint);
     return { name: parts.name, file, cacheControl: isThisContent ? FOR_EVER : NOT_TO_KEEP };
   }
 
   /** A variant older than its file is of an earlier content: it is left out. */
-  async #variantsOf(name: string, file: AssetFile): Promise<Map<string, AssetFile>> {
-    const variants = new Map<string, AssetFile>();
+  async #addVariants(files: Map<string, OpenFile>, name: string): Promise<void> {
+    const { modified } = files.get('identity')!;
     for (const { encoding, suffix } of VARIANTS) {
-      const variant = await this.#index.find(name + suffix);
-      if (variant && variant.modified >= file.modified) variants.set(encoding, variant);
+      const variant = await this.#index.open(name + suffix);
+      if (!variant) continue;
+      if (variant.modified >= modified) files.set(encoding, variant);
+      else await variant.handle.close();
     }
-    return variants;
   }
 
   #nameIn(pathname: string): string | undefined {

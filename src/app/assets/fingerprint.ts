@@ -8,14 +8,21 @@ import path from 'node:path';
 
 export const FINGERPRINT_LENGTH = 10;
 
-const OURS = new RegExp(`^(.+)-([0-9a-f]{${FINGERPRINT_LENGTH}})(\\.[^.]+)?$`);
+const OURS = new RegExp(`^(.+)-([0-9a-f]{${FINGERPRINT_LENGTH}})(\\.[^.]*)?$`, 's');
+
+/** `name-Bx3kD92a.js`, `name.8f3e2a1c.css`, `name.8f3e2a1c.js.map`: what may be a bundler's hash. */
+const BUNDLED =
+  /[-.]([A-Za-z0-9_]{8,64})\.(?:m?js|css|map|woff2?|png|jpe?g|webp|avif|gif|svg|wasm)(?:\.map)?$/;
 
 /**
- * `name-Bx3kD92a.js`, `name.8f3e2a1c.css`: what Vite, esbuild, webpack and Rollup write. A hash has a
- * digit in it, which a word in the same place seldom has.
+ * How often letters, capitals and digits have to take turns in what passes for a hash. Words, dates,
+ * versions and names such as `iPhone15` stay below. A hash that is not recognised costs a 304; a word
+ * that is taken for one would be kept by browsers for a year.
  */
-const BUNDLED =
-  /[-.](?=[\w-]*\d)[\w-]{8,}\.(?:m?js|css|map|woff2?|png|jpe?g|webp|avif|gif|svg|wasm)$/i;
+const TURNS_IN_HEX = 3;
+const TURNS_IN_BASE64 = 4;
+/** Vite, Rollup, esbuild. */
+const BASE64_LENGTH = 8;
 
 /** `css/app.css` → `css/app-3f9ab2c1d0.css` */
 export function addFingerprint(name: string, fingerprint: string): string {
@@ -33,5 +40,25 @@ export function splitFingerprint(name: string): { name: string; fingerprint: str
 
 /** True for a file whose own name holds a bundler's hash. */
 export function isBundled(name: string): boolean {
-  return BUNDLED.test(path.posix.basename(name));
+  const part = BUNDLED.exec(path.posix.basename(name))?.[1];
+  return part !== undefined && isHash(part);
+}
+
+function isHash(text: string): boolean {
+  const turns = turnsIn(text);
+  if (/^[0-9a-f]+$/.test(text)) return turns >= TURNS_IN_HEX;
+  return text.length === BASE64_LENGTH && turns >= TURNS_IN_BASE64;
+}
+
+function turnsIn(text: string): number {
+  const kinds = [...text].map(character =>
+    /[a-z]/.test(character)
+      ? 'a'
+      : /[A-Z]/.test(character)
+        ? 'A'
+        : /\d/.test(character)
+          ? '0'
+          : '_',
+  );
+  return kinds.filter((kind, i) => i > 0 && kind !== kinds[i - 1]).length;
 }

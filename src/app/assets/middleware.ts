@@ -1,8 +1,7 @@
 /**
  * Static files for Hono, Fastify and Express (or Connect). A request that is for no file here goes on
- * to the application.
+ * to the application. The frameworks' types are described by the few members that are used.
  */
-import { createReadStream } from 'node:fs';
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import { Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
@@ -11,6 +10,8 @@ import type { Assets, FoundAsset } from './assets.ts';
 
 interface HonoContext {
   req: { header(name: string): string | undefined; url: string; method: string };
+  header(name: string, value: string, options?: { append?: boolean }): void;
+  body(data: ReadableStream | null, status: never, headers: Record<string, string>): Response;
 }
 
 /** @example app.use(honoAssets(assets)) */
@@ -23,10 +24,11 @@ export function honoAssets(assets: Assets) {
       await next();
       return undefined;
     }
-    const body = found.bytes
-      ? (Readable.toWeb(createReadStream(found.file, found.bytes)) as ReadableStream)
-      : null;
-    return new Response(body, { status: found.status, headers: found.headers });
+    const { vary, ...headers } = found.headers;
+    if (vary) c.header('vary', vary, { append: true });
+    const body = found.body ? (Readable.toWeb(found.body) as ReadableStream) : null;
+    // `never`: Hono lists the statuses that have a body, and leaves out 304.
+    return c.body(body, found.status as never, headers);
   };
 }
 
@@ -49,6 +51,7 @@ interface FastifyLike {
   ): unknown;
 }
 interface FastifyReplyLike {
+  getHeader(name: string): unknown;
   code(status: number): FastifyReplyLike;
   headers(headers: Record<string, string>): FastifyReplyLike;
   send(body?: unknown): FastifyReplyLike;
@@ -61,8 +64,8 @@ export function fastifyAssets(assets: Assets) {
       const path = (raw.url ?? '/').split('?', 1)[0]!;
       const found = await lookUp(assets, raw.method ?? 'GET', path, name => headerOf(raw, name));
       if (!found) return;
-      const body = found.bytes ? createReadStream(found.file, found.bytes) : undefined;
-      return reply.code(found.status).headers(found.headers).send(body);
+      const headers = withVary(found.headers, reply.getHeader('vary'));
+      return reply.code(found.status).headers(headers).send(found.body);
     });
   };
   return Object.assign(plugin, { [Symbol.for('skip-override')]: true });
@@ -91,14 +94,20 @@ function headerOf(req: IncomingMessage, name: string): string | undefined {
   return Array.isArray(value) ? value.join(', ') : value;
 }
 
+/** What others said before (CORS: `Vary: Origin`) holds too, or a cache would mix their answers up. */
+function withVary(headers: Record<string, string>, present: unknown): Record<string, string> {
+  if (present === undefined || headers.vary === undefined) return headers;
+  return { ...headers, vary: `${String(present)}, ${headers.vary}` };
+}
+
 function send(found: FoundAsset, res: ServerResponse): void {
-  res.writeHead(found.status, found.headers);
-  if (!found.bytes) {
+  res.writeHead(found.status, withVary(found.headers, res.getHeader('vary')));
+  if (!found.body) {
     res.end();
     return;
   }
-  pipeline(createReadStream(found.file, found.bytes), res).catch(error => {
+  pipeline(found.body, res).catch(error => {
     // A browser that goes away in the middle is no fault of ours.
-    if (!res.destroyed) log.warn({ err: error, file: found.file }, 'a file could not be sent');
+    if (!res.destroyed) log.warn({ err: error }, 'a file could not be sent');
   });
 }

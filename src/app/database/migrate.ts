@@ -5,20 +5,29 @@
  * - However many processes migrate at the same time, one does and the others wait for it: a session
  *   advisory lock, which PostgreSQL gives back by itself when its holder dies.
  * - A file and the note that it ran commit together, so a crash leaves neither or both. A file that
- *   cannot run in a transaction says so in its first line: `-- banyan: no transaction`.
+ *   cannot run in a transaction says so in its first line: `-- banyan: no transaction`. It holds one
+ *   statement, since PostgreSQL makes a transaction of several that are sent together.
  * - What ran is never changed quietly: a file that differs from what was applied, or that is gone, or
  *   that would run before one already applied, is an error before anything runs.
  */
 import { createHash } from 'node:crypto';
 import { readdir, readFile } from 'node:fs/promises';
 import path from 'node:path';
+import { setTimeout as delay } from 'node:timers/promises';
 import type pg from 'pg';
-import { BanyanError } from '../../errors.ts';
+import { BanyanError, hasCode } from '../../errors.ts';
 
 /** Names the lock in `pg_locks`. The number is arbitrary and ours alone. */
 const LOCK = 7_233_402_118_530n;
 
-const NO_TRANSACTION = /^\s*--\s*banyan:\s*no transaction\s*$/im;
+/** How often a process that waits for another's migrations asks for the lock. */
+const LOCK_PAUSE_MS = 100;
+
+/** The first line alone: further down the words may be part of a string. */
+const NO_TRANSACTION = /^\uFEFF?\s*--[ \t]*banyan:[ \t]*no transaction[ \t]*(?:\n|$)/i;
+
+/** SQLSTATE of a statement that must not run in a transaction and did. */
+const ACTIVE_TRANSACTION = '25001';
 
 export interface MigrationResult {
   /** Names of the files that ran now. */
@@ -36,6 +45,17 @@ interface Migration {
 interface AppliedMigration {
   name: string;
   checksum: string;
+}
+
+export class MigrationsFolderMissing extends BanyanError {
+  constructor(folder: string, cause: unknown) {
+    super('MIGRATIONS_FOLDER_MISSING', {
+      what: 'The folder with the migrations is not there',
+      where: folder,
+      remedy: 'Correct the path, or make the folder',
+      cause,
+    });
+  }
 }
 
 export class MigrationMissing extends BanyanError {
@@ -71,27 +91,37 @@ export class MigrationOutOfOrder extends BanyanError {
 }
 
 export class MigrationFailed extends BanyanError {
-  constructor(migration: Migration, folder: string, cause: unknown) {
+  /** @param kept whether a part of the file may have been applied all the same */
+  constructor(migration: Migration, folder: string, kept: boolean, cause: unknown) {
     const { message = String(cause), position } = cause as { message?: string; position?: string };
     const line =
       position === undefined ? '' : ` in line ${lineOf(migration.sql, Number(position))}`;
-    const isAtomic = !NO_TRANSACTION.test(migration.sql);
     super('MIGRATION_FAILED', {
       what: `${migration.name} failed${line}: ${message}`,
       where: path.join(folder, migration.name),
-      remedy: isAtomic
-        ? 'Nothing of this file was kept; those before it were applied. Correct it and run the command again'
-        : 'It runs without a transaction, so a part of it may have been applied. Correct what is left of it and run the command again',
+      remedy: remedyFor(migration.sql, kept, cause),
       cause,
     });
   }
+}
+
+function remedyFor(sql: string, kept: boolean, cause: unknown): string {
+  if (hasCode(cause, ACTIVE_TRANSACTION)) {
+    return NO_TRANSACTION.test(sql)
+      ? 'Nothing of this file was kept. A file without a transaction may hold one statement: give each a file of its own'
+      : 'Nothing of this file was kept. Put this statement into a file of its own that begins with the line `-- banyan: no transaction`';
+  }
+  return kept
+    ? 'It does not run in one transaction, so a part of it may have been applied. Correct what is left of it and run the command again'
+    : 'Nothing of this file was kept; those before it were applied. Correct it and run the command again';
 }
 
 /**
  * Applies the migrations of a folder that have not been applied yet.
  * @param pool to the database, as the role that owns it
  * @param folder whose `.sql` files are the migrations
- * @throws MigrationMissing, MigrationChanged, MigrationOutOfOrder, MigrationFailed
+ * @throws MigrationsFolderMissing, MigrationMissing, MigrationChanged, MigrationOutOfOrder,
+ *   MigrationFailed
  */
 export async function migrate(pool: pg.Pool, folder: string): Promise<MigrationResult> {
   const files = await readMigrations(folder);
@@ -102,7 +132,7 @@ export async function migrate(pool: pg.Pool, folder: string): Promise<MigrationR
     broken = error;
   });
   try {
-    await client.query('select pg_advisory_lock($1)', [LOCK]);
+    await takeLock(client);
     await client.query(`
       create schema if not exists banyan;
       create table if not exists banyan.migrations (
@@ -148,8 +178,28 @@ export function pendingMigrations<T extends AppliedMigration>(
   return pending;
 }
 
+/**
+ * Asks again and again instead of waiting in `pg_advisory_lock`: a statement that waits holds a snapshot,
+ * and `create index concurrently`, in a migration of the process that has the lock, waits for all
+ * snapshots. The two would wait for each other. There is no limit to it: a migration takes as long as it
+ * takes, and the lock is free as soon as its holder is gone.
+ */
+async function takeLock(client: pg.PoolClient): Promise<void> {
+  for (;;) {
+    const { rows } = await client.query<{ taken: boolean }>(
+      'select pg_try_advisory_lock($1) as taken',
+      [LOCK],
+    );
+    if (rows[0]?.taken) return;
+    await delay(LOCK_PAUSE_MS);
+  }
+}
+
 async function readMigrations(folder: string): Promise<Migration[]> {
-  const names = (await readdir(folder)).filter(name => name.endsWith('.sql')).sort();
+  const entries = await readdir(folder).catch(error => {
+    throw hasCode(error, 'ENOENT', 'ENOTDIR') ? new MigrationsFolderMissing(folder, error) : error;
+  });
+  const names = entries.filter(name => name.endsWith('.sql')).sort();
   return Promise.all(
     names.map(async name => {
       // A checkout on Windows may have other line ends; that is no change.
@@ -166,22 +216,25 @@ async function apply(client: pg.PoolClient, migration: Migration, folder: string
       name,
       checksum,
     ]);
+  const isAtomic = !NO_TRANSACTION.test(sql);
   try {
-    if (NO_TRANSACTION.test(sql)) {
-      await client.query(sql);
-      await note();
-      return;
-    }
-    await client.query('begin');
+    if (isAtomic) await client.query('begin');
     await client.query(sql);
+    if (!isAtomic && client.getTransactionStatus() !== 'I') {
+      throw new Error('it leaves a transaction open');
+    }
     await note();
-    await client.query('commit');
+    if (isAtomic) await client.query('commit');
   } catch (error) {
-    throw new MigrationFailed(migration, folder, error);
+    // The server tells whether it is in a transaction after the error, so one more word is waited for.
+    await client.query('').catch(() => {});
+    // A file with a `commit` of its own has ended the transaction that was to keep it whole.
+    const kept = !isAtomic || client.getTransactionStatus() === 'I';
+    throw new MigrationFailed(migration, folder, kept, error);
   }
 }
 
-/** @param position of a character, counted from 1 */
+/** @param position of a character as PostgreSQL counts: whole ones, from 1 */
 function lineOf(sql: string, position: number): number {
-  return sql.slice(0, position).split('\n').length;
+  return [...sql].slice(0, position - 1).filter(character => character === '\n').length + 1;
 }

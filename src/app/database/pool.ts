@@ -6,8 +6,8 @@
  * - Host and port come from the map, credentials and options from `DATABASE_URL`. When the map
  *   moves the database, idle connections to the old place are closed and new ones go to the new;
  *   connections in use finish what they do and are closed on release.
- * - A connection that breaks while idle is logged, never thrown: a restart of PostgreSQL must not
- *   take the application with it.
+ * - A connection that breaks is logged, never thrown, also while the application holds it between two
+ *   queries: a restart of PostgreSQL must not take the application with it.
  */
 import pg from 'pg';
 import { BanyanError } from '../../errors.ts';
@@ -17,6 +17,12 @@ import { readEnvironment } from '../environment.ts';
 import { log } from '../telemetry/log.ts';
 
 export interface PoolOptions extends pg.PoolConfig {
+  /**
+   * Where the database is and with which credentials.
+   * Default: `DATABASE_URL`. Another URL is another database: it is used as it is, and the runtime map,
+   * which tells of the deployment's own database, is not followed.
+   */
+  connectionString?: string | undefined;
   /**
    * Path of the runtime map to follow.
    * Default: the one that Banyan gave to this process; without one, `connectionString` alone counts.
@@ -51,10 +57,12 @@ const CONNECTION_TIMEOUT_MS = 10_000;
 export function createPool(options: PoolOptions = {}): Pool {
   const environment = readEnvironment();
   const { mapFile = environment.mapFile, ...config } = options;
-  const url = config.connectionString ?? environment.databaseUrl;
+  // A host names another database; with a URL beside it pg would take the URL's.
+  const url = config.connectionString ?? (config.host ? undefined : environment.databaseUrl);
   if (!url && !config.host) throw new DatabaseNotConfigured();
 
-  const map = mapFile && url && !config.host ? readRuntimeMap(mapFile) : undefined;
+  const isOwnDatabase = options.mapFile !== undefined || url === environment.databaseUrl;
+  const map = mapFile && url && isOwnDatabase ? readRuntimeMap(mapFile) : undefined;
   const pool = new BanyanPool({
     connectionTimeoutMillis: CONNECTION_TIMEOUT_MS,
     application_name: environment.unit,
@@ -80,6 +88,10 @@ class BanyanPool extends pg.Pool {
   constructor(config: pg.PoolConfig) {
     super(config);
     this.on('error', error => log.warn({ err: error }, 'an idle database connection broke'));
+    // pg-pool listens for errors while a client is idle. One that breaks in the application's hands,
+    // between two queries of a transaction, would otherwise end the process: the next query on it
+    // rejects, which is all that the application needs.
+    this.on('connect', client => client.on('error', () => {}));
   }
 
   follow(mapFile: string, url: string, map: RuntimeMap): void {

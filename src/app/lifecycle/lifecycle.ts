@@ -9,9 +9,12 @@
  * - Each request has a context (see `request-context.ts`) and an `X-Request-Id` on its response.
  * - After SIGTERM: `/readyz` says 503 for `drainDelayMs` while requests are still served, so that a
  *   balancer stops sending; then no new connection is taken, requests in flight finish, at most for
- *   `drainTimeoutMs`; then the hooks run, the pool is closed and the process ends with 0.
+ *   `drainTimeoutMs`; then `onShutdown` runs, upgraded connections and the pool are closed, each with
+ *   a limit, and the process ends with 0.
+ * - A signal that comes again changes nothing: npm and shells pass on what the terminal has sent already.
  */
 import type { IncomingMessage, Server, ServerResponse } from 'node:http';
+import type { Http2SecureServer, Http2Server } from 'node:http2';
 import type { Socket } from 'node:net';
 import { setTimeout as delay } from 'node:timers/promises';
 import type pg from 'pg';
@@ -19,7 +22,10 @@ import { readEnvironment } from '../environment.ts';
 import { log } from '../telemetry/log.ts';
 import { withRequestContext } from '../telemetry/request-context.ts';
 import { databaseCheck, type Phase, type ReadinessCheck, readinessReport } from './readiness.ts';
-import { requestIdOf } from './request-id.ts';
+import { REQUEST_ID_HEADER, requestIdOf } from './request-id.ts';
+
+/** Node's own server, which every framework has; Hono's `serve` says that it may be one of HTTP/2. */
+export type WebServer = Server | Http2Server | Http2SecureServer;
 
 export interface LifecycleOptions {
   /** The application's pool: checked by `/readyz`, closed at the end. */
@@ -38,7 +44,11 @@ export interface LifecycleOptions {
    * Default: what the topology says (`web.drainTimeoutMs`), else 10000.
    */
   drainTimeoutMs?: number;
-  /** Runs when the last request is done and before the pool is closed. */
+  /**
+   * Runs when the last request is done and before WebSockets are cut off and the pool is closed: say
+   * goodbye to WebSockets, stop timers, flush what is buffered. It may take what is left of
+   * `drainTimeoutMs`, and 1 second in any case.
+   */
   onShutdown?: () => Promise<void> | void;
   /**
    * One line of log for each request: method, path, status, milliseconds.
@@ -54,43 +64,75 @@ export interface Lifecycle {
 }
 
 const DRAIN_TIMEOUT_MS = 10_000;
-/** How often connections that have become idle are closed while draining. */
-const SWEEP_INTERVAL_MS = 50;
 
-type Next = (req: IncomingMessage, res: ServerResponse) => void;
+/** `onShutdown` has this long even when the requests have used the time up. */
+const HOOK_TIMEOUT_MS = 1_000;
+
+/** For the pool. With the limits around it less than the 2 seconds that the supervisor adds to the drain. */
+const CLOSE_TIMEOUT_MS = 500;
+
+/** Browsers open connections ahead of need. One that has sent nothing after this is closed. */
+const SILENT_CONNECTION_MS = 300;
 
 /**
- * Takes charge of a server's life. Call it once the framework has put its listener on the server.
+ * A client that is at work sends its next request within this, and is told to close with the answer. To
+ * close its connection at once would cut off the request that is just on its way.
+ */
+const NEXT_REQUEST_MS = 500;
+
+/** Events of a server that carry a request and its response. */
+const REQUEST_EVENTS = ['request', 'checkContinue', 'checkExpectation'];
+
+/** Events after which the server has handed the connection over to the application. */
+const HANDOVER_EVENTS = ['upgrade', 'connect'];
+
+/** All servers of this process: it ends when the last of them is drained. */
+const lives = new Set<ServerLife>();
+
+/**
+ * Takes charge of a server's life. Call it once for each server of the process.
  * @example
  * const server = serve({ fetch: app.fetch, port: Number(process.env.PORT) });   // Hono
  * lifecycle(server, { pool });
  */
-export function lifecycle(server: Server, options: LifecycleOptions = {}): Lifecycle {
-  const life = new ServerLife(server, options);
-  for (const signal of ['SIGTERM', 'SIGINT'] as const) {
-    process.once(signal, () => {
-      void life.shutdown().then(
-        () => process.exit(0),
-        error => {
-          log.error({ err: error }, 'the shutdown failed');
-          process.exit(1);
-        },
-      );
-    });
-  }
+export function lifecycle(server: WebServer, options: LifecycleOptions = {}): Lifecycle {
+  const life = new ServerLife(server as ServerParts, options);
+  lives.add(life);
+  if (lives.size === 1) for (const signal of SIGNALS) process.on(signal, endProcess);
   return life;
 }
 
+const SIGNALS = ['SIGTERM', 'SIGINT'] as const;
+
+function endProcess(): void {
+  Promise.all([...lives].map(life => life.shutdown())).then(
+    () => process.exit(0),
+    error => {
+      log.error({ err: error }, 'the shutdown failed');
+      process.exit(1);
+    },
+  );
+}
+
+/** What is used of a server; one of HTTP/2 knows no idle connections. */
+type ServerParts = Pick<Server, 'emit' | 'close'> &
+  Partial<Pick<Server, 'closeIdleConnections' | 'closeAllConnections'>>;
+
 class ServerLife implements Lifecycle {
-  readonly #server: Server;
+  readonly #server: ServerParts;
   readonly #options: LifecycleOptions;
   readonly #checks: Record<string, ReadinessCheck>;
-  /** Sockets that were taken over by another protocol (WebSocket): the server no longer counts them. */
   readonly #upgraded = new Set<Socket>();
+  /** Responses that are not sent to their last byte. */
+  readonly #inFlight = new Set<ServerResponse>();
+  /** Called when the last of them is. */
+  #whenQuiet: (() => void) | undefined;
+  /** Before this moment no connection is closed for being idle, on `performance.now()`'s clock. */
+  #keepIdleUntil = 0;
   #phase: Phase;
   #shutdown: Promise<void> | undefined;
 
-  constructor(server: Server, options: LifecycleOptions) {
+  constructor(server: ServerParts, options: LifecycleOptions) {
     this.#server = server;
     this.#options = options;
     this.#checks = {
@@ -103,15 +145,13 @@ class ServerLife implements Lifecycle {
         if (this.#phase === 'starting') this.#phase = 'serving';
       },
       error => {
+        if (this.#phase === 'draining') return;
         log.fatal({ err: error }, 'the application could not start up');
         process.exit(1);
       },
     );
     this.#standInFront();
-    server.on('upgrade', (_req, socket: Socket) => {
-      this.#upgraded.add(socket);
-      socket.once('close', () => this.#upgraded.delete(socket));
-    });
+    this.#protectAnswers();
   }
 
   get phase(): Phase {
@@ -119,29 +159,68 @@ class ServerLife implements Lifecycle {
   }
 
   shutdown(): Promise<void> {
-    this.#shutdown ??= this.#drain();
+    this.#shutdown ??= this.#drain().finally(() => {
+      lives.delete(this);
+      if (lives.size === 0) for (const signal of SIGNALS) process.off(signal, endProcess);
+    });
     return this.#shutdown;
   }
 
+  /**
+   * At `emit`, as OpenTelemetry does: it does not matter whether the framework has put its listener on
+   * the server yet, and no listener is added. One for `upgrade` would change what Node does: a plain
+   * request that offers an upgrade (Java's client offers HTTP/2) would never get an answer.
+   */
   #standInFront(): void {
-    const listeners = this.#server.listeners('request') as Next[];
-    this.#server.removeAllListeners('request');
-    const application: Next = (req, res) => {
-      for (const listener of listeners) listener.call(this.#server, req, res);
+    const server = this.#server;
+    const emit = server.emit as (event: string | symbol, ...args: unknown[]) => boolean;
+    const intercept = (event: string | symbol, ...args: unknown[]): boolean => {
+      const pass = () => emit.call(server, event, ...args);
+      if (REQUEST_EVENTS.includes(String(event))) {
+        this.#onRequest(args[0] as IncomingMessage, args[1] as ServerResponse, pass);
+        return true;
+      }
+      if (!HANDOVER_EVENTS.includes(String(event))) return pass();
+      const [req, socket] = args as [IncomingMessage, Socket];
+      this.#upgraded.add(socket);
+      socket.once('close', () => this.#upgraded.delete(socket));
+      return withRequestContext({ requestId: requestIdOf(req) }, pass);
     };
-    this.#server.on('request', (req: IncomingMessage, res: ServerResponse) => {
-      const requestId = requestIdOf(req);
-      res.setHeader('x-request-id', requestId);
-      if (this.#phase === 'draining') res.setHeader('connection', 'close');
-      withRequestContext({ requestId }, () => {
-        const path = req.url?.split('?', 1)[0];
-        const isProbe = req.method === 'GET' || req.method === 'HEAD';
-        if (isProbe && path === '/healthz') return answer(res, 200, { healthy: true });
-        if (isProbe && path === '/readyz') return void this.#answerReadiness(res);
-        if (this.#options.logRequests) logWhenDone(req, res, path, requestId);
-        application(req, res);
-      });
+    server.emit = intercept as typeof server.emit;
+  }
+
+  #onRequest(req: IncomingMessage, res: ServerResponse, application: () => void): void {
+    const requestId = requestIdOf(req);
+    this.#inFlight.add(res);
+    res.once('close', () => {
+      this.#inFlight.delete(res);
+      if (this.#inFlight.size === 0) this.#whenQuiet?.();
     });
+    res.setHeader(REQUEST_ID_HEADER, requestId);
+    if (this.#phase === 'draining' && req.httpVersionMajor < 2)
+      res.setHeader('connection', 'close');
+    withRequestContext({ requestId }, () => {
+      const path = req.url?.split('?', 1)[0];
+      const isProbe = req.method === 'GET' || req.method === 'HEAD';
+      if (isProbe && path === '/healthz') return answer(res, 200, { healthy: true });
+      if (isProbe && path === '/readyz') return void this.#answerReadiness(res);
+      if (this.#options.logRequests) logWhenDone(req, res, path, requestId);
+      application();
+    });
+  }
+
+  /**
+   * Node's `close()` destroys connections that it takes for idle, among them those whose response has
+   * been ended by the application and is still on its way to a slow reader: it would be cut off in the
+   * middle. So none is closed as idle before the last byte of every response has gone.
+   */
+  #protectAnswers(): void {
+    const { closeIdleConnections } = this.#server;
+    if (!closeIdleConnections) return;
+    this.#server.closeIdleConnections = () => {
+      const isEarly = performance.now() < this.#keepIdleUntil;
+      if (this.#inFlight.size === 0 && !isEarly) closeIdleConnections.call(this.#server);
+    };
   }
 
   async #answerReadiness(res: ServerResponse): Promise<void> {
@@ -156,20 +235,58 @@ class ServerLife implements Lifecycle {
       this.#options.drainTimeoutMs ?? readEnvironment().drainTimeoutMs ?? DRAIN_TIMEOUT_MS;
     if (drainDelayMs > 0) await delay(drainDelayMs);
 
-    const closed = new Promise<void>(resolve => this.#server.close(() => resolve()));
-    // A connection whose last response was begun before the drain stays open for the next request.
-    const sweep = setInterval(() => this.#server.closeIdleConnections(), SWEEP_INTERVAL_MS);
-    const patience = new AbortController();
-    const tooLate = delay(timeoutMs, 'late' as const, { signal: patience.signal }).catch(() => {});
-    if ((await Promise.race([closed, tooLate])) === 'late') {
-      log.warn(`requests were still in flight after ${timeoutMs} ms and are cut off`);
-      this.#server.closeAllConnections();
+    const deadline = performance.now() + timeoutMs;
+    await this.#finishRequests(timeoutMs);
+    const timeForHook = Math.max(HOOK_TIMEOUT_MS, deadline - performance.now());
+    try {
+      if (!(await isDoneWithin(timeForHook, (async () => onShutdown?.())()))) {
+        log.warn('onShutdown did not finish in time and is left behind');
+      }
+    } finally {
+      for (const socket of this.#upgraded) socket.destroy();
+      // A request that was cut off may still hold a connection to the database: it is not waited for.
+      if (pool && !pool.ending && !(await isDoneWithin(CLOSE_TIMEOUT_MS, pool.end()))) {
+        log.warn('queries still run; their connections are left behind');
+      }
     }
-    clearInterval(sweep);
+  }
+
+  /** Resolves when no request is in flight and none can come any more. */
+  async #finishRequests(timeoutMs: number): Promise<void> {
+    const deadline = performance.now() + timeoutMs;
+    this.#keepIdleUntil = performance.now() + Math.min(NEXT_REQUEST_MS, timeoutMs);
+    const closed = new Promise<void>(resolve => this.#server.close(() => resolve()));
+    if (await isDoneWithin(this.#keepIdleUntil - performance.now(), closed)) return;
+    for (;;) {
+      if (!(await isDoneWithin(deadline - performance.now(), this.#quiet()))) {
+        log.warn(`requests were still in flight after ${timeoutMs} ms and are cut off`);
+        break;
+      }
+      // Those whose last response was begun before the drain wait for another request.
+      this.#server.closeIdleConnections?.();
+      // What is left has sent nothing yet, or was upgraded.
+      if (await isDoneWithin(SILENT_CONNECTION_MS, closed)) return;
+      if (this.#inFlight.size === 0) break;
+    }
+    this.#server.closeAllConnections?.();
+  }
+
+  async #quiet(): Promise<void> {
+    if (this.#inFlight.size === 0) return;
+    const { promise, resolve } = Promise.withResolvers<void>();
+    this.#whenQuiet = resolve;
+    await promise;
+  }
+}
+
+/** @returns false when time was up first */
+async function isDoneWithin(timeoutMs: number, work: Promise<unknown>): Promise<boolean> {
+  const patience = new AbortController();
+  const late = delay(timeoutMs, false, { signal: patience.signal }).catch(() => false);
+  try {
+    return await Promise.race([work.then(() => true), late]);
+  } finally {
     patience.abort();
-    for (const socket of this.#upgraded) socket.destroy();
-    await onShutdown?.();
-    await pool?.end();
   }
 }
 

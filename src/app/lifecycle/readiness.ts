@@ -58,16 +58,31 @@ async function run(check: ReadinessCheck): Promise<string> {
  */
 export function databaseCheck(pool: pg.Pool): ReadinessCheck {
   let lastSuccess = Number.NEGATIVE_INFINITY;
-  pool.on('release', error => {
-    if (!error) lastSuccess = performance.now();
-    else if (isConnectionError(error)) lastSuccess = Number.NEGATIVE_INFINITY;
-  });
-  pool.on('error', () => {
+  const isBroken = () => {
     lastSuccess = Number.NEGATIVE_INFINITY;
+  };
+  const broken = new WeakSet<pg.PoolClient>();
+  pool.on('connect', client => {
+    client.on('error', () => {
+      broken.add(client);
+      isBroken();
+    });
   });
+  pool.on('release', (error, client) => {
+    if (broken.has(client)) return;
+    if (!error) lastSuccess = performance.now();
+    else if (isConnectionError(error)) isBroken();
+  });
+  pool.on('error', isBroken);
+
+  // However many ask at a time, the database is asked once: anyone can ask for `/readyz`.
+  let asking: Promise<unknown> | undefined;
   return async () => {
     if (performance.now() - lastSuccess < FRESH_MS) return;
-    await pool.query('select 1');
+    asking ??= pool.query('select 1').finally(() => {
+      asking = undefined;
+    });
+    await asking;
   };
 }
 

@@ -2,10 +2,12 @@
  * Sessions for Hono, Fastify and Express (or Connect). The frameworks' types are described here by the
  * few members that are used, so that none of the three is a dependency.
  *
- * In all three the session is written before the response is sent: what a user was told has been kept.
+ * In all three the session is written before the first byte of the response leaves: what a user was told
+ * has been kept. If it cannot be written, the answer is a 500 without the cookie.
  */
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import { log } from '../telemetry/log.ts';
+import { holdResponse } from './hold-response.ts';
 import type { Session } from './session.ts';
 import { isHttps, type Sessions } from './sessions.ts';
 
@@ -16,8 +18,9 @@ export interface SessionVariables<Data extends object = Record<string, unknown>>
 
 interface HonoContext {
   req: { header(name: string): string | undefined; url: string };
+  res: Response;
   set(key: 'session', value: unknown): void;
-  header(name: string, value: string, options: { append: boolean }): void;
+  header(name: string, value: string, options?: { append?: boolean }): void;
 }
 
 /**
@@ -31,11 +34,19 @@ export function honoSessions<Data extends object>(sessions: Sessions<Data>) {
     const session = await sessions.open(c.req.header('cookie'));
     c.set('session', session);
     await next();
-    await session.save();
-    const forwarded = c.req.header('x-forwarded-proto');
-    const secure = forwarded ? forwarded.startsWith('https') : c.req.url.startsWith('https:');
-    const cookie = sessions.setCookie(session, secure);
-    if (cookie) c.header('set-cookie', cookie, { append: true });
+    try {
+      await session.save();
+    } catch (error) {
+      // The response that promised something goes, with its headers; Hono makes a 500 of the error.
+      (c as { res: Response | undefined }).res = undefined;
+      throw error;
+    }
+    const secure = isHttps(c.req.header('x-forwarded-proto'), c.req.url.startsWith('https:'));
+    const cacheControl = c.res.headers.get('cache-control') ?? undefined;
+    const headers = sessions.responseHeaders(session, secure, cacheControl);
+    if (!headers) return;
+    c.header('set-cookie', headers.setCookie, { append: true });
+    c.header('cache-control', headers.cacheControl);
   };
 }
 
@@ -45,7 +56,7 @@ interface FastifyRequestLike {
 }
 interface FastifyReplyLike {
   getHeader(name: string): unknown;
-  header(name: string, value: string[]): unknown;
+  header(name: string, value: string): unknown;
 }
 interface FastifyLike {
   decorateRequest(name: string, value: null): unknown;
@@ -66,6 +77,8 @@ interface FastifyLike {
  */
 export function fastifySessions<Data extends object>(sessions: Sessions<Data>) {
   const plugin = async (app: FastifyLike): Promise<void> => {
+    // Fastify sends the 500 for a failed `onSend` through `onSend` again.
+    const failed = new WeakSet<Session<Data>>();
     app.decorateRequest('session', null);
     app.addHook('onRequest', async request => {
       request.session = await sessions.open(request.raw.headers.cookie);
@@ -73,10 +86,23 @@ export function fastifySessions<Data extends object>(sessions: Sessions<Data>) {
     app.addHook('onSend', async (request, reply) => {
       // A request that failed before its session was opened has none.
       const session = request.session as Session<Data> | null | undefined;
-      if (!session) return;
-      await session.save();
-      const cookie = sessions.setCookie(session, isHttps(request.raw));
-      if (cookie) reply.header('set-cookie', withHeader(reply.getHeader('set-cookie'), cookie));
+      if (!session || failed.has(session)) return;
+      try {
+        await session.save();
+      } catch (error) {
+        failed.add(session);
+        reply.header('cache-control', 'no-store');
+        throw error;
+      }
+      const headers = sessions.responseHeaders(
+        session,
+        isSecure(request.raw),
+        textOf(reply.getHeader('cache-control')),
+      );
+      if (!headers) return;
+      // Fastify keeps the cookies that are there already.
+      reply.header('set-cookie', headers.setCookie);
+      reply.header('cache-control', headers.cacheControl);
     });
   };
   // For the whole application, not for the plugin's own scope (what fastify-plugin does).
@@ -97,47 +123,34 @@ export function expressSessions<Data extends object>(sessions: Sessions<Data>) {
   return (req: IncomingMessage, res: ServerResponse, next: (error?: unknown) => void): void => {
     sessions.open(req.headers.cookie).then(session => {
       (req as RequestWithSession<Data>).session = session;
-      saveBeforeEnd(sessions, session, req, res);
+      holdResponse(res, {
+        isNeeded: () => session.needsSave,
+        run: () => session.save(),
+        beforeHeaders: () => addHeaders(sessions, session, req, res),
+        onFailure: error => log.error({ err: error }, 'the session could not be written'),
+      });
       next();
     }, next);
   };
 }
 
-/**
- * Express knows no moment before the response: the cookie is added when the headers are written, and
- * the end of the response waits until the session is.
- */
-function saveBeforeEnd<Data extends object>(
+function addHeaders<Data extends object>(
   sessions: Sessions<Data>,
   session: Session<Data>,
   req: IncomingMessage,
   res: ServerResponse,
 ): void {
-  const { writeHead, end } = res;
-  res.writeHead = function (this: ServerResponse, ...args: unknown[]) {
-    const cookie = sessions.setCookie(session, isHttps(req));
-    if (cookie) res.setHeader('set-cookie', withHeader(res.getHeader('set-cookie'), cookie));
-    return (writeHead as (...args: unknown[]) => ServerResponse).apply(this, args);
-  } as typeof writeHead;
-
-  res.end = function (this: ServerResponse, ...args: unknown[]) {
-    const finish = () => (end as (...args: unknown[]) => ServerResponse).apply(this, args);
-    res.end = end;
-    if (!session.needsSave) return finish();
-    session.save().then(finish, error => {
-      log.error({ err: error }, 'the session could not be written');
-      if (res.headersSent) return res.destroy(error as Error);
-      // Nothing may be promised that was not kept; the cookie would name a session that is not there.
-      res.writeHead = writeHead;
-      for (const name of res.getHeaderNames()) res.removeHeader(name);
-      res.statusCode = 500;
-      end.call(res, 'The session could not be stored. Please try again.\n', 'utf8');
-    });
-    return res;
-  } as typeof end;
+  const cacheControl = textOf(res.getHeader('cache-control'));
+  const headers = sessions.responseHeaders(session, isSecure(req), cacheControl);
+  if (!headers) return;
+  res.appendHeader('set-cookie', headers.setCookie);
+  res.setHeader('cache-control', headers.cacheControl);
 }
 
-function withHeader(present: unknown, cookie: string): string[] {
-  if (present === undefined) return [cookie];
-  return [...(Array.isArray(present) ? present.map(String) : [String(present)]), cookie];
+function isSecure(req: IncomingMessage): boolean {
+  return isHttps(req.headers['x-forwarded-proto'], 'encrypted' in req.socket);
+}
+
+function textOf(header: unknown): string | undefined {
+  return header === undefined ? undefined : String(header);
 }

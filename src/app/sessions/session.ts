@@ -31,34 +31,51 @@ export interface StoredUnder extends StoredSession {
   id: string;
 }
 
+/** What the browser's cookie held. */
+export interface BrowserCookie {
+  /** The id; undefined when the cookie was damaged or forged. */
+  id: string | undefined;
+}
+
 /** @typeParam Data the session's keys and their types; values are stored as JSON */
 export class Session<Data extends object = Record<string, unknown>> {
   readonly #store: SessionStore;
   readonly #ttlMs: number;
-  /** The id in the browser's cookie, if it sent one with our signature or any at all. */
-  readonly #browserHas: string | undefined;
+  readonly #cookie: BrowserCookie | undefined;
   #stored: StoredUnder | undefined;
   #data: Record<string, unknown>;
   #userId: string | undefined;
   /** Changed by this request and not yet written; undefined stands for removed. */
-  readonly #changes = new Map<string, unknown>();
+  #changes = new Map<string, unknown>();
   /** The id that the session will have once it is written, when that is not the stored one. */
   #nextId: string | undefined;
-  #ended = false;
+  /** The new id is for somebody who has just proved who they are. */
+  #isLogin = false;
+  /** Logged out by this request and still in the store. */
+  #toDestroy: string | undefined;
+  /** The browser's cookie is worth nothing, and the browser does not know. */
+  #mustClear: boolean;
   #extended = false;
+  /** Rises when the session ends, so that a write that was under way then is known for late. */
+  #endings = 0;
+  /** Writes of a request come one after the other, also when it starts several at a time. */
+  #writing: Promise<void> = Promise.resolve();
 
   /** @internal made by `createSessions` */
   constructor(
     store: SessionStore,
     ttlMs: number,
-    browserHas: string | undefined,
+    cookie: BrowserCookie | undefined,
     stored: StoredUnder | undefined,
   ) {
     this.#store = store;
     this.#ttlMs = ttlMs;
-    this.#browserHas = browserHas;
+    this.#cookie = cookie;
+    // A cookie of ours whose session is gone is left alone: another request of the same browser may
+    // just have been given a new id, and clearing the cookie would throw that away.
+    this.#mustClear = cookie !== undefined && cookie.id === undefined;
     this.#stored = stored;
-    this.#data = { ...stored?.data };
+    this.#data = ownValues(stored?.data);
     this.#userId = stored?.userId;
   }
 
@@ -71,7 +88,10 @@ export class Session<Data extends object = Record<string, unknown>> {
     return this.#data[key] as Data[Key] | undefined;
   }
 
-  /** Written at the end of the request. If two requests set the same key, the later one wins. */
+  /**
+   * Written before the response is sent. If two requests set the same key, the later one wins. After a
+   * change within a value, `set` it again: only then is it known to have changed.
+   */
   set<Key extends keyof Data & string>(key: Key, value: Data[Key]): void {
     this.#data[key] = value;
     this.#change(key, value);
@@ -79,41 +99,41 @@ export class Session<Data extends object = Record<string, unknown>> {
 
   delete(key: keyof Data & string): void {
     delete this.#data[key];
-    if (this.#stored || this.#changes.has(key)) this.#change(key, undefined);
+    if (this.#stored || this.#nextId) this.#change(key, undefined);
   }
 
   /**
    * Changes a value by what it was, at once and without losing what other requests of the same session
    * do at the same time: a counter, a shopping cart.
    * @param change gets the value in the store; may be called more than once, so it should only compute
-   * @returns the new value
+   * @returns the new value; undefined also when the session has been ended meanwhile
+   * @throws SessionTooLarge
    */
   async update<Key extends keyof Data & string>(
     key: Key,
     change: (value: Data[Key] | undefined) => Data[Key] | undefined,
   ): Promise<Data[Key] | undefined> {
-    if (!this.#stored || this.#nextId) {
+    // What this request changed before goes first, so that `change` sees it.
+    await this.save();
+    if (!this.#stored) {
       const value = change(this.get(key));
       if (value === undefined) this.delete(key);
       else this.set(key, value);
       await this.save();
       return value;
     }
-    // What this request changed before goes first, so that `change` sees it.
-    await this.save();
-    const stored = this.#stored as StoredUnder | undefined;
-    if (!stored) return undefined;
-    const data = await this.#store.update(
-      sessionKey(stored.id),
-      key,
-      change as (value: unknown) => unknown,
-    );
+    const { id } = this.#stored;
+    const data = await this.#store.update(sessionKey(id), key, stored => {
+      const value = change(stored as Data[Key] | undefined);
+      requireSize({ [key]: value });
+      return value;
+    });
     if (!data) {
-      this.#end();
+      if (this.#stored?.id === id) this.#lose();
       return undefined;
     }
-    this.#data = { ...data };
-    return data[key] as Data[Key] | undefined;
+    this.#data = ownValues(data);
+    return this.#data[key] as Data[Key] | undefined;
   }
 
   /**
@@ -123,21 +143,19 @@ export class Session<Data extends object = Record<string, unknown>> {
   login(userId: string | number | bigint): void {
     this.#userId = String(userId);
     this.rotate();
+    this.#isLogin = true;
   }
 
   /** Gives the session a new id: after a login (`login` does it), a change of password or of rights. */
   rotate(): void {
-    this.#ended = false;
     this.#nextId = newSessionId();
   }
 
   /** Ends the session: its data is gone, for every request that still uses it too. */
   logout(): void {
-    this.#changes.clear();
-    this.#nextId = undefined;
-    this.#ended = true;
-    this.#data = {};
-    this.#userId = undefined;
+    this.#toDestroy = this.#stored?.id ?? this.#toDestroy;
+    this.#mustClear = this.#cookie !== undefined;
+    this.#lose();
   }
 
   /**
@@ -145,86 +163,124 @@ export class Session<Data extends object = Record<string, unknown>> {
    * stream one, or where an error should be yours to handle.
    * @throws SessionTooLarge
    */
-  async save(): Promise<void> {
-    if (this.#ended) {
-      const stored = this.#stored;
-      this.#stored = undefined;
-      if (stored) await this.#store.destroy(sessionKey(stored.id));
-      return;
-    }
-    const patch = this.#takePatch();
-    if (this.#nextId) await this.#writeUnder(this.#nextId, patch);
-    else if (this.#stored) await this.#writeStored(this.#stored, patch);
+  save(): Promise<void> {
+    const written = this.#writing.then(() => this.#write());
+    this.#writing = written.catch(() => {});
+    return written;
   }
 
   /** @internal What the browser has to be told; right both before and after `save`. */
   cookieChange(): CookieChange {
-    const id = this.#ended ? undefined : (this.#nextId ?? this.#stored?.id);
-    if (id === undefined) return this.#browserHas === undefined ? undefined : 'clear';
-    return id !== this.#browserHas || this.#extended || this.#isDue() ? { set: id } : undefined;
+    const id = this.#nextId ?? this.#stored?.id;
+    if (id === undefined) return this.#mustClear ? 'clear' : undefined;
+    return id !== this.#cookie?.id || this.#extended || this.#isDue() ? { set: id } : undefined;
   }
 
   /** @internal True when `save` has something to do. */
   get needsSave(): boolean {
-    const hasEnded = this.#ended && this.#stored !== undefined;
-    return hasEnded || this.#changes.size > 0 || this.#nextId !== undefined || this.#isDue();
+    return (
+      this.#toDestroy !== undefined ||
+      this.#changes.size > 0 ||
+      this.#nextId !== undefined ||
+      this.#isDue()
+    );
   }
 
   #change(key: string, value: unknown): void {
-    // A key set after a logout belongs to a new session.
-    if (this.#ended) this.rotate();
     if (!this.#stored) this.#nextId ??= newSessionId();
     this.#changes.set(key, value);
   }
 
-  async #writeUnder(id: string, patch: SessionPatch): Promise<void> {
-    const old = this.#stored;
-    if (old) {
-      this.#data = await this.#store.rotate(
-        sessionKey(old.id),
-        sessionKey(id),
-        this.#userId,
-        patch,
-      );
-    } else {
-      await this.#store.create(sessionKey(id), this.#userId, patch.set);
+  async #write(): Promise<void> {
+    const old = this.#toDestroy;
+    if (old !== undefined) {
+      await this.#store.destroy(sessionKey(old));
+      if (this.#toDestroy === old) this.#toDestroy = undefined;
     }
-    this.#nextId = undefined;
-    this.#stored = { id, userId: this.#userId, data: this.#data, remainingMs: this.#ttlMs };
-    this.#changes.clear();
+    const changes = this.#changes;
+    const patch = patchOf(changes);
+    // From here on changes are those of the next write.
+    this.#changes = new Map();
+    try {
+      if (this.#nextId) await this.#writeUnder(this.#nextId, patch);
+      else if (this.#stored) await this.#writeStored(this.#stored, patch, changes.size > 0);
+    } catch (error) {
+      this.#changes = new Map([...changes, ...this.#changes]);
+      throw error;
+    }
   }
 
-  async #writeStored(stored: StoredUnder, patch: SessionPatch): Promise<void> {
-    const hasChanges = this.#changes.size > 0;
+  async #writeUnder(id: string, patch: SessionPatch): Promise<void> {
+    const old = this.#stored;
+    const endings = this.#endings;
+    let written: StoredSession | undefined;
+    if (!old) written = await this.#store.create(sessionKey(id), this.#userId, patch.set);
+    else {
+      const keys = [sessionKey(old.id), sessionKey(id)] as const;
+      written = this.#isLogin
+        ? await this.#store.rotateAtLogin(...keys, this.#userId!, patch)
+        : await this.#store.rotate(...keys, patch);
+    }
+    if (!written) return this.#lose();
+    if (this.#endings !== endings) {
+      this.#toDestroy = id;
+      return;
+    }
+    this.#stored = { id, ...written };
+    if (this.#nextId !== id) return;
+    this.#nextId = undefined;
+    this.#isLogin = false;
+    this.#userId = written.userId;
+    this.#data = ownValues({ ...written.data, ...Object.fromEntries(this.#changes) });
+  }
+
+  async #writeStored(stored: StoredUnder, patch: SessionPatch, hasChanges: boolean): Promise<void> {
     if (!hasChanges && !this.#isDue()) return;
     const key = sessionKey(stored.id);
     const isThere = hasChanges ? await this.#store.patch(key, patch) : await this.#store.touch(key);
-    if (!isThere) return this.#end();
-    this.#changes.clear();
+    if (!isThere) {
+      if (this.#stored === stored) this.#lose();
+      return;
+    }
     stored.remainingMs = this.#ttlMs;
     this.#extended = true;
   }
 
-  /** It was ended elsewhere: logged out in another tab, or revoked. */
-  #end(): void {
-    this.logout();
+  /** There is no session any more: logged out here or in another tab, revoked, expired. */
+  #lose(): void {
+    this.#endings++;
     this.#stored = undefined;
+    this.#nextId = undefined;
+    this.#isLogin = false;
+    this.#changes.clear();
+    this.#data = ownValues(undefined);
+    this.#userId = undefined;
   }
 
   #isDue(): boolean {
     return this.#stored !== undefined && this.#stored.remainingMs < this.#ttlMs * (1 - TOUCH_AFTER);
   }
+}
 
-  /** @throws SessionTooLarge */
-  #takePatch(): SessionPatch {
-    const set: Record<string, unknown> = {};
-    const removed: string[] = [];
-    for (const [key, value] of this.#changes) {
-      if (value === undefined) removed.push(key);
-      else set[key] = value;
-    }
-    const bytes = Buffer.byteLength(JSON.stringify(set));
-    if (bytes > CHANGE_LIMIT_BYTES) throw new SessionTooLarge(Object.keys(set), bytes);
-    return { set, removed };
+/** @throws SessionTooLarge */
+function patchOf(changes: Map<string, unknown>): SessionPatch {
+  const set = ownValues(undefined);
+  const removed: string[] = [];
+  for (const [key, value] of changes) {
+    if (value === undefined) removed.push(key);
+    else set[key] = value;
   }
+  requireSize(set);
+  return { set, removed };
+}
+
+/** @throws SessionTooLarge */
+function requireSize(set: Record<string, unknown>): void {
+  const bytes = Buffer.byteLength(JSON.stringify(set));
+  if (bytes > CHANGE_LIMIT_BYTES) throw new SessionTooLarge(Object.keys(set), bytes);
+}
+
+/** Without a prototype, so that `get('constructor')` finds nothing that nobody has set. */
+function ownValues(data: Record<string, unknown> | undefined): Record<string, unknown> {
+  return Object.assign(Object.create(null), data) as Record<string, unknown>;
 }

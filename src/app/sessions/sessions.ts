@@ -6,8 +6,8 @@
  * - rotation: a new id for the same session, at login.
  * - sliding expiry: a session lives for `ttlMs` after its last use.
  */
-import type { IncomingMessage } from 'node:http';
 import type pg from 'pg';
+import { BanyanError } from '../../errors.ts';
 import { deriveKey } from '../environment.ts';
 import { log } from '../telemetry/log.ts';
 import {
@@ -49,10 +49,22 @@ export interface SessionsOptions {
   };
 }
 
+export class InvalidSessionsOption extends BanyanError {
+  constructor(option: string, what: string, cause?: unknown) {
+    super('INVALID_SESSIONS_OPTION', {
+      what,
+      where: `createSessions({ ${option} })`,
+      remedy: 'Correct the option; hover over it to see what it means',
+      cause,
+    });
+  }
+}
+
 const DAY_MS = 24 * 60 * 60 * 1_000;
 const SWEEP_INTERVAL_MS = 10 * 60 * 1_000;
 
 /**
+ * @throws InvalidSessionsOption
  * @example
  * const sessions = createSessions<{ theme: string }>({ pool });
  * app.use(honoSessions(sessions));       // c.get('session')
@@ -74,6 +86,9 @@ export class Sessions<Data extends object = Record<string, unknown>> {
 
   /** @internal use {@link createSessions} */
   constructor({ pool, ttlMs = 14 * DAY_MS, cookie = {} }: SessionsOptions) {
+    if (!(ttlMs > 0 && Number.isFinite(ttlMs))) {
+      throw new InvalidSessionsOption('ttlMs', `A session cannot live for ${ttlMs} milliseconds`);
+    }
     this.#store = new SessionStore(pool, ttlMs);
     this.#ttlMs = ttlMs;
     this.#secure = cookie.secure ?? 'auto';
@@ -82,9 +97,20 @@ export class Sessions<Data extends object = Record<string, unknown>> {
       path: cookie.path ?? '/',
       domain: cookie.domain,
       sameSite: cookie.sameSite ?? 'lax',
-      maxAgeSeconds: Math.floor(ttlMs / 1_000),
+      // Never 0, which would clear it.
+      maxAgeSeconds: Math.ceil(ttlMs / 1_000),
     };
-    setInterval(() => void this.#sweep(), SWEEP_INTERVAL_MS).unref();
+    try {
+      renderSetCookie('x', this.#cookie, false);
+    } catch (error) {
+      // Here, not at the first login.
+      throw new InvalidSessionsOption('cookie', (error as Error).message, error);
+    }
+    const timer = setInterval(() => {
+      if (pool.ending) clearInterval(timer);
+      else void this.#sweep();
+    }, SWEEP_INTERVAL_MS);
+    timer.unref();
   }
 
   /**
@@ -98,24 +124,33 @@ export class Sessions<Data extends object = Record<string, unknown>> {
     return new Session<Data>(
       this.#store,
       this.#ttlMs,
-      id ?? value,
+      value === undefined ? undefined : { id },
       id !== undefined && stored ? { id, ...stored } : undefined,
     );
   }
 
   /**
-   * The `Set-Cookie` header that the response needs; undefined when it needs none.
+   * What the response needs for its session; undefined when it needs nothing.
+   *
+   * A response with the cookie becomes private: an edge or proxy that kept it would hand the session
+   * to everyone who asks for the same thing after.
    * @param isHttps whether the user's browser speaks HTTPS, see {@link isHttps}
+   * @param cacheControl of the response as it is
    */
-  setCookie(session: Session<Data>, isHttps: boolean): string | undefined {
+  responseHeaders(
+    session: Session<Data>,
+    isHttps: boolean,
+    cacheControl: string | undefined,
+  ): { setCookie: string; cacheControl: string } | undefined {
     const change = session.cookieChange();
     if (change === undefined) return undefined;
     const secure = this.#secure === 'auto' ? isHttps : this.#secure;
-    return renderSetCookie(
-      change === 'clear' ? undefined : sign(change.set, this.#key),
-      this.#cookie,
-      secure,
-    );
+    const value = change === 'clear' ? undefined : sign(change.set, this.#key);
+    const isPrivate = /\b(private|no-store)\b/i.test(cacheControl ?? '');
+    return {
+      setCookie: renderSetCookie(value, this.#cookie, secure),
+      cacheControl: isPrivate ? cacheControl! : 'private, no-cache',
+    };
   }
 
   /** Ends all sessions of a user, at once: after a stolen password, or on "log out everywhere". @returns how many */
@@ -132,12 +167,15 @@ export class Sessions<Data extends object = Record<string, unknown>> {
   }
 }
 
-/** Also right behind a balancer that ends TLS. Whoever forges the header only hurts themselves. */
-export function isHttps(request: {
-  headers: IncomingMessage['headers'];
-  socket?: IncomingMessage['socket'];
-}): boolean {
-  const forwarded = request.headers['x-forwarded-proto'];
-  if (forwarded !== undefined) return String(forwarded).split(',')[0]?.trim() === 'https';
-  return request.socket !== undefined && 'encrypted' in request.socket;
+/**
+ * Also right behind a balancer that ends TLS. Whoever forges the header only hurts themselves.
+ * @param forwardedProto the request's `X-Forwarded-Proto`: of each hop, the user's first
+ * @param isEncrypted whether the connection to this server is
+ */
+export function isHttps(
+  forwardedProto: string | string[] | undefined,
+  isEncrypted: boolean,
+): boolean {
+  if (forwardedProto === undefined) return isEncrypted;
+  return String(forwardedProto).split(',')[0]?.trim().toLowerCase() === 'https';
 }

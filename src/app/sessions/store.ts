@@ -30,6 +30,8 @@ interface Row {
   remaining_ms: number;
 }
 
+type Database = Pick<pg.Pool | pg.PoolClient, 'query'>;
+
 /** Names the lock in `pg_locks` under which the table is made. Arbitrary and ours alone. */
 const LOCK = 7_233_402_118_532n;
 
@@ -49,8 +51,14 @@ const SCHEMA = `
   create index if not exists sessions_expires_at on banyan.sessions (expires_at);
   commit;`;
 
-/** `update` tries again when another request was faster; more rounds mean a session in a storm. */
-const UPDATE_ROUNDS = 20;
+/**
+ * `update` compares and sets; when others were faster this often, the session is in a storm, and
+ * the update queues up for the row instead.
+ */
+const OPTIMISTIC_ROUNDS = 3;
+
+/** The queue moves by one at each commit; who waits for longer than this waits for a fault. */
+const LOCK_TIMEOUT_MS = 10_000;
 
 /** Expired rows are deleted in portions, so that no delete holds locks for long. */
 const SWEEP_ROWS = 1_000;
@@ -77,13 +85,14 @@ export class SessionStore {
     key: Buffer,
     userId: string | undefined,
     data: Record<string, unknown>,
-  ): Promise<void> {
+  ): Promise<StoredSession> {
     await this.#prepare();
     await this.#pool.query(
       `insert into banyan.sessions (id, user_id, data, expires_at)
        values ($1, $2, $3, ${EXPIRES_AT('$4')})`,
       [key, userId ?? null, JSON.stringify(data), this.#ttlMs],
     );
+    return { userId, data, remainingMs: this.#ttlMs };
   }
 
   /** Applies what a request changed and extends the session's life. @returns false when it is gone */
@@ -113,14 +122,36 @@ export class SessionStore {
   /**
    * Gives the session a new id in one statement: the old one opens nothing from then on, and what
    * concurrent requests put in before is carried over.
-   * @returns the data under the new id
+   * @returns undefined when the session is gone: it is not brought back
    */
   async rotate(
     oldKey: Buffer,
     newKey: Buffer,
-    userId: string | undefined,
     { set, removed }: SessionPatch,
-  ): Promise<Record<string, unknown>> {
+  ): Promise<StoredSession | undefined> {
+    await this.#prepare();
+    const { rows } = await this.#pool.query<Row>(
+      `with old as (
+         delete from banyan.sessions where id = $1 and expires_at > now() returning user_id, data
+       )
+       insert into banyan.sessions (id, user_id, data, expires_at)
+       select $2, user_id, (data || $3::jsonb) - $4::text[], ${EXPIRES_AT('$5')} from old
+       returning user_id, data, $5::float8 as remaining_ms`,
+      [oldKey, newKey, JSON.stringify(set), removed, this.#ttlMs],
+    );
+    return rows[0] && toSession(rows[0]);
+  }
+
+  /**
+   * As `rotate`, for a user who has just proved who they are: if the session is gone they get a new
+   * one, without its data.
+   */
+  async rotateAtLogin(
+    oldKey: Buffer,
+    newKey: Buffer,
+    userId: string,
+    { set, removed }: SessionPatch,
+  ): Promise<StoredSession> {
     await this.#prepare();
     const { rows } = await this.#pool.query<Row>(
       `with old as (
@@ -129,15 +160,14 @@ export class SessionStore {
        insert into banyan.sessions (id, user_id, data, expires_at)
        select $2, $3, (coalesce((select data from old), '{}') || $4::jsonb) - $5::text[],
               ${EXPIRES_AT('$6')}
-       returning data`,
-      [oldKey, newKey, userId ?? null, JSON.stringify(set), removed, this.#ttlMs],
+       returning user_id, data, $6::float8 as remaining_ms`,
+      [oldKey, newKey, userId, JSON.stringify(set), removed, this.#ttlMs],
     );
-    return rows[0]!.data;
+    return toSession(rows[0]!);
   }
 
   /**
-   * Changes one value by what it was, never losing what another request does meanwhile: compare the
-   * version and set.
+   * Changes one value by what it was, never losing what another request does meanwhile.
    * @returns the session's data afterwards; undefined when the session is gone
    */
   async update(
@@ -145,20 +175,53 @@ export class SessionStore {
     name: string,
     change: (value: unknown) => unknown,
   ): Promise<Record<string, unknown> | undefined> {
-    for (let round = 0; round < UPDATE_ROUNDS; round++) {
+    for (let round = 0; round < OPTIMISTIC_ROUNDS; round++) {
       const row = await this.#load(key);
       if (!row) return undefined;
-      const value = change(row.data[name]);
-      const changed = await this.#pool.query<Row>(
-        `update banyan.sessions
-         set data = ${value === undefined ? 'data - $2::text' : 'jsonb_set(data, array[$2::text], $4::jsonb)'},
-             version = version + 1
-         where id = $1 and version = $3 returning data`,
-        [key, name, row.version, ...(value === undefined ? [] : [JSON.stringify(value)])],
-      );
-      if (changed.rows[0]) return changed.rows[0].data;
+      const changed = await this.#compareAndSet(this.#pool, key, name, row, change);
+      if (changed) return changed;
     }
-    throw new Error(`a session was changed by others ${UPDATE_ROUNDS} times in a row`);
+    return this.#updateInTurn(key, name, change);
+  }
+
+  async #updateInTurn(
+    key: Buffer,
+    name: string,
+    change: (value: unknown) => unknown,
+  ): Promise<Record<string, unknown> | undefined> {
+    const client = await this.#pool.connect();
+    let fault: unknown;
+    try {
+      await client.query(`begin; set local lock_timeout = ${LOCK_TIMEOUT_MS}`);
+      const row = await this.#load(key, client, 'for update');
+      const data = row && (await this.#compareAndSet(client, key, name, row, change));
+      await client.query('commit');
+      return data;
+    } catch (error) {
+      fault = error;
+      throw error;
+    } finally {
+      // Closed, not kept, after a fault: the transaction goes with it.
+      client.release(fault !== undefined);
+    }
+  }
+
+  async #compareAndSet(
+    database: Database,
+    key: Buffer,
+    name: string,
+    { data, version }: Row,
+    change: (value: unknown) => unknown,
+  ): Promise<Record<string, unknown> | undefined> {
+    const value = change(Object.hasOwn(data, name) ? data[name] : undefined);
+    const { rows } = await database.query<Row>(
+      `update banyan.sessions
+       set data = ${value === undefined ? 'data - $2::text' : 'jsonb_set(data, array[$2::text], $4::jsonb)'},
+           version = version + 1
+       where id = $1 and version = $3 returning data`,
+      [key, name, version, ...(value === undefined ? [] : [JSON.stringify(value)])],
+    );
+    return rows[0]?.data;
   }
 
   async destroy(key: Buffer): Promise<void> {
@@ -189,12 +252,16 @@ export class SessionStore {
     }
   }
 
-  async #load(key: Buffer): Promise<Row | undefined> {
+  async #load(
+    key: Buffer,
+    database: Database = this.#pool,
+    lock: 'for update' | '' = '',
+  ): Promise<Row | undefined> {
     await this.#prepare();
-    const { rows } = await this.#pool.query<Row>(
+    const { rows } = await database.query<Row>(
       `select user_id, data, version,
               extract(epoch from expires_at - now())::float8 * 1000 as remaining_ms
-       from banyan.sessions where id = $1 and expires_at > now()`,
+       from banyan.sessions where id = $1 and expires_at > now() ${lock}`,
       [key],
     );
     return rows[0];

@@ -9,8 +9,11 @@
  */
 import { hostname } from 'node:os';
 import pg from 'pg';
-import { BanyanError } from '../../errors.ts';
+import { BanyanError, hasCode } from '../../errors.ts';
 import { type Catalog, OPERATION_LOCK } from '../catalog.ts';
+
+/** How long to wait for the operation before. */
+const LOCK_PATIENCE_MS = 2_000;
 
 export type OperationState = 'running' | 'done' | 'failed' | 'undone';
 
@@ -86,13 +89,12 @@ export class Journal {
     client.on('error', () => {});
     await client.connect();
     try {
-      const { rows } = await client.query<{ locked: boolean }>(
-        'select pg_try_advisory_lock($1) as locked',
-        [OPERATION_LOCK],
-      );
-      if (!rows[0]?.locked) {
+      // A controller that was killed a moment ago may still have its session.
+      await client.query(`set lock_timeout = ${LOCK_PATIENCE_MS}`);
+      await client.query('select pg_advisory_lock($1)', [OPERATION_LOCK]).catch(async error => {
+        if (!hasCode(error, '55P03')) throw error;
         throw new OperationUnderWay((await this.unfinished())?.summary ?? 'it has just begun');
-      }
+      });
       return await body();
     } finally {
       // The end of the session gives the lock back.

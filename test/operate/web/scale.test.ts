@@ -28,8 +28,7 @@ function expectClean(account: Account): void {
 }
 
 async function scale(servers: number): Promise<void> {
-  const result = await site.banyan(['scale', `web=${servers}`]);
-  expect(result).toMatchObject({ code: 0 });
+  await site.ok('scale', `web=${servers}`);
 }
 
 const servers = async () =>
@@ -54,7 +53,7 @@ test('from a single server without a balancer to three with one, and back', asyn
   const watching = new Witness(new LedgerSubject(plain.address, plain.pool())).start();
   await watching.untilAcknowledged(50);
   for (const count of [3, 1, 2, 1]) {
-    expect(await plain.banyan(['scale', `web=${count}`])).toMatchObject({ code: 0 });
+    await plain.ok('scale', `web=${count}`);
     await watching.untilAcknowledged(50);
   }
   const { units } = await plain.status();
@@ -155,7 +154,7 @@ describe('the controller is killed in mid-operation', () => {
 
       const blocked = await site.banyan(['scale', 'web=2']);
       expect(blocked).toMatchObject({ code: 1, stderr: expect.stringContaining('banyan resume') });
-      expect(await site.banyan(['resume'])).toMatchObject({ code: 0 });
+      await site.ok('resume');
       expect(await servers()).toHaveLength(5);
       expect((await site.banyan(['plan', '--json'])).stdout).toContain('"steps":[]');
       expectClean(await watching.stop());
@@ -168,7 +167,7 @@ describe('the controller is killed in mid-operation', () => {
     const watching = witness();
     await watching.untilAcknowledged(50);
     await cutOff('web=6', 4);
-    expect(await site.banyan(['undo'])).toMatchObject({ code: 0 });
+    await site.ok('undo');
     expect(await servers()).toHaveLength(2);
     expectClean(await watching.stop());
     const { stdout } = await site.banyan(['operations', '--json']);

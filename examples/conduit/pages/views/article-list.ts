@@ -16,6 +16,9 @@ import {
 
 export const PAGE_SIZE = 10;
 
+/** Beyond it the offset is deeper than is served. */
+export const LAST_PAGE = MAX_OFFSET / PAGE_SIZE;
+
 export interface ListOptions {
   list: ArticleList;
   /** From 1. */
@@ -71,9 +74,8 @@ function preview(article: ArticleSummary, back: string): Html {
   </article>`;
 }
 
-/** Pages beyond the deepest offset that is served are not offered. */
 function pageCount(total: number): number {
-  return Math.min(Math.ceil(total / PAGE_SIZE), MAX_OFFSET / PAGE_SIZE);
+  return Math.min(Math.ceil(total / PAGE_SIZE), LAST_PAGE);
 }
 
 function pagination(path: string, page: number, pages: number): Html | '' {

@@ -1,7 +1,7 @@
 /** An article with its comments. */
 import { html, raw } from 'hono/html';
 import type { Article } from '../../db/articles.ts';
-import type { Comment } from '../../db/comments.ts';
+import { COMMENT_LIMIT, type Comment } from '../../db/comments.ts';
 import type { User } from '../../db/users.ts';
 import { favoriteButton, tagLinks } from './article-list.ts';
 import { buttonForm, type FormState, field } from './form.ts';
@@ -59,7 +59,7 @@ function ownActions(slug: string): Html {
 function discussion({ article, comments, viewer, commentForm }: ArticleViewOptions): Html {
   const path = articlePath(article.slug);
   return html`<section class="medium discussion" id="comments" aria-labelledby="discussion">
-    <h2 id="discussion">${comments.length === 0 ? 'Comments' : count(comments.length, 'comment')}</h2>
+    <h2 id="discussion">${discussionTitle(comments.length)}</h2>
     ${
       viewer
         ? html`<form class="card form" method="post" action="${path}/comments">
@@ -72,6 +72,13 @@ function discussion({ article, comments, viewer, commentForm }: ArticleViewOptio
       ${comments.map(comment => commentView(comment, path, viewer))}
     </ol>
   </section>`;
+}
+
+/** Of a very hot article only the newest are here. */
+function discussionTitle(comments: number): string {
+  if (comments === 0) return 'Comments';
+  if (comments === COMMENT_LIMIT) return `The ${COMMENT_LIMIT} newest comments`;
+  return count(comments, 'comment');
 }
 
 function commentView(comment: Comment, path: string, viewer: User | undefined): Html {

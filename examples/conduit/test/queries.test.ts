@@ -1,0 +1,69 @@
+/** How often the database is asked: not more often for more rows. */
+import type pg from 'pg';
+import { afterAll, beforeAll, expect, test } from 'vitest';
+import { deployExample, type Site } from '../../../test/support/deployment.ts';
+import { createApp } from '../app.ts';
+import { Api, type Member } from './support/api.ts';
+
+let site: Site;
+let pool: pg.Pool;
+let reader: Member;
+let slug: string;
+let asked = 0;
+
+beforeAll(async () => {
+  site = await deployExample('conduit');
+  const api = new Api(site.address);
+  reader = await api.signUp('reader');
+  for (let author = 0; author < 5; author++) {
+    const { username, token } = await api.signUp('author');
+    await api.call(`POST /profiles/${username}/follow`, { token: reader.token });
+    for (let count = 0; count < 4; count++) {
+      slug = await api.publish(token, { tagList: ['tag'] });
+      await api.call(`POST /articles/${slug}/favorite`, { token: reader.token });
+    }
+    const comment = { comment: { body: 'Hello' } };
+    await api.call(`POST /articles/${slug}/comments`, { token, body: comment });
+  }
+  pool = site.pool({ max: 4 });
+  const { query } = pool;
+  pool.query = ((...args: Parameters<typeof query>) => {
+    asked++;
+    return query.apply(pool, args);
+  }) as typeof query;
+});
+afterAll(() => site?.remove());
+
+/** The same application, in this process, on a pool that counts. */
+async function queriesOf(path: string): Promise<number> {
+  const app = createApp(pool);
+  const user = { email: reader.email, password: reader.password };
+  const login = await app.request('/api/users/login', {
+    method: 'POST',
+    body: JSON.stringify({ user }),
+  });
+  const { token } = ((await login.json()) as { user: { token: string } }).user;
+  asked = 0;
+  const response = await app.request(path, { headers: { authorization: `Token ${token}` } });
+  expect(response.status).toBe(200);
+  return asked;
+}
+
+test.each([
+  ['/api/articles', 5],
+  ['/api/articles/feed', 6],
+  ['/api/articles?tag=tag', 5],
+  ['/api/articles?author=author-2', 5],
+  ['/api/articles?favorited=reader-1', 7],
+])('%s asks %d times, for one article and for many', async (path, most) => {
+  const one = await queriesOf(`${path}${path.includes('?') ? '&' : '?'}limit=1`);
+  const many = await queriesOf(path);
+  expect(many).toBe(one);
+  expect(many).toBeLessThanOrEqual(most);
+});
+
+test('an article and its comments ask a fixed number of times too', async () => {
+  expect(await queriesOf(`/api/articles/${slug}`)).toBeLessThanOrEqual(4);
+  expect(await queriesOf(`/api/articles/${slug}/comments`)).toBeLessThanOrEqual(5);
+  expect(await queriesOf(`/article/${slug}`)).toBeLessThanOrEqual(6);
+});
