@@ -35,8 +35,11 @@ export class Guardian {
     this.#process.unref();
   }
 
-  /** Sends it home: everything was stopped in order. */
-  dismiss(): void {
+  /** Sends it home, everything having been stopped in order; resolves when it is gone. */
+  async dismiss(): Promise<void> {
+    if (this.#process.exitCode !== null || this.#process.signalCode !== null) return;
+    const gone = new Promise(resolve => this.#process.once('exit', resolve));
     this.#process.kill('SIGKILL');
+    await gone;
   }
 }

@@ -80,7 +80,7 @@ export class LocalMachine extends EventEmitter<{ change: [UnitState] }> {
   async stopAll(): Promise<void> {
     this.#closed = true;
     for (const unit of this.#units.toReversed()) await unit.stop();
-    this.#guardian?.dismiss();
+    await this.#guardian?.dismiss();
     this.#guardian = undefined;
     await this.logs.close();
   }
