@@ -343,14 +343,13 @@ function allPaths(entries = entriesOf(topologySchema)!, parent: string[] = []): 
 
 /**
  * The path of the key that was probably meant: spelt alike in the same place, or the same in another.
- * A typing slip changes about a third of a word, and two letters when they change places; beyond that a
- * guess would mislead.
+ * A typing slip changes about a third of a word; beyond that a guess would mislead.
  */
 function nearestKey(key: string, parent: string[], known: string[]): string | undefined {
   const word = key.toLowerCase();
   const [nearest] = known
-    .map(name => ({ name, changes: distance(word, name.toLowerCase()) }))
-    .filter(({ changes }) => changes <= slipsIn(word))
+    .map(name => ({ name, changes: changesBetween(word, name.toLowerCase()) }))
+    .filter(({ changes }) => changes <= Math.max(1, Math.floor(word.length / 3)))
     .sort((a, b) => a.changes - b.changes);
   if (nearest) return [...parent, nearest.name].join('.');
   return allPaths()
@@ -358,8 +357,10 @@ function nearestKey(key: string, parent: string[], known: string[]): string | un
     ?.join('.');
 }
 
-function slipsIn(word: string): number {
-  return word.length <= 3 ? 1 : Math.max(2, Math.floor(word.length / 3));
+/** Letters that change places are one slip, not two. */
+function changesBetween(one: string, other: string): number {
+  const sorted = (word: string) => [...word].sort().join('');
+  return one !== other && sorted(one) === sorted(other) ? 1 : distance(one, other);
 }
 
 function describe({ path, value, allowed, nearest }: TopologyMistake): string {

@@ -88,6 +88,18 @@ test('every mistake at once, each with path, value, what is allowed and the near
   expect(error.toJSON()).toMatchObject({ code: 'INVALID_TOPOLOGY', mistakes: error.mistakes });
 });
 
+test.each([
+  ['wbe', 'web'],
+  ['nmae', 'name'],
+  ['databases', 'database'],
+  ['LOGS', 'logs'],
+  ['db', undefined],
+  ['mode', undefined],
+  ['redis', undefined],
+])('for %s, %s is meant', (key, nearest) => {
+  expect(mistakesIn({ [key]: {} })[0]!.nearest).toBe(nearest);
+});
+
 test('a key that belongs elsewhere is sent there', () => {
   expect(mistakesIn({ port: 3000 })[0]).toMatchObject({ nearest: 'web.port' });
   expect(mistakesIn({ web: { migrations: 'x' } })[0]).toMatchObject({

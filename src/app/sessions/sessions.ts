@@ -130,11 +130,25 @@ export class Sessions<Data extends object = Record<string, unknown>> {
   }
 
   /**
+   * The `Set-Cookie` header that the response needs; undefined when it needs none. For servers without
+   * one of the frameworks; a response that has it must not be kept by a shared cache, see
+   * {@link responseHeaders}.
+   * @param isHttps whether the user's browser speaks HTTPS
+   */
+  setCookie(session: Session<Data>, isHttps: boolean): string | undefined {
+    const change = session.cookieChange();
+    if (change === undefined) return undefined;
+    const secure = this.#secure === 'auto' ? isHttps : this.#secure;
+    const value = change === 'clear' ? undefined : sign(change.set, this.#key);
+    return renderSetCookie(value, this.#cookie, secure);
+  }
+
+  /**
    * What the response needs for its session; undefined when it needs nothing.
    *
    * A response with the cookie becomes private: an edge or proxy that kept it would hand the session
    * to everyone who asks for the same thing after.
-   * @param isHttps whether the user's browser speaks HTTPS, see {@link isHttps}
+   * @param isHttps whether the user's browser speaks HTTPS
    * @param cacheControl of the response as it is
    */
   responseHeaders(
@@ -142,15 +156,10 @@ export class Sessions<Data extends object = Record<string, unknown>> {
     isHttps: boolean,
     cacheControl: string | undefined,
   ): { setCookie: string; cacheControl: string } | undefined {
-    const change = session.cookieChange();
-    if (change === undefined) return undefined;
-    const secure = this.#secure === 'auto' ? isHttps : this.#secure;
-    const value = change === 'clear' ? undefined : sign(change.set, this.#key);
+    const setCookie = this.setCookie(session, isHttps);
+    if (setCookie === undefined) return undefined;
     const isPrivate = /\b(private|no-store)\b/i.test(cacheControl ?? '');
-    return {
-      setCookie: renderSetCookie(value, this.#cookie, secure),
-      cacheControl: isPrivate ? cacheControl! : 'private, no-cache',
-    };
+    return { setCookie, cacheControl: isPrivate ? cacheControl! : 'private, no-cache' };
   }
 
   /** Ends all sessions of a user, at once: after a stolen password, or on "log out everywhere". @returns how many */

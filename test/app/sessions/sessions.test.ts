@@ -374,7 +374,7 @@ describe('the store', () => {
     const session = await sessions.open(undefined);
     session.set('a', 1);
     await session.save();
-    const header = sessions.responseHeaders(session, false, undefined)!.setCookie;
+    const header = sessions.setCookie(session, false)!;
     const id = decodeURIComponent(header.slice(4)).split('.')[0]!;
     const { rows } = await pool.query<{ id: Buffer }>('select id from banyan.sessions');
     expect(rows.some(row => row.id.equals(sessionKey(id)))).toBe(true);
@@ -438,7 +438,7 @@ describe('one request', () => {
       session.save(),
       session.update('a', n => Number(n) + 1),
     ]);
-    const cookie = sessions.responseHeaders(session, false, undefined)!.setCookie.split(';')[0];
+    const cookie = sessions.setCookie(session, false)!.split(';')[0];
     const again = await sessions.open(cookie);
     expect([again.get('a'), again.get('b')]).toEqual([2, 2]);
   });
@@ -454,7 +454,7 @@ describe('one request', () => {
     await saving;
     expect(session.needsSave).toBe(true);
     await session.save();
-    const cookie = sessions.responseHeaders(session, false, undefined)!.setCookie.split(';')[0];
+    const cookie = sessions.setCookie(session, false)!.split(';')[0];
     const again = await sessions.open(cookie);
     expect([again.get('a'), again.get('b')]).toEqual([1, 2]);
   });
