@@ -98,7 +98,12 @@ export function renderHaproxyConfig(settings: BalancerSettings): string {
     '  http-after-response set-header X-Request-Id %[unique-id]',
     '  http-request set-header X-Forwarded-Proto http if !{ ssl_fc }',
     '  http-request set-header X-Forwarded-Proto https if { ssl_fc }',
+    '  # What a client says of itself is worth nothing: the balancer says who it is.',
     '  http-request del-header X-Forwarded-For',
+    '  http-request del-header X-Forwarded-Host',
+    '  http-request del-header X-Forwarded-Port',
+    '  http-request del-header X-Real-IP',
+    '  http-request del-header Forwarded',
     '  option forwardfor',
     ...(tls?.redirectToPort === undefined
       ? []

@@ -15,11 +15,11 @@ import { freePort } from '../../machines/free-port.ts';
 import { connectionsPerServer } from '../../topology/defaults.ts';
 import {
   balancerSettings,
-  prepareCertificate,
   runtimeSocket,
   writeBalancerConfig,
   writeKeepalivedConfigs,
 } from './balancer-files.ts';
+import { prepareCertificate } from './certificate.ts';
 import { publicAddress, type WebContext } from './context.ts';
 import { observeWeb, type ServerLabels, type WebNow } from './observe.ts';
 import type { DesiredWeb, Step } from './plan.ts';
