@@ -130,7 +130,7 @@ export function renderHaproxyConfig(settings: BalancerSettings): string {
     `  http-request disable-l7-retry unless { method ${IDEMPOTENT} }`,
     ...(settings.stickyKey
       ? [
-          '  cookie BANYAN_SERVER insert indirect nocache httponly dynamic attr SameSite=Lax',
+          `  cookie BANYAN_SERVER insert indirect nocache httponly${tls?.redirectToPort === undefined ? '' : ' secure'} dynamic attr SameSite=Lax`,
           `  dynamic-cookie-key ${quote(settings.stickyKey)}`,
         ]
       : []),

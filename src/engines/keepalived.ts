@@ -3,6 +3,8 @@
  * living one of them holds, by VRRP. Pure. (RFC 5798; man 5 keepalived.conf)
  */
 
+import { isIPv6 } from 'node:net';
+
 export interface KeepalivedSettings {
   deployment: string;
   /** This balancer's own address. */
@@ -21,15 +23,10 @@ export function renderKeepalivedConfig(settings: KeepalivedSettings): string {
 # file as /etc/keepalived/keepalived.conf; set \`interface\` to the network card.
 global_defs {
   router_id ${deployment}_${address.replaceAll(/[.:]/g, '_')}
-  enable_script_security
-  script_user nobody
 }
-vrrp_script balancer {
-  script "/usr/bin/pgrep -x haproxy"
-  interval 1
-  fall 2
-  rise 1
-  weight -100
+# The kernel tells of the end of the process: no script has to ask, nor an account to run it.
+vrrp_track_process balancer {
+  process haproxy
 }
 vrrp_instance ${deployment} {
   state BACKUP
@@ -41,16 +38,21 @@ vrrp_instance ${deployment} {
   unicast_peer {
 ${peers.map(peer => `    ${peer}`).join('\n')}
   }
-  authentication {
-    auth_type PASS
-    auth_pass ${password}
-  }
-  virtual_ipaddress {
+${isIPv6(virtualAddress) ? '' : authentication(password)}  virtual_ipaddress {
     ${virtualAddress}
   }
-  track_script {
+  track_process {
     balancer
   }
 }
+`;
+}
+
+/** VRRP for IPv6 knows none. (RFC 5798, 9) */
+function authentication(password: string): string {
+  return `  authentication {
+    auth_type PASS
+    auth_pass ${password}
+  }
 `;
 }

@@ -40,7 +40,7 @@ export class ListeningSockets {
    * @throws PortInUse, AddressNotHere
    */
   async open({ host, port }: SocketAddress): Promise<number> {
-    if (port !== 0 && this.#handles.has(key(host, port))) return port;
+    if (port !== 0 && this.#handles.has(addressKey({ host, port }))) return port;
     const create = (net as unknown as { _createServerHandle?: CreateHandle })._createServerHandle;
     if (!create) return port;
     const { address, family } = await lookup(host).catch(error => {
@@ -57,13 +57,18 @@ export class ListeningSockets {
     const out: { port?: number } = {};
     handle.getsockname(out);
     const taken = out.port ?? port;
-    this.#handles.set(key(host, taken), handle);
+    this.#handles.set(addressKey({ host, port: taken }), handle);
     return taken;
   }
 
   /** The descriptor to hand to a process; undefined when there is none. */
   descriptor({ host, port }: SocketAddress): number | undefined {
-    return this.#handles.get(key(host, port))?.fd;
+    return this.#handles.get(addressKey({ host, port }))?.fd;
+  }
+
+  close(address: SocketAddress): void {
+    this.#handles.get(addressKey(address))?.close();
+    this.#handles.delete(addressKey(address));
   }
 
   closeAll(): void {
@@ -72,6 +77,6 @@ export class ListeningSockets {
   }
 }
 
-function key(host: string, port: number): string {
+export function addressKey({ host, port }: SocketAddress): string {
   return `${host}:${port}`;
 }

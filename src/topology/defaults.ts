@@ -76,6 +76,7 @@ export class NoStartCommand extends BanyanError {
 }
 
 export const DEFAULT_WEB_PORT = 3000;
+export const DEFAULT_TLS_PORT = 3443;
 
 /** PostgreSQL gains little from a larger share at this rung, and the application needs the rest. */
 const DATABASE_MEMORY_SHARE = 0.25;
@@ -202,7 +203,7 @@ export function balancerWithDefaults(balancer: Balancer = {}, host: string): Com
     ...(tls
       ? {
           tls: {
-            port: tls.port ?? 3443,
+            port: tls.port ?? DEFAULT_TLS_PORT,
             redirect: tls.redirect ?? false,
             ...(tls.certificate ? { certificate: tls.certificate } : {}),
           },

@@ -26,14 +26,17 @@ const SERVER = `
       case '/headers':
         log.info({ path: req.url }, 'seen');
         return res.end(JSON.stringify(req.headers));
+      case '/cacheable':
+        return res.setHeader('cache-control', 'max-age=60').end(unit);
       case '/slow': {
         const together = working;
         await delay(20);
         return res.end(JSON.stringify({ unit, together }));
       }
       case '/compute': {
-        const until = process.cpuUsage().user + Number(url.searchParams.get('us'));
-        while (process.cpuUsage().user < until);
+        const spent = () => process.cpuUsage().user + process.cpuUsage().system;
+        const until = spent() + Number(url.searchParams.get('us'));
+        while (spent() < until);
         return res.end(unit);
       }
       case '/hold':

@@ -23,7 +23,7 @@ import { prepareCertificate } from './certificate.ts';
 import { publicAddress, type WebContext } from './context.ts';
 import { observeWeb, type ServerLabels, type WebNow } from './observe.ts';
 import type { DesiredWeb, Step } from './plan.ts';
-import { hostOf, type WebShape } from './shape.ts';
+import { hasTls, hostOf, type WebShape } from './shape.ts';
 
 /** Servers behind a balancer are for it alone. */
 const LOOPBACK = '127.0.0.1';
@@ -187,7 +187,7 @@ export class WebTier {
     await machine.start(
       haproxyUnit({
         name,
-        configFile: await writeBalancerConfig(deployment, name, this.#settings(name)),
+        configFile: await writeBalancerConfig(deployment, name, this.#settings(name, front)),
         runtimeSocket: runtimeSocket(deployment, name),
         sockets: [plain, ...encrypted],
         drainTimeoutMs: this.#shape.web.drainTimeoutMs,
@@ -234,17 +234,23 @@ export class WebTier {
     }
   }
 
-  #settings(balancer: string) {
+  /** @param front the sockets that it serves: one without TLS has no socket for it */
+  #settings(name: string, front = this.#frontOf(name)) {
     const joined = this.#now.servers.filter(server => server.joined);
-    const servers = joined.map(({ name }) => this.#balanced(name));
+    const servers = joined.map(server => this.#balanced(server.name));
     const { balancerRevision } = this.#desired;
-    return balancerSettings(
+    const settings = balancerSettings(
       this.#context.deployment,
-      balancer,
+      name,
       this.#shape,
       balancerRevision,
       servers,
     );
+    return hasTls(front) ? settings : { ...settings, tls: undefined };
+  }
+
+  #frontOf(name: string): string {
+    return this.#now.balancers.find(balancer => balancer.name === name)?.address ?? '';
   }
 
   #balanced(name: string): BalancedServer {
