@@ -1,7 +1,7 @@
 /** How the steps of an operation are shown while they are carried out. */
 import pc from 'picocolors';
 import type { ChangeProgress } from '../operate/operations/change.ts';
-import { describeError, duration } from './output.ts';
+import { duration } from './output.ts';
 
 /** On the terminal, one line a step; as JSON, one object a line. */
 export function operationProgress(json: boolean): ChangeProgress {
@@ -24,10 +24,10 @@ export function operationProgress(json: boolean): ChangeProgress {
       if (isTerminal) process.stdout.write('\u001b[2K');
       process.stdout.write(`  ${pc.green('✔')} ${what} ${pc.dim(duration(ms))}\n`);
     },
-    takingBack(error) {
+    // Why it did not work is told at the end, with how it ended.
+    takingBack() {
       if (isTerminal) process.stdout.write('\u001b[2K');
-      process.stderr.write(`${describeError(error)}\n`);
-      process.stdout.write(pc.yellow('  taking it back …\n'));
+      process.stdout.write(`  ${pc.red('✖')} that did not work; taking it back …\n`);
     },
   };
 }
