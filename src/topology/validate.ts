@@ -183,7 +183,7 @@ const topologySchema = v.pipe(
           sticky: v.optional(flag),
           build: v.optional(text),
         },
-        'an object, such as { servers: 2 }',
+        'an object { … }, such as { servers: 2 }',
       ),
     ),
     balancer: v.optional(balancer),

@@ -46,7 +46,7 @@ async function expectNothingJournaled(): Promise<void> {
 
 describe('a configuration that cannot be', () => {
   test.each([
-    ['web: 0', { web: 0 }, 'web = 0: expected an object, such as { servers: 2 }'],
+    ['web: 0', { web: 0 }, 'web = 0: expected an object { … }, such as { servers: 2 }'],
     ['no servers', { web: { servers: 0 } }, 'web.servers = 0: expected a whole number from 1'],
     [
       'bounds the wrong way round',
