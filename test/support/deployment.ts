@@ -122,7 +122,8 @@ export class Site {
   }
 
   banyan(args: string[], options: CommandOptions = {}): Promise<CommandResult> {
-    return banyan([...args, '--dir', this.folder], options);
+    const [command, ...rest] = args;
+    return banyan([command!, '--dir', this.folder, ...rest], options);
   }
 
   /** `banyan up --detach` on a free port, or on the one that it had before. Throws when it fails. */
