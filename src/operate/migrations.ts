@@ -41,7 +41,10 @@ export async function runMigrations(
   onLine: (line: string) => void,
 ): Promise<string | undefined> {
   if (command) {
-    await withLock(url, () => runCommand(folder, command, env, onLine));
+    await withLock(url, async () => {
+      const { reason, output } = await runUserCommand(folder, command, env, onLine);
+      if (reason) throw new MigrationCommandFailed(command, reason, output);
+    });
     return `\`${command}\` done`;
   }
   if (!migrations) return undefined;
@@ -70,12 +73,17 @@ async function withLock(url: string, body: () => Promise<void>): Promise<void> {
   }
 }
 
-async function runCommand(
+/**
+ * Runs a command of the user's in a folder, as an npm script is run.
+ * @param onLine gets each line that it prints
+ * @returns why it failed, if it did, and its last lines
+ */
+export async function runUserCommand(
   folder: string,
   command: string,
   env: NodeJS.ProcessEnv,
   onLine: (line: string) => void,
-): Promise<void> {
+): Promise<{ reason: string | undefined; output: string[] }> {
   const child = spawn('/bin/sh', ['-c', command], {
     cwd: folder,
     env: { ...env, PATH: commandPath(folder, env.PATH) },
@@ -97,6 +105,5 @@ async function runCommand(
     if (code === 0) resolve(undefined);
     else resolve(signal ? `was ended by ${signal}` : `ended with exit code ${code}`);
   });
-  const reason = await promise;
-  if (reason) throw new MigrationCommandFailed(command, reason, output);
+  return { reason: await promise, output };
 }

@@ -117,7 +117,7 @@ export class WebTier {
         host,
         port,
         probeSocket: this.#context.deployment.paths.socketFor(name),
-        env: { ...this.#context.env, BANYAN_UNIT: name },
+        env: { ...this.#context.env, BANYAN_UNIT: name, BANYAN_RELEASE: String(release) },
         labels: { ...labels },
         ...(direct ? { socket: publicAddress(this.#context, host) } : {}),
       });
