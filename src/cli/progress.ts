@@ -1,7 +1,7 @@
 /** How the steps of an operation are shown while they are carried out. */
 import pc from 'picocolors';
 import type { ChangeProgress } from '../operate/operations/change.ts';
-import { describeError, duration } from './output.ts';
+import { duration } from './output.ts';
 
 /** On the terminal, one line a step; as JSON, one object a line. */
 export function operationProgress(json: boolean): ChangeProgress {
@@ -26,8 +26,9 @@ export function operationProgress(json: boolean): ChangeProgress {
     },
     takingBack(error) {
       if (isTerminal) process.stdout.write('\u001b[2K');
-      process.stderr.write(`${describeError(error)}\n`);
-      process.stdout.write(pc.yellow('  taking it back …\n'));
+      // The whole of it is told at the end, when it is clear what became of it.
+      const [first = ''] = (error as Error).message.split('\n', 1);
+      process.stdout.write(`  ${pc.red('✖')} ${first}\n${pc.yellow('  taking it back …')}\n`);
     },
   };
 }

@@ -44,14 +44,18 @@ export async function copyIntoRelease(paths: DeploymentPaths, release: number): 
   await mkdir(paths.releases, { recursive: true, mode: 0o711 });
   // Left by a release that was cut off.
   await removeFolder(draft);
-  await cp(paths.app, draft, {
-    recursive: true,
-    verbatimSymlinks: true,
-    preserveTimestamps: true,
-    // Where the file system can, blocks are shared instead of copied.
-    mode: constants.COPYFILE_FICLONE,
-    filter: file => path.dirname(file) !== paths.app || !LEFT_OUT.has(path.basename(file)),
-  });
+  await mkdir(draft);
+  // One by one: the place of the releases lies in the folder that is copied.
+  for (const name of await readdir(paths.app)) {
+    if (LEFT_OUT.has(name)) continue;
+    await cp(path.join(paths.app, name), path.join(draft, name), {
+      recursive: true,
+      verbatimSymlinks: true,
+      preserveTimestamps: true,
+      // Where the file system can, blocks are shared instead of copied.
+      mode: constants.COPYFILE_FICLONE,
+    });
+  }
   await setWritable(draft, false);
   await rename(draft, target);
   return target;

@@ -77,7 +77,8 @@ export async function release(
 ): Promise<number> {
   const { paths, topology, catalog, present } = controller;
   const releases = new ReleaseCatalog(catalog);
-  const shape = shapeOf(topology, present);
+  // Only the release changes: as many servers as now, whatever the configuration says.
+  const shape = shapeOf(topology, present, present.servers);
   await build(controller, progress);
 
   const commit = await commitOf(paths.app);
@@ -128,7 +129,7 @@ export async function rollback(
     );
   }
   requireRelease(paths, target);
-  const shape = shapeOf(topology, present);
+  const shape = shapeOf(topology, present, present.servers);
   await change(
     controller,
     {

@@ -5,6 +5,7 @@
  * - Each step may be done twice: a controller that was killed between doing and noting does it again.
  * - A step that failed leaves what served before serving.
  */
+import { rm } from 'node:fs/promises';
 import { setTimeout as delay } from 'node:timers/promises';
 import { haproxyUnit } from '../../engines/haproxy.ts';
 import type { BalancedServer } from '../../engines/haproxy-config.ts';
@@ -106,6 +107,8 @@ export class WebTier {
     const { name, weight, direct } = step;
     // Left by a controller that was killed before it could note it, or half started.
     await this.#context.machine.stop(name);
+    // A socket of an earlier run must not be taken for this one's.
+    await rm(this.#context.deployment.paths.socketFor(name), { force: true });
     for (let attempt = 1; ; attempt++) {
       const host = direct ? web.host : LOOPBACK;
       const port = direct ? this.#context.publicPort : await freePort(LOOPBACK);
@@ -119,7 +122,7 @@ export class WebTier {
         probeSocket: this.#context.deployment.paths.socketFor(name),
         env: { ...this.#context.env, BANYAN_UNIT: name, BANYAN_RELEASE: String(release) },
         labels: { ...labels },
-        ...(direct ? { socket: publicAddress(this.#context, host) } : {}),
+        ...(direct ? { socket: publicAddress(this.#context, host), shares: this.#isServed() } : {}),
       });
       try {
         await this.#context.machine.start(unit);
@@ -132,6 +135,12 @@ export class WebTier {
       this.#now.ports.set(name, port);
       return;
     }
+  }
+
+  /** Somebody serves the public address already. */
+  #isServed(): boolean {
+    const { servers, balancers } = this.#now;
+    return balancers.length > 0 || servers.some(({ direct }) => direct);
   }
 
   async #join(name: string): Promise<void> {
