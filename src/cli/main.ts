@@ -177,6 +177,11 @@ command('doctor', 'Checks this machine and the application, and says how to mend
   ['banyan doctor', ''],
 ]).action(async options => (await import('./doctor.ts')).doctor(options));
 
+program
+  .command('autoscale', { hidden: true })
+  .requiredOption('--dir <folder>')
+  .action(async options => (await import('./autoscale.ts')).autoscale(options));
+
 function wholeNumber(max: number): (text: string) => number {
   return text => {
     const value = Number(text);

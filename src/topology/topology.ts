@@ -114,6 +114,11 @@ export interface ServerBounds {
    * Default: 0.6.
    */
   target?: number;
+  /**
+   * How long the load must have been lower before a server is taken away, in milliseconds.
+   * Default: 60000; raise it for a load that comes in waves.
+   */
+  scaleDownAfterMs?: number;
 }
 
 export interface Balancer {

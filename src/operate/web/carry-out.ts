@@ -7,6 +7,7 @@
  */
 import { rm } from 'node:fs/promises';
 import { setTimeout as delay } from 'node:timers/promises';
+import { AUTOSCALER, autoscalerUnit } from '../../engines/autoscaler.ts';
 import { haproxyUnit } from '../../engines/haproxy.ts';
 import type { BalancedServer } from '../../engines/haproxy-config.ts';
 import { HaproxyRuntime } from '../../engines/haproxy-runtime.ts';
@@ -98,6 +99,10 @@ export class WebTier {
         return this.#reloadBalancer(step.name);
       case 'stop-balancer':
         return this.#stopBalancer(step.name);
+      case 'start-autoscaler':
+        return this.#startAutoscaler();
+      case 'stop-autoscaler':
+        return this.#context.machine.stop(AUTOSCALER);
     }
   }
 
@@ -235,6 +240,14 @@ export class WebTier {
       balancers.findIndex(balancer => balancer.name === name),
       1,
     );
+  }
+
+  async #startAutoscaler(): Promise<void> {
+    const { machine, deployment, environment } = this.#context;
+    await machine.stop(AUTOSCALER);
+    // The command that runs at this moment, whether it was built or runs from its sources.
+    const program = [...process.execArgv, process.argv[1]!];
+    await machine.start(autoscalerUnit(program, deployment.paths.app, environment));
   }
 
   async #writeConfigs(): Promise<void> {

@@ -64,6 +64,7 @@ export function desiredWeb(shape: WebShape): DesiredWeb {
     balancerRevision: balancer
       ? hash([balancer, web.sticky, web.maxConcurrency, web.ready, web.drainTimeoutMs])
       : '',
+    autoscaled: web.servers.min < web.servers.max,
   };
 }
 
