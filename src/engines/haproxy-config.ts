@@ -23,7 +23,7 @@ export interface BalancerSettings {
   runtimeSocket: string;
   /** The account to become after start; undefined to stay what it is. */
   account: Account | undefined;
-  algorithm: 'roundrobin' | 'leastconn';
+  algorithm: 'roundrobin' | 'leastconn' | 'random';
   /** Bind a client to a server by a cookie, whose values are derived with this key. */
   stickyKey: string | undefined;
   tls: { certificateFile: string; redirectToPort: number | undefined } | undefined;
@@ -116,7 +116,7 @@ export function renderHaproxyConfig(settings: BalancerSettings): string {
     `  default_backend ${BACKEND}`,
     '',
     `backend ${BACKEND}`,
-    `  balance ${settings.algorithm}`,
+    `  balance ${settings.algorithm === 'random' ? 'random(2)' : settings.algorithm}`,
     '  option httpchk',
     `  http-check send meth GET uri ${quote(settings.ready)} ver HTTP/1.1 hdr Host banyan hdr User-Agent banyan`,
     '  http-check expect status 200-499',

@@ -53,7 +53,7 @@ export interface CompleteTopology {
 }
 
 export interface CompleteBalancer {
-  algorithm: 'roundrobin' | 'leastconn';
+  algorithm: 'roundrobin' | 'leastconn' | 'random';
   addresses: string[];
   virtualAddress?: string;
   tls?: { port: number; certificate?: string; redirect: boolean };

@@ -135,7 +135,9 @@ const addresses = v.pipe(
 
 const balancer = v.pipe(
   object({
-    algorithm: v.optional(v.picklist(['roundrobin', 'leastconn'], 'roundrobin or leastconn')),
+    algorithm: v.optional(
+      v.picklist(['roundrobin', 'leastconn', 'random'], 'roundrobin, leastconn or random'),
+    ),
     addresses: v.optional(addresses),
     virtualAddress: v.optional(text),
     tls: v.optional(
