@@ -32,6 +32,7 @@ function render(found: Status): string {
     unit.restarts
       ? pc.yellow(`${unit.restarts} ${unit.restarts === 1 ? 'restart' : 'restarts'}`)
       : '',
+    unit.labels.release ? `release ${unit.labels.release}` : '',
     unit.address ?? '',
   ]);
   const reasons = found.units
