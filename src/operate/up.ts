@@ -30,7 +30,7 @@ import { runMigrations } from './migrations.ts';
 import { Journal } from './operations/journal.ts';
 import { requireRelease } from './releases/folder.ts';
 import { commandStartMs } from './start-clock.ts';
-import type { Status } from './status.ts';
+import { type Status, trafficOf } from './status.ts';
 import { webContext } from './web/context.ts';
 import { converge } from './web/converge.ts';
 import { shapeOf, WEB_SHAPE, type WebShape } from './web/shape.ts';
@@ -134,6 +134,9 @@ export class RunningDeployment extends EventEmitter<UpEvents> {
   }
 
   async status(): Promise<Status> {
+    const units = await this.#machine.states();
+    const balancers = units.filter(({ tier, phase }) => tier === 'balancer' && phase === 'ready');
+    const traffic = await trafficOf(balancers.map(({ name }) => this.#paths.socketFor(name)));
     return {
       deployment: this.#topology.name,
       folder: this.#paths.app,
@@ -142,7 +145,8 @@ export class RunningDeployment extends EventEmitter<UpEvents> {
       since: this.#since.toISOString(),
       epoch: this.#epoch(),
       database: this.#database?.summary ?? 'starting',
-      units: await this.#machine.states(),
+      units,
+      ...(traffic ? { traffic } : {}),
     };
   }
 
