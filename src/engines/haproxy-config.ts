@@ -85,7 +85,8 @@ export function renderHaproxyConfig(settings: BalancerSettings): string {
     `  timeout queue ${timeouts.queueMs}ms`,
     `  timeout tunnel ${timeouts.tunnelMs}ms`,
     '  timeout http-request 15s',
-    '  timeout http-keep-alive 60s',
+    // As long as Node keeps one open itself. It bounds how long a balancer that stops waits for idle clients.
+    '  timeout http-keep-alive 5s',
     '',
     'frontend public',
     '  # While it stops, a connection is closed with its next answer, not under a request on its way.',

@@ -185,7 +185,8 @@ export class RunningDeployment extends EventEmitter<UpEvents> {
     const catalog = await Catalog.open(this.#database.url);
     try {
       const present = await catalog.read<WebShape>(WEB_SHAPE);
-      const shape = shapeOf(this.#topology, present);
+      const { maxConnections } = this.#database;
+      const shape = shapeOf(this.#topology, present, undefined, maxConnections);
       await this.#migrate(deployment, this.#database, shape.release);
       await this.#startWeb(deployment, this.#database, shape);
       await catalog.write(WEB_SHAPE, shape);
@@ -224,7 +225,7 @@ export class RunningDeployment extends EventEmitter<UpEvents> {
   async #openSockets(): Promise<void> {
     const { web, balancer, database } = this.#topology;
     if (balancer) findHaproxy();
-    connectionsPerServer(web.servers.max, database.maxConnections);
+    if (!database.url) connectionsPerServer(web.servers.max, database.maxConnections);
     this.#publicPort = web.port;
     for (const host of balancer?.addresses ?? [web.host]) {
       this.#publicPort = await this.#machine.listen({ host, port: this.#publicPort });
@@ -265,14 +266,17 @@ export class RunningDeployment extends EventEmitter<UpEvents> {
     });
   }
 
-  #publishMap({ host, port, name }: RunningDatabase, servers: number): Promise<RuntimeMap> {
+  #publishMap(
+    { host, port, name, maxConnections }: RunningDatabase,
+    servers: number,
+  ): Promise<RuntimeMap> {
     return publishRuntimeMap(this.#paths.map, {
       deployment: this.#topology.name,
       dataCentre: DATA_CENTRE,
       database: {
         name,
         shards: [{ id: '0', members: [{ host, port, dataCentre: DATA_CENTRE }] }],
-        connectionsPerServer: connectionsPerServer(servers, this.#topology.database.maxConnections),
+        connectionsPerServer: connectionsPerServer(servers, maxConnections),
       },
       assets: { baseUrl: '' },
     });
