@@ -16,6 +16,12 @@ interface Engine {
 }
 
 const ENGINES: Engine[] = [
+  { program: 'haproxy', package: 'haproxy', why: 'the load balancer' },
+  {
+    program: 'keepalived',
+    package: 'keepalived',
+    why: 'checks the configuration that is made for it',
+  },
   { program: 'chromium', package: 'chromium', why: 'the pages are tried in a real browser' },
 ];
 
@@ -57,7 +63,9 @@ function install(command: string): void {
 }
 
 function isOnPath(program: string): boolean {
-  return (process.env.PATH ?? '').split(path.delimiter).some(folder => {
+  // Debian keeps servers where an ordinary user's PATH does not look.
+  const folders = [...(process.env.PATH ?? '').split(path.delimiter), '/usr/sbin', '/sbin'];
+  return folders.some(folder => {
     try {
       accessSync(path.join(folder, program), constants.X_OK);
       return true;

@@ -105,6 +105,34 @@ command('scale', 'Changes how many web servers run, online', [
   .argument('<tier=number>', 'web=4')
   .action(async (target, options) => (await import('./scale.ts')).scale(target, options));
 
+command(
+  'release',
+  'Makes an immutable, numbered copy of the application and puts it to work, online',
+  [
+    ['banyan release', 'build, migrate, replace the servers one by one'],
+    ["banyan release -m 'new editor'", 'with a remark'],
+  ],
+)
+  .option('-m, --message <text>', 'a remark for `banyan releases`')
+  .option(
+    '--watch <seconds>',
+    'how long to watch each new server for errors (default: 2)',
+    wholeNumber(3_600),
+  )
+  .action(async options => (await import('./release.ts')).release(options));
+
+command('releases', 'Shows the releases', [['banyan releases', '']]).action(async options =>
+  (await import('./release.ts')).releases(options),
+);
+
+command('rollback', 'Goes back to an earlier release, online; the schema stays as it is', [
+  ['banyan rollback', 'to the release before the one that serves'],
+  ['banyan rollback 3', 'to release 3'],
+  ['banyan rollback 0', "to the application's folder as it is"],
+])
+  .argument('[release]', 'its number', wholeNumber(1_000_000))
+  .action(async (wanted, options) => (await import('./release.ts')).rollback(wanted, options));
+
 command('operations', 'Shows what was changed, when, and how it ended', [['banyan operations', '']])
   .option('-n, --lines <count>', 'how many', wholeNumber(10_000), 20)
   .action(async options => (await import('./operations.ts')).operations(options));
@@ -148,6 +176,11 @@ command('run', "Runs a command with the application's environment: DATABASE_URL 
 command('doctor', 'Checks this machine and the application, and says how to mend what is missing', [
   ['banyan doctor', ''],
 ]).action(async options => (await import('./doctor.ts')).doctor(options));
+
+program
+  .command('autoscale', { hidden: true })
+  .requiredOption('--dir <folder>')
+  .action(async options => (await import('./autoscale.ts')).autoscale(options));
 
 function wholeNumber(max: number): (text: string) => number {
   return text => {

@@ -114,7 +114,8 @@ function notesOf({ topology, circumstances, present }: Controller): string[] {
       `the public port stays ${circumstances.publicPort} until the next \`banyan down\` and \`up\`; banyan.config.ts says ${port}`,
     );
   }
-  if (topology.database.maxConnections !== present.maxConnections) {
+  const { url, maxConnections } = topology.database;
+  if (!url && maxConnections !== present.maxConnections) {
     notes.push('`database.maxConnections` takes effect with the next `banyan down` and `up`');
   }
   return notes;

@@ -24,10 +24,11 @@ export function operationProgress(json: boolean): ChangeProgress {
       if (isTerminal) process.stdout.write('\u001b[2K');
       process.stdout.write(`  ${pc.green('✔')} ${what} ${pc.dim(duration(ms))}\n`);
     },
-    // Why it did not work is told at the end, with how it ended.
-    takingBack() {
+    takingBack(error) {
       if (isTerminal) process.stdout.write('\u001b[2K');
-      process.stdout.write(`  ${pc.red('✖')} that did not work; taking it back …\n`);
+      // The whole of it is told at the end, when it is clear what became of it.
+      const [first = ''] = (error as Error).message.split('\n', 1);
+      process.stdout.write(`  ${pc.red('✖')} ${first}\n${pc.yellow('  taking it back …')}\n`);
     },
   };
 }

@@ -2,7 +2,7 @@
 import pc from 'picocolors';
 import { ControlClient, NotRunning } from '../operate/control/client.ts';
 import { DeploymentPaths } from '../operate/deployment.ts';
-import type { Status } from '../operate/status.ts';
+import type { ServerTraffic, Status } from '../operate/status.ts';
 import { ago, type CommonOptions, columns, EXIT, printJson } from './output.ts';
 
 export async function status(options: CommonOptions): Promise<void> {
@@ -32,7 +32,9 @@ function render(found: Status): string {
     unit.restarts
       ? pc.yellow(`${unit.restarts} ${unit.restarts === 1 ? 'restart' : 'restarts'}`)
       : '',
+    unit.labels.release ? `release ${unit.labels.release}` : '',
     unit.address ?? '',
+    describeTraffic(found.traffic?.servers.find(({ name }) => name === unit.name)),
   ]);
   const reasons = found.units
     .filter(unit => unit.reason)
@@ -40,9 +42,24 @@ function render(found: Status): string {
   return [
     `${pc.bold(found.deployment)} ${pc.dim('·')} ${pc.cyan(found.address)} ${pc.dim(`· up for ${ago(found.since)}, supervisor pid ${found.supervisor}, map epoch ${found.epoch}`)}`,
     columns(rows),
+    ...(found.traffic
+      ? [
+          pc.dim(
+            `  ${found.traffic.requestRate} requests/s${found.traffic.queued ? `, ${found.traffic.queued} waiting` : ''}`,
+          ),
+        ]
+      : []),
     ...(found.units.some(unit => unit.tier === 'database') ? [] : [`  ${pc.dim(found.database)}`]),
     ...reasons,
   ].join('\n');
+}
+
+function describeTraffic(traffic: ServerTraffic | undefined): string {
+  if (!traffic) return '';
+  const { health, requests, inFlight, responseMs, errors5xx } = traffic;
+  const words = [`${requests} requests`, `${inFlight} in flight`, `${responseMs} ms`];
+  if (errors5xx > 0) words.push(pc.yellow(`${errors5xx} errors`));
+  return `${/^UP/.test(health) ? '' : `${pc.red(health)} · `}${pc.dim(words.join(', '))}`;
 }
 
 function mark(phase: string): string {

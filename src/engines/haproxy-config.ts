@@ -23,7 +23,7 @@ export interface BalancerSettings {
   runtimeSocket: string;
   /** The account to become after start; undefined to stay what it is. */
   account: Account | undefined;
-  algorithm: 'roundrobin' | 'leastconn';
+  algorithm: 'roundrobin' | 'leastconn' | 'random';
   /** Bind a client to a server by a cookie, whose values are derived with this key. */
   stickyKey: string | undefined;
   tls: { certificateFile: string; redirectToPort: number | undefined } | undefined;
@@ -90,7 +90,8 @@ export function renderHaproxyConfig(settings: BalancerSettings): string {
     `  timeout queue ${timeouts.queueMs}ms`,
     `  timeout tunnel ${timeouts.tunnelMs}ms`,
     '  timeout http-request 15s',
-    '  timeout http-keep-alive 60s',
+    // As long as Node keeps one open itself. It bounds how long a balancer that stops waits for idle clients.
+    '  timeout http-keep-alive 5s',
     '',
     'frontend public',
     '  # While it stops, a connection is closed with its next answer, not under a request on its way.',
@@ -126,7 +127,7 @@ export function renderHaproxyConfig(settings: BalancerSettings): string {
     `  default_backend ${BACKEND}`,
     '',
     `backend ${BACKEND}`,
-    `  balance ${settings.algorithm}`,
+    `  balance ${settings.algorithm === 'random' ? 'random(2)' : settings.algorithm}`,
     '  option httpchk',
     `  http-check send meth GET uri ${quote(settings.ready)} ver HTTP/1.1 hdr Host banyan hdr User-Agent banyan`,
     '  http-check expect status 200-499',

@@ -30,6 +30,8 @@ export interface WebServerOptions {
   labels?: Labels;
   /** Set for a server that takes users' connections itself: the public socket, which the machine holds. */
   socket?: SocketAddress;
+  /** Others serve the public socket too at the time of the start: one replaces another. */
+  shares?: boolean;
   /** Path of a Unix socket on which such a server is asked whether it is ready. */
   probeSocket: string;
 }
@@ -74,12 +76,20 @@ export function webServerUnit(options: WebServerOptions): UnitSpec {
     stop: { signal: 'SIGTERM', group: true, timeoutMs: drainTimeoutMs + EXIT_GRACE_MS },
     rank: RANK,
     startTimeoutMs,
-    probe: { host: forProbe(host), port, path: ready, ...(socket ? { socket: probeSocket } : {}) },
+    probe: {
+      host: forProbe(host),
+      port,
+      path: ready,
+      ...(socket ? { socket: probeSocket, shares: options.shares ? 1 : 0 } : {}),
+    },
     ...(socket ? { sockets: [socket] } : {}),
     address: `http://${forPeople(host)}:${port}`,
     ...(labels ? { labels } : {}),
   };
 }
+
+const NOT_TAKEN_OVER =
+  'it does not listen on PORT, or is no Node program: such a one can only be replaced online behind a balancer (`balancer: {}` in banyan.config.ts)';
 
 /** What makes a Node process serve the socket that it inherits; see `inherit-socket.ts`. */
 function inheritance(env: NodeJS.ProcessEnv, probeSocket: string): NodeJS.ProcessEnv {
@@ -91,11 +101,14 @@ function inheritance(env: NodeJS.ProcessEnv, probeSocket: string): NodeJS.Proces
 }
 
 export const webServerEngine: EngineSupport = {
-  async probe({ probe: { host, port, path: ready, socket } }, _pid, signal) {
+  async probe({ probe: { host, port, path: ready, socket, shares } }, _pid, signal) {
     const target = { host: String(host), port: Number(port), path: String(ready) };
-    if (socket !== undefined && existsSync(String(socket))) {
+    if (socket === undefined) return probeHttp(target, signal);
+    if (existsSync(String(socket))) {
       return probeHttp({ ...target, socketPath: String(socket) }, signal);
     }
+    // On the public port the one that is to be replaced would answer.
+    if (shares) return { ready: false, reason: NOT_TAKEN_OVER };
     return probeHttp(target, signal);
   },
   diagnose: ({ probe: { port } }, lastWords) => diagnose(lastWords, Number(port)),

@@ -39,6 +39,7 @@ export class UnitLogs extends EventEmitter<{ line: [LogLine]; trouble: [Error] }
   readonly #files = new Map<string, RotatingFileStream>();
   readonly #recent: LogLine[] = [];
   #troubleTold = false;
+  #closed = false;
 
   constructor(folder: string, limits: LogLimits) {
     super();
@@ -69,7 +70,8 @@ export class UnitLogs extends EventEmitter<{ line: [LogLine]; trouble: [Error] }
 
   write(unit: string, text: string): void {
     const line = { time: new Date().toISOString(), unit, text: text.replace(/\r$/, '') };
-    this.#fileOf(unit).write(`${line.time} ${line.text}\n`);
+    // A pipe that is read late must not open a file again that nobody would close.
+    if (!this.#closed) this.#fileOf(unit).write(`${line.time} ${line.text}\n`);
     this.#recent.push(line);
     if (this.#recent.length > RECENT_LINES) this.#recent.splice(0, RECENT_LINES / 10);
     this.emit('line', line);
@@ -83,6 +85,7 @@ export class UnitLogs extends EventEmitter<{ line: [LogLine]; trouble: [Error] }
 
   /** Ends the files; resolves when what was written lies on the disk. */
   async close(): Promise<void> {
+    this.#closed = true;
     const files = [...this.#files.values()];
     this.#files.clear();
     await Promise.all(

@@ -28,6 +28,8 @@ export interface RunningDatabase {
   port: number;
   /** The database's name. */
   name: string;
+  /** How many connections it allows. */
+  maxConnections: number;
   /** For people: `PostgreSQL 18.4 on 127.0.0.1:40123`. */
   summary: string;
 }
@@ -77,12 +79,14 @@ export async function useExternalDatabase(url: string): Promise<RunningDatabase>
   client.on('error', () => {});
   try {
     await client.connect();
-    const { rows } = await client.query<{ version: string; name: string }>(
-      `select current_setting('server_version') as version, current_database() as name`,
+    const { rows } = await client.query<{ version: string; name: string; allowed: number }>(
+      `select current_setting('server_version') as version, current_database() as name,
+              current_setting('max_connections')::int as allowed`,
     );
-    const { version, name } = rows[0]!;
+    const { version, name, allowed } = rows[0]!;
     return {
       url,
+      maxConnections: allowed,
       ...where,
       name: decodeURIComponent(pathname.slice(1)) || name,
       summary: `PostgreSQL ${version} on ${where.host}:${where.port}, not run by Banyan`,
@@ -132,6 +136,7 @@ export async function startEmbeddedDatabase(
       host: LOOPBACK,
       port,
       name: deployment.database,
+      maxConnections: topology.maxConnections,
       summary: `PostgreSQL ${home.binaries.version} on ${LOOPBACK}:${port}${isNew ? ', new' : ''}`,
     };
   }

@@ -3,10 +3,9 @@
  * own command.
  */
 import { spawn } from 'node:child_process';
-import { existsSync } from 'node:fs';
 import path from 'node:path';
 import pg from 'pg';
-import { migrate } from '../app/database/migrate.ts';
+import { migrate, waitForLock } from '../app/database/migrate.ts';
 import { commandPath } from '../engines/web-server.ts';
 import { BanyanError } from '../errors.ts';
 import type { CompleteTopology } from '../topology/defaults.ts';
@@ -16,16 +15,6 @@ const COMMAND_LOCK = 7_233_402_118_531n;
 
 /** The last lines of a command that failed. */
 const LAST_WORDS = 20;
-
-export class MigrationsFolderMissing extends BanyanError {
-  constructor(folder: string) {
-    super('MIGRATIONS_FOLDER_MISSING', {
-      what: 'The migrations folder that the topology names is not there',
-      where: folder,
-      remedy: 'Correct `database.migrations`, or make the folder',
-    });
-  }
-}
 
 export class MigrationCommandFailed extends BanyanError {
   constructor(command: string, reason: string, output: string[]) {
@@ -41,7 +30,8 @@ export class MigrationCommandFailed extends BanyanError {
 /**
  * @param onLine gets each line that the user's command prints
  * @returns what was done, for people; undefined when the topology names no migrations
- * @throws MigrationMissing, MigrationChanged, MigrationFailed, MigrationCommandFailed
+ * @throws MigrationsFolderMissing, MigrationMissing, MigrationChanged, MigrationOutOfOrder,
+ *   MigrationFailed, MigrationCommandFailed
  */
 export async function runMigrations(
   folder: string,
@@ -51,16 +41,17 @@ export async function runMigrations(
   onLine: (line: string) => void,
 ): Promise<string | undefined> {
   if (command) {
-    await withLock(url, () => runCommand(folder, command, env, onLine));
+    await withLock(url, async () => {
+      const { reason, output } = await runUserCommand(folder, command, env, onLine);
+      if (reason) throw new MigrationCommandFailed(command, reason, output);
+    });
     return `\`${command}\` done`;
   }
   if (!migrations) return undefined;
-  const migrationsFolder = path.resolve(folder, migrations);
-  if (!existsSync(migrationsFolder)) throw new MigrationsFolderMissing(migrationsFolder);
   const pool = new pg.Pool({ connectionString: url, max: 1 });
   pool.on('error', () => {});
   try {
-    const { applied, already } = await migrate(pool, migrationsFolder);
+    const { applied, already } = await migrate(pool, path.resolve(folder, migrations));
     if (applied.length === 0) return `up to date, ${already} applied earlier`;
     return `${applied.length} applied: ${applied.join(', ')}`;
   } finally {
@@ -74,7 +65,7 @@ async function withLock(url: string, body: () => Promise<void>): Promise<void> {
   client.on('error', () => {});
   await client.connect();
   try {
-    await client.query('select pg_advisory_lock($1)', [COMMAND_LOCK]);
+    await waitForLock(client, COMMAND_LOCK);
     await body();
   } finally {
     // The end of the session gives the lock back.
@@ -82,12 +73,17 @@ async function withLock(url: string, body: () => Promise<void>): Promise<void> {
   }
 }
 
-async function runCommand(
+/**
+ * Runs a command of the user's in a folder, as an npm script is run.
+ * @param onLine gets each line that it prints
+ * @returns why it failed, if it did, and its last lines
+ */
+export async function runUserCommand(
   folder: string,
   command: string,
   env: NodeJS.ProcessEnv,
   onLine: (line: string) => void,
-): Promise<void> {
+): Promise<{ reason: string | undefined; output: string[] }> {
   const child = spawn('/bin/sh', ['-c', command], {
     cwd: folder,
     env: { ...env, PATH: commandPath(folder, env.PATH) },
@@ -109,6 +105,5 @@ async function runCommand(
     if (code === 0) resolve(undefined);
     else resolve(signal ? `was ended by ${signal}` : `ended with exit code ${code}`);
   });
-  const reason = await promise;
-  if (reason) throw new MigrationCommandFailed(command, reason, output);
+  return { reason: await promise, output };
 }

@@ -1,4 +1,5 @@
 /** What `banyan status` tells: how a deployment fares at this moment, asked from the units themselves. */
+import { type BalancerStatistics, HaproxyRuntime } from '../engines/haproxy-runtime.ts';
 import type { UnitState } from '../machines/unit.ts';
 
 export interface Status {
@@ -15,4 +16,64 @@ export interface Status {
   epoch: number;
   database: string;
   units: UnitState[];
+  /** What the load balancers count, all together; undefined without one. */
+  traffic?: Traffic;
+}
+
+export interface Traffic {
+  /** Requests in the last second. */
+  requestRate: number;
+  /** Requests that wait since every server is busy. */
+  queued: number;
+  servers: ServerTraffic[];
+}
+
+export interface ServerTraffic {
+  name: string;
+  /** As the health checks have it: `UP`, `DOWN`, `MAINT`. */
+  health: string;
+  inFlight: number;
+  /** Since the balancer started. */
+  requests: number;
+  errors5xx: number;
+  /** On average over the last thousand. */
+  responseMs: number;
+}
+
+/** Asks the balancers. One that does not answer is left out: the units' states tell that already. */
+export async function trafficOf(runtimeSockets: string[]): Promise<Traffic | undefined> {
+  if (runtimeSockets.length === 0) return undefined;
+  const answers = await Promise.all(
+    runtimeSockets.map(socket =>
+      new HaproxyRuntime(socket).statistics().catch((): undefined => undefined),
+    ),
+  );
+  const statistics = answers.filter(answer => answer !== undefined);
+  return {
+    requestRate: sum(statistics, ({ requestRate }) => requestRate),
+    queued: sum(statistics, ({ queued }) => queued),
+    servers: mergeServers(statistics),
+  };
+}
+
+/** Each balancer counts its own requests; a server's health is what the worst of them sees. */
+function mergeServers(statistics: BalancerStatistics[]): ServerTraffic[] {
+  const merged = new Map<string, ServerTraffic>();
+  for (const server of statistics.flatMap(({ servers }) => servers)) {
+    const { name, status, current, total, errors5xx, responseMs } = server;
+    const before = merged.get(name);
+    merged.set(name, {
+      name,
+      health: before && !/^UP/.test(before.health) ? before.health : status,
+      inFlight: (before?.inFlight ?? 0) + current,
+      requests: (before?.requests ?? 0) + total,
+      errors5xx: (before?.errors5xx ?? 0) + errors5xx,
+      responseMs: Math.max(before?.responseMs ?? 0, responseMs),
+    });
+  }
+  return [...merged.values()];
+}
+
+function sum<T>(list: T[], amount: (item: T) => number): number {
+  return list.reduce((total, item) => total + amount(item), 0);
 }

@@ -28,13 +28,14 @@ import { type RunningDatabase, startEmbeddedDatabase, useExternalDatabase } from
 import { type Deployment, DeploymentPaths, openDeployment } from './deployment.ts';
 import { runMigrations } from './migrations.ts';
 import { Journal } from './operations/journal.ts';
+import { requireRelease } from './releases/folder.ts';
 import { commandStartMs } from './start-clock.ts';
-import type { Status } from './status.ts';
+import { type Status, trafficOf } from './status.ts';
 import { prepareCertificate } from './web/certificate.ts';
 import { webContext } from './web/context.ts';
 import { converge } from './web/converge.ts';
 import { checkTlsPort } from './web/precheck.ts';
-import { desiredWeb, shapeOf, WEB_SHAPE, type WebShape } from './web/shape.ts';
+import { shapeOf, WEB_SHAPE, type WebShape } from './web/shape.ts';
 
 export type UpStep = 'leftovers' | 'database' | 'migrations' | 'web';
 
@@ -135,6 +136,9 @@ export class RunningDeployment extends EventEmitter<UpEvents> {
   }
 
   async status(): Promise<Status> {
+    const units = await this.#machine.states();
+    const balancers = units.filter(({ tier, phase }) => tier === 'balancer' && phase === 'ready');
+    const traffic = await trafficOf(balancers.map(({ name }) => this.#paths.socketFor(name)));
     return {
       deployment: this.#topology.name,
       folder: this.#paths.app,
@@ -143,7 +147,8 @@ export class RunningDeployment extends EventEmitter<UpEvents> {
       since: this.#since.toISOString(),
       epoch: this.#epoch(),
       database: this.#database?.summary ?? 'starting',
-      units: await this.#machine.states(),
+      units,
+      ...(traffic ? { traffic } : {}),
     };
   }
 
@@ -179,8 +184,19 @@ export class RunningDeployment extends EventEmitter<UpEvents> {
       machine: this.#machine,
     });
     this.#database = await this.#startDatabase(deployment);
-    await this.#migrate(deployment, this.#database);
-    await this.#startWeb(deployment, this.#database);
+    const catalog = await Catalog.open(this.#database.url);
+    try {
+      const present = await catalog.read<WebShape>(WEB_SHAPE);
+      const { maxConnections } = this.#database;
+      const shape = shapeOf(this.#topology, present, undefined, maxConnections);
+      await this.#migrate(deployment, this.#database, shape.release);
+      await this.#startWeb(deployment, this.#database, shape);
+      await catalog.write(WEB_SHAPE, shape);
+      await this.#mentionCutOff(catalog);
+    } finally {
+      await catalog.close();
+    }
+    await this.#tellReady();
   }
 
   async #stopAll(): Promise<void> {
@@ -212,7 +228,7 @@ export class RunningDeployment extends EventEmitter<UpEvents> {
     const { web, balancer, database } = this.#topology;
     if (balancer) findHaproxy();
     if (balancer?.tls) await prepareCertificate(deployment, balancer.tls.certificate);
-    connectionsPerServer(web.servers.max, database.maxConnections);
+    if (!database.url) connectionsPerServer(web.servers.max, database.maxConnections);
     this.#publicPort = web.port;
     for (const host of balancer?.addresses ?? [web.host]) {
       this.#publicPort = await this.#machine.listen({ host, port: this.#publicPort });
@@ -238,71 +254,78 @@ export class RunningDeployment extends EventEmitter<UpEvents> {
     });
   }
 
-  async #migrate(deployment: Deployment, database: RunningDatabase): Promise<void> {
+  async #migrate(
+    deployment: Deployment,
+    database: RunningDatabase,
+    release: number,
+  ): Promise<void> {
+    const folder = requireRelease(this.#paths, release);
     const tier = this.#topology.database;
     if (!tier.migrations && !tier.migrate) return;
     const env = applicationEnv(deployment, this.#topology.web, database.url);
     await this.#step('migrations', tier.migrate ?? tier.migrations ?? '', async () => {
-      const detail = await runMigrations(this.#paths.app, tier, database.url, env, line =>
+      const detail = await runMigrations(folder, tier, database.url, env, line =>
         this.logs.write('migrations', line),
       );
       return [undefined, detail ?? ''];
     });
   }
 
-  #publishMap({ host, port, name }: RunningDatabase, servers: number): Promise<RuntimeMap> {
+  #publishMap(
+    { host, port, name, maxConnections }: RunningDatabase,
+    servers: number,
+  ): Promise<RuntimeMap> {
     return publishRuntimeMap(this.#paths.map, {
       deployment: this.#topology.name,
       dataCentre: DATA_CENTRE,
       database: {
         name,
         shards: [{ id: '0', members: [{ host, port, dataCentre: DATA_CENTRE }] }],
-        connectionsPerServer: connectionsPerServer(servers, this.#topology.database.maxConnections),
+        connectionsPerServer: connectionsPerServer(servers, maxConnections),
       },
       assets: { baseUrl: '' },
     });
   }
 
-  async #startWeb(deployment: Deployment, database: RunningDatabase): Promise<void> {
-    const catalog = await Catalog.open(database.url);
-    try {
-      const present = await catalog.read<WebShape>(WEB_SHAPE);
-      const shape = shapeOf(this.#topology, present);
-      await this.#publishMap(database, shape.servers);
-      const context = webContext({
-        machine: this.#machine,
-        deployment,
-        shape,
-        databaseUrl: database.url,
-        circumstances: {
-          environment: process.env,
-          publicPort: this.#publicPort,
-          overrides: this.#overrides,
-        },
-      });
-      const { balancers, weights } = desiredWeb(shape);
-      const what =
-        balancers.length > 0 ? `${weights.length} × ${shape.web.command}` : shape.web.command;
-      await this.#step('web', what, async () => {
-        await converge(context, shape);
-        const behind =
-          balancers.length > 0
-            ? ` behind ${balancers.length === 1 ? 'a balancer' : `${balancers.length} balancers`}`
-            : '';
-        const count = balancers.length > 0 ? `${weights.length} × ` : '';
-        return [undefined, `${count}\`${shape.web.command}\`${behind} on ${this.#address}`];
-      });
-      await catalog.write(WEB_SHAPE, shape);
-      const cutOff = await new Journal(catalog).unfinished();
-      if (cutOff) {
-        this.emit(
-          'note',
-          `operation ${cutOff.id} (${cutOff.summary}) was cut off: finish it with \`banyan resume\`, or take it back with \`banyan undo\``,
-        );
-      }
-    } finally {
-      await catalog.close();
+  async #startWeb(
+    deployment: Deployment,
+    database: RunningDatabase,
+    shape: WebShape,
+  ): Promise<void> {
+    await this.#publishMap(database, shape.servers);
+    const context = webContext({
+      machine: this.#machine,
+      deployment,
+      shape,
+      databaseUrl: database.url,
+      circumstances: {
+        environment: process.env,
+        publicPort: this.#publicPort,
+        overrides: this.#overrides,
+      },
+    });
+    await this.#step('web', shape.web.command, async () => {
+      await converge(context, shape);
+      return [undefined, `${describeWeb(shape)} on ${this.#address}`];
+    });
+    if (shape.release > 0) {
+      this.emit(
+        'note',
+        `release ${shape.release} runs, not the folder as it is now: \`banyan release\` makes a new one of it, \`banyan rollback 0\` runs the folder itself`,
+      );
     }
+  }
+
+  async #mentionCutOff(catalog: Catalog): Promise<void> {
+    const cutOff = await new Journal(catalog).unfinished();
+    if (!cutOff) return;
+    this.emit(
+      'note',
+      `operation ${cutOff.id} (${cutOff.summary}) was cut off: finish it with \`banyan resume\`, or take it back with \`banyan undo\``,
+    );
+  }
+
+  async #tellReady(): Promise<void> {
     const readyMs = performance.now() - commandStartMs();
     const answered = (await statusOf(this.#address)) === 200;
     this.emit('ready', {
@@ -320,6 +343,14 @@ export class RunningDeployment extends EventEmitter<UpEvents> {
     this.emit('done', step, summary, performance.now() - begun);
     return result;
   }
+}
+
+/** `3 × \`node server.ts\` behind a balancer` */
+function describeWeb({ servers, web, balancer }: WebShape): string {
+  const command = `\`${web.command}\``;
+  if (!balancer) return command;
+  const balancers = balancer.addresses.length;
+  return `${servers} × ${command} behind ${balancers === 1 ? 'a balancer' : `${balancers} balancers`}`;
 }
 
 function addressForPeople(host: string, port: number): string {

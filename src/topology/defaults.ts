@@ -30,7 +30,7 @@ export interface CompleteTopology {
     drainTimeoutMs: number;
     env: Record<string, string>;
     /** Equal when their number is fixed. */
-    servers: { min: number; max: number; target: number };
+    servers: { min: number; max: number; target: number; scaleDownAfterMs: number };
     weights: number[];
     maxConcurrency: number;
     sticky: boolean;
@@ -53,7 +53,7 @@ export interface CompleteTopology {
 }
 
 export interface CompleteBalancer {
-  algorithm: 'roundrobin' | 'leastconn';
+  algorithm: 'roundrobin' | 'leastconn' | 'random';
   addresses: string[];
   virtualAddress?: string;
   tls?: { port: number; certificate?: string; redirect: boolean };
@@ -90,7 +90,7 @@ const FEWEST_CONNECTIONS = 2;
 const MOST_CONNECTIONS = 20;
 
 /** How busy servers are meant to be: high enough to be worth it, low enough to take a sudden half more. */
-const TARGET_UTILISATION = 0.6;
+const SCALING = { target: 0.6, scaleDownAfterMs: 60_000 };
 
 export class TooManyServers extends BanyanError {
   constructor(servers: number, maxConnections: number, wanted: number) {
@@ -179,9 +179,9 @@ function completeServers(
   servers: NonNullable<Topology['web']>['servers'] = 1,
 ): CompleteTopology['web']['servers'] {
   if (typeof servers === 'number') {
-    return { min: servers, max: servers, target: TARGET_UTILISATION };
+    return { min: servers, max: servers, ...SCALING };
   }
-  return { target: TARGET_UTILISATION, ...servers };
+  return { ...SCALING, ...servers };
 }
 
 /** One server without a word about a balancer needs none. */

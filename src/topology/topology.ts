@@ -114,15 +114,21 @@ export interface ServerBounds {
    * Default: 0.6.
    */
   target?: number;
+  /**
+   * How long the load must have been lower before a server is taken away, in milliseconds.
+   * Default: 60000; raise it for a load that comes in waves.
+   */
+  scaleDownAfterMs?: number;
 }
 
 export interface Balancer {
   /**
-   * How the next server is chosen: in turn, or the one with the fewest requests in flight, which is better
-   * for requests of very unequal length.
+   * How the next server is chosen: in turn; the one with the fewest requests in flight, which is better
+   * for requests of very unequal length; or of two picked at random the less busy one, which several
+   * balancers that know nothing of each other do best with.
    * Default: `roundrobin`.
    */
-  algorithm?: 'roundrobin' | 'leastconn';
+  algorithm?: 'roundrobin' | 'leastconn' | 'random';
   /**
    * The addresses to listen on, one balancer each: two make the balancer no single point of failure
    * (both in the DNS, or behind `virtualAddress`).

@@ -114,6 +114,7 @@ const bounds = v.pipe(
   object({
     min: whole(1, 1_000),
     max: whole(1, 1_000),
+    scaleDownAfterMs: v.optional(timeoutMs),
     target: v.optional(v.pipe(v.number(A_PART), v.minValue(0.05, A_PART), v.maxValue(1, A_PART))),
   }),
   v.forward(
@@ -134,7 +135,9 @@ const addresses = v.pipe(
 
 const balancer = v.pipe(
   object({
-    algorithm: v.optional(v.picklist(['roundrobin', 'leastconn'], 'roundrobin or leastconn')),
+    algorithm: v.optional(
+      v.picklist(['roundrobin', 'leastconn', 'random'], 'roundrobin, leastconn or random'),
+    ),
     addresses: v.optional(addresses),
     virtualAddress: v.optional(text),
     tls: v.optional(

@@ -122,7 +122,8 @@ export class Site {
   }
 
   banyan(args: string[], options: CommandOptions = {}): Promise<CommandResult> {
-    return banyan([...args, '--dir', this.folder], options);
+    const [command, ...rest] = args;
+    return banyan([command!, '--dir', this.folder, ...rest], options);
   }
 
   /** Runs a command that has to succeed. */

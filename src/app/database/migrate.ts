@@ -132,7 +132,7 @@ export async function migrate(pool: pg.Pool, folder: string): Promise<MigrationR
     broken = error;
   });
   try {
-    await takeLock(client);
+    await waitForLock(client, LOCK);
     await client.query(`
       create schema if not exists banyan;
       create table if not exists banyan.migrations (
@@ -183,12 +183,13 @@ export function pendingMigrations<T extends AppliedMigration>(
  * and `create index concurrently`, in a migration of the process that has the lock, waits for all
  * snapshots. The two would wait for each other. There is no limit to it: a migration takes as long as it
  * takes, and the lock is free as soon as its holder is gone.
+ * @param lock an advisory lock of the session
  */
-async function takeLock(client: pg.PoolClient): Promise<void> {
+export async function waitForLock(client: pg.ClientBase, lock: bigint): Promise<void> {
   for (;;) {
     const { rows } = await client.query<{ taken: boolean }>(
       'select pg_try_advisory_lock($1) as taken',
-      [LOCK],
+      [lock],
     );
     if (rows[0]?.taken) return;
     await delay(LOCK_PAUSE_MS);

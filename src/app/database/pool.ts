@@ -67,9 +67,10 @@ export function createPool(options: PoolOptions = {}): Pool {
     connectionTimeoutMillis: CONNECTION_TIMEOUT_MS,
     application_name: environment.unit,
     ...config,
+    ...(map ? { max: shareOf(map, config.max) } : {}),
     ...(url ? { connectionString: atPrimary(url, map) } : {}),
   });
-  if (mapFile && url && map) pool.follow(mapFile, url, map);
+  if (mapFile && url && map) pool.follow(mapFile, url, map, config.max);
   return pool;
 }
 
@@ -80,7 +81,12 @@ interface PoolInternals {
   /** Clients that are closed, not kept, when they are released. */
   _expired: WeakSet<pg.PoolClient>;
   _remove(client: pg.PoolClient): void;
+  /** Gives whoever waits a client, when there may be one. */
+  _pulseQueue(): void;
 }
+
+/** pg-pool's own default. */
+const DEFAULT_MAX = 10;
 
 class BanyanPool extends pg.Pool {
   #stopWatching: (() => void) | undefined;
@@ -94,12 +100,14 @@ class BanyanPool extends pg.Pool {
     this.on('connect', client => client.on('error', () => {}));
   }
 
-  follow(mapFile: string, url: string, map: RuntimeMap): void {
+  /** @param wanted connections that the application asked for; undefined when it left that open */
+  follow(mapFile: string, url: string, map: RuntimeMap, wanted: number | undefined): void {
     let current = primaryOf(map);
     this.#stopWatching = watchRuntimeMap(
       mapFile,
       map,
       next => {
+        this.#resize(shareOf(next, wanted));
         const primary = primaryOf(next);
         if (primary.host === current.host && primary.port === current.port) return;
         current = primary;
@@ -108,6 +116,18 @@ class BanyanPool extends pg.Pool {
       },
       error => log.warn({ err: error }, 'the runtime map cannot be read; the last one stays'),
     );
+  }
+
+  /** More servers leave each a smaller share: what is idle beyond it goes now, the rest when it is released. */
+  #resize(max: number): void {
+    if (max === this.options.max) return;
+    const internals = this as unknown as PoolInternals;
+    this.options.max = max;
+    for (const { client } of [...internals._idle]) {
+      if (internals._clients.length > max) internals._remove(client);
+    }
+    for (const client of internals._clients.slice(max)) internals._expired.add(client);
+    internals._pulseQueue();
   }
 
   #leaveOldConnections(): void {
@@ -122,6 +142,13 @@ class BanyanPool extends pg.Pool {
     this.#stopWatching?.();
     return callback ? super.end(callback) : super.end();
   }
+}
+
+/** What this server may hold, so that all of them together never take the database's last connection. */
+function shareOf(map: RuntimeMap, wanted: number | undefined): number {
+  const share = map.database.connectionsPerServer;
+  if (share === undefined) return wanted ?? DEFAULT_MAX;
+  return Math.min(share, wanted ?? share);
 }
 
 /** Rung 1 has one shard with one member. */

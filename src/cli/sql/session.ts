@@ -103,8 +103,19 @@ export class SqlSession {
         rows: result.rows,
       }));
     } catch (error) {
+      await this.#untilIdle();
       throw new StatementFailed(statement, error as Error);
     }
+  }
+
+  /** An error is told before the server says in which state the transaction is left. */
+  async #untilIdle(): Promise<void> {
+    const { readyForQuery } = this.#client as unknown as { readyForQuery: boolean };
+    if (readyForQuery || this.#broken) return;
+    await new Promise<void>(resolve => {
+      this.#client.once('drain', () => resolve());
+      this.#client.once('end', () => resolve());
+    });
   }
 
   /** Rows as objects, for `--json`. @throws StatementFailed */

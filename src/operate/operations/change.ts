@@ -19,8 +19,8 @@ export interface Change {
   /** For people: `web servers 1 → 4`. */
   summary: string;
   after: WebShape;
-  /** Looks, when every step is done, whether the change is good; throws to have it taken back. */
-  confirm?: () => Promise<void>;
+  /** Looks after each step whether the change is good so far; throws to have it taken back. */
+  afterStep?: Progress['afterStep'];
 }
 
 export interface ChangeProgress extends Progress {
@@ -75,7 +75,7 @@ export function planChange(controller: Controller, after: WebShape): Promise<Ste
  */
 export async function change(
   controller: Controller,
-  { kind, summary, after, confirm }: Change,
+  { kind, summary, after, afterStep }: Change,
   progress: ChangeProgress = {},
 ): Promise<number | undefined> {
   const { deployment, journal, catalog, databaseUrl, present } = controller;
@@ -89,7 +89,7 @@ export async function change(
       return undefined;
     }
     const id = await journal.begin(kind, summary, present, after);
-    await goThere(controller, id, summary, present, after, confirm, progress);
+    await goThere(controller, id, summary, present, after, afterStep, progress);
     return id;
   });
 }
@@ -139,13 +139,15 @@ async function goThere(
   summary: string,
   before: WebShape,
   after: WebShape,
-  confirm: Change['confirm'],
+  afterStep: Change['afterStep'],
   progress: ChangeProgress,
 ): Promise<void> {
   const { journal, catalog } = controller;
   try {
-    await converge(controller.contextFor(after), after, noting(controller, id, progress));
-    await confirm?.();
+    await converge(controller.contextFor(after), after, {
+      ...noting(controller, id, progress),
+      ...(afterStep ? { afterStep } : {}),
+    });
   } catch (error) {
     progress.takingBack?.(error);
     try {

@@ -5,7 +5,9 @@
  * - Each step may be done twice: a controller that was killed between doing and noting does it again.
  * - A step that failed leaves what served before serving.
  */
+import { rm } from 'node:fs/promises';
 import { setTimeout as delay } from 'node:timers/promises';
+import { AUTOSCALER, autoscalerUnit } from '../../engines/autoscaler.ts';
 import { haproxyUnit } from '../../engines/haproxy.ts';
 import type { BalancedServer } from '../../engines/haproxy-config.ts';
 import { HaproxyRuntime } from '../../engines/haproxy-runtime.ts';
@@ -97,6 +99,10 @@ export class WebTier {
         return this.#reloadBalancer(step.name);
       case 'stop-balancer':
         return this.#stopBalancer(step.name);
+      case 'start-autoscaler':
+        return this.#startAutoscaler();
+      case 'stop-autoscaler':
+        return this.#context.machine.stop(AUTOSCALER);
     }
   }
 
@@ -106,6 +112,8 @@ export class WebTier {
     const { name, weight, direct } = step;
     // Left by a controller that was killed before it could note it, or half started.
     await this.#context.machine.stop(name);
+    // A socket of an earlier run must not be taken for this one's.
+    await rm(this.#context.deployment.paths.socketFor(name), { force: true });
     for (let attempt = 1; ; attempt++) {
       const host = direct ? web.host : LOOPBACK;
       const port = direct ? this.#context.publicPort : await freePort(LOOPBACK);
@@ -117,9 +125,9 @@ export class WebTier {
         host,
         port,
         probeSocket: this.#context.deployment.paths.socketFor(name),
-        env: { ...this.#context.env, BANYAN_UNIT: name },
+        env: { ...this.#context.env, BANYAN_UNIT: name, BANYAN_RELEASE: String(release) },
         labels: { ...labels },
-        ...(direct ? { socket: publicAddress(this.#context, host) } : {}),
+        ...(direct ? { socket: publicAddress(this.#context, host), shares: this.#isServed() } : {}),
       });
       try {
         await this.#context.machine.start(unit);
@@ -132,6 +140,12 @@ export class WebTier {
       this.#now.ports.set(name, port);
       return;
     }
+  }
+
+  /** Somebody serves the public address already. */
+  #isServed(): boolean {
+    const { servers, balancers } = this.#now;
+    return balancers.length > 0 || servers.some(({ direct }) => direct);
   }
 
   async #join(name: string): Promise<void> {
@@ -226,6 +240,14 @@ export class WebTier {
       balancers.findIndex(balancer => balancer.name === name),
       1,
     );
+  }
+
+  async #startAutoscaler(): Promise<void> {
+    const { machine, deployment, environment } = this.#context;
+    await machine.stop(AUTOSCALER);
+    // The command that runs at this moment, whether it was built or runs from its sources.
+    const program = [...process.execArgv, process.argv[1]!];
+    await machine.start(autoscalerUnit(program, deployment.paths.app, environment));
   }
 
   async #writeConfigs(): Promise<void> {

@@ -12,6 +12,8 @@ export interface WebContext {
   deployment: Deployment;
   /** For the web servers: environment without `PORT` and its like. */
   env: NodeJS.ProcessEnv;
+  /** What `banyan up` was given. */
+  environment: NodeJS.ProcessEnv;
   /** Where users connect, as it really is: no port 0. */
   publicPort: number;
   /** Where a release's servers run; the application's own folder for 0. */
@@ -33,6 +35,7 @@ export function webContext(options: {
     machine,
     deployment,
     env: applicationEnv(deployment, shape.web, databaseUrl, circumstances.environment),
+    environment: circumstances.environment,
     publicPort: circumstances.publicPort,
     releaseFolder: release => releaseFolder(paths, release),
     async shareConnections(connectionsPerServer) {

@@ -7,6 +7,8 @@ import { planWeb, type Step } from './plan.ts';
 import { desiredWeb, type WebShape } from './shape.ts';
 
 export interface Progress {
+  /** Called when a step was carried out, before it counts as done; throws to stop there. */
+  afterStep?: (step: Step) => Promise<unknown>;
   /** A step begins; `number` of `total`. */
   begin?: (what: string, number: number, total: number) => void;
   /** A step is done. */
@@ -37,6 +39,7 @@ export async function converge(
     const begun = performance.now();
     progress.begin?.(what, index + 1, steps.length);
     await tier.carryOut(step);
+    await progress.afterStep?.(step);
     await progress.done?.(what, performance.now() - begun);
   }
   return steps;

@@ -78,6 +78,20 @@ export function explain(step: Step): ExplainedStep {
         traffic: 'new connections go elsewhere',
         undo: `start ${step.name}`,
       };
+    case 'start-autoscaler':
+      return {
+        mark: '+',
+        what: 'let the autoscaler watch over the number of servers',
+        traffic: NOTHING,
+        undo: 'stop it',
+      };
+    case 'stop-autoscaler':
+      return {
+        mark: '-',
+        what: 'stop the autoscaler',
+        traffic: NOTHING,
+        undo: 'start it again',
+      };
   }
 }
 

@@ -1,4 +1,5 @@
 /** What runs of the web tier: asked from the machine and from the balancers themselves. */
+import { AUTOSCALER } from '../../engines/autoscaler.ts';
 import { HaproxyRuntime, type ServerStatistics } from '../../engines/haproxy-runtime.ts';
 import type { Machine, UnitState } from '../../machines/unit.ts';
 import type { Deployment } from '../deployment.ts';
@@ -51,6 +52,7 @@ export async function observeWeb(machine: Machine, deployment: Deployment): Prom
   return {
     servers,
     balancers: balancers.map(({ name, address, revision }) => ({ name, address, revision })),
+    autoscaled: states.some(({ name }) => name === AUTOSCALER),
     ports: new Map(states.filter(isServer).map(({ name, labels }) => [name, Number(labels.port)])),
   };
 }

@@ -23,6 +23,8 @@ export interface DesiredWeb {
   /** Addresses, a balancer each; none when the one server is direct. */
   balancers: string[];
   balancerRevision: string;
+  /** Whether the autoscaler watches over their number. */
+  autoscaled: boolean;
 }
 
 export interface ObservedServer {
@@ -44,6 +46,7 @@ export interface ObservedBalancer {
 export interface ObservedWeb {
   servers: ObservedServer[];
   balancers: ObservedBalancer[];
+  autoscaled: boolean;
 }
 
 export type Step =
@@ -55,7 +58,9 @@ export type Step =
   | { do: 'set-weight'; name: string; weight: number }
   | { do: 'start-balancer'; name: string; address: string }
   | { do: 'reload-balancer'; name: string }
-  | { do: 'stop-balancer'; name: string };
+  | { do: 'stop-balancer'; name: string }
+  | { do: 'start-autoscaler' }
+  | { do: 'stop-autoscaler' };
 
 export function planWeb(observed: ObservedWeb, desired: DesiredWeb): Step[] {
   const isBalanced = desired.balancers.length > 0;
@@ -72,6 +77,7 @@ export function planWeb(observed: ObservedWeb, desired: DesiredWeb): Step[] {
   const names = new Names('web', observed.servers);
 
   const steps: Step[] = [];
+  if (observed.autoscaled && !desired.autoscaled) steps.push({ do: 'stop-autoscaler' });
   const start = (weight: number, direct: boolean) => {
     const name = names.take();
     steps.push({ do: 'start-server', name, weight, direct });
@@ -107,6 +113,7 @@ export function planWeb(observed: ObservedWeb, desired: DesiredWeb): Step[] {
   }
   for (const server of [...outdated, ...surplus]) retire(server);
   if (isBalanced) steps.push(...balancers.stops);
+  if (!observed.autoscaled && desired.autoscaled) steps.push({ do: 'start-autoscaler' });
   return withShares(steps, observed.servers.length, desired.weights.length);
 }
 

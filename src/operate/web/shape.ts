@@ -30,13 +30,15 @@ const WEIGHT = 100;
  * The shape that the topology asks for, as near to `present` as its bounds allow: a number between bounds
  * stays, and so does the release.
  * @param servers as many as that, whatever the bounds
+ * @param maxConnections that the database really allows
  */
 export function shapeOf(
   topology: CompleteTopology,
   present?: WebShape,
   servers = withinBounds(topology.web.servers, present?.servers),
+  maxConnections = present?.maxConnections ?? topology.database.maxConnections,
 ): WebShape {
-  const { web, database } = topology;
+  const { web } = topology;
   // Several servers need a balancer, whether the configuration names one or not.
   const balancer =
     topology.balancer ?? (servers > 1 ? balancerWithDefaults({}, web.host) : undefined);
@@ -45,7 +47,7 @@ export function shapeOf(
     release: present?.release ?? 0,
     web,
     ...(balancer ? { balancer } : {}),
-    maxConnections: database.maxConnections,
+    maxConnections,
   };
 }
 
@@ -64,6 +66,7 @@ export function desiredWeb(shape: WebShape): DesiredWeb {
     balancerRevision: balancer
       ? hash([balancer, web.sticky, web.maxConcurrency, web.ready, web.drainTimeoutMs])
       : '',
+    autoscaled: web.servers.min < web.servers.max,
   };
 }
 

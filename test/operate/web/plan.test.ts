@@ -65,8 +65,11 @@ function apply(world: ObservedWeb, step: Step, desired: DesiredWeb): ObservedWeb
         1,
       );
       break;
+    case 'start-autoscaler':
+    case 'stop-autoscaler':
+      return { servers, balancers, autoscaled: step.do === 'start-autoscaler' };
   }
-  return { servers, balancers };
+  return { servers, balancers, autoscaled: world.autoscaled };
 }
 
 /** Somebody accepts connections, and has somebody to give the requests to. */
@@ -89,6 +92,7 @@ const desiredState: fc.Arbitrary<DesiredWeb> = fc
       ['127.0.0.3'],
     ),
     balancerRevision: fc.constantFrom('x', 'y'),
+    autoscaled: fc.boolean(),
   })
   .map(desired => (desired.balancers.length ? desired : { ...desired, weights: [100] }));
 
@@ -111,12 +115,14 @@ const observedState: fc.Arbitrary<ObservedWeb> = fc
       }),
       { maxLength: 2 },
     ),
+    autoscaled: fc.boolean(),
   })
-  .map(({ servers, balancers }) => {
+  .map(({ servers, balancers, autoscaled }) => {
     const unique = balancers.filter(
       ({ address }, index) => balancers.findIndex(other => other.address === address) === index,
     );
     return {
+      autoscaled,
       servers: servers.map(
         (server, index): ObservedServer => ({
           ...server,
@@ -135,7 +141,9 @@ function run(observed: ObservedWeb, desired: DesiredWeb, steps: Step[]): Observe
   return steps.reduce((world, step) => apply(world, step, desired), observed);
 }
 
-function expectReached({ servers, balancers }: ObservedWeb, desired: DesiredWeb): void {
+function expectReached(world: ObservedWeb, desired: DesiredWeb): void {
+  const { servers, balancers, autoscaled } = world;
+  expect(autoscaled).toBe(desired.autoscaled);
   const sorted = (weights: number[]) => weights.toSorted((a, b) => a - b);
   expect(sorted(servers.map(server => server.weight))).toEqual(sorted(desired.weights));
   const isBalanced = desired.balancers.length > 0;
@@ -210,13 +218,22 @@ describe('examples', () => {
     weights: [100],
     balancers: [],
     balancerRevision: '',
+    autoscaled: false,
     ...more,
   });
   const words = (steps: Step[]) =>
-    steps.map(step => [step.do, 'name' in step ? step.name : step.servers].join(' '));
+    steps.map(step =>
+      [step.do, 'name' in step ? step.name : 'servers' in step ? step.servers : '']
+        .join(' ')
+        .trim(),
+    );
 
   test('from one server to two behind a balancer', () => {
-    const observed = { servers: [server('web-1', { direct: true, joined: false })], balancers: [] };
+    const observed = {
+      servers: [server('web-1', { direct: true, joined: false })],
+      balancers: [],
+      autoscaled: false,
+    };
     const steps = planWeb(
       observed,
       desired({ weights: [100, 100], balancers: ['127.0.0.1'], balancerRevision: 'x' }),
@@ -233,7 +250,7 @@ describe('examples', () => {
 
   test('a release: one in, one out', () => {
     const balancers = [{ name: 'balancer-1', address: '127.0.0.1', revision: 'x' }];
-    const observed = { servers: [server('web-1'), server('web-2')], balancers };
+    const observed = { servers: [server('web-1'), server('web-2')], balancers, autoscaled: false };
     const steps = planWeb(
       observed,
       desired({

@@ -197,6 +197,39 @@ test('requests are spread evenly, and by weight', async () => {
   }
 });
 
+test("eight servers never take the database's last connection", async () => {
+  await using small = await siteOf({
+    ...LEDGER_APP,
+    'server.ts': LEDGER_APP['server.ts'].replace('max: 10', 'max: 50'),
+    'banyan.config.ts': `export default { web: { servers: 8 }, database: { maxConnections: 40 } };`,
+  });
+  await small.up();
+  const pool = small.pool({ max: 1 });
+  const held = async () =>
+    (
+      await pool.query<{ count: number }>(
+        `select count(*)::int as count from pg_stat_activity where application_name like 'web-%'`,
+      )
+    ).rows[0]!.count;
+  let most = 0;
+  let working = true;
+  const clients = Promise.all(
+    Array.from({ length: 60 }, async () => {
+      while (working) expect((await fetch(`${small.address}/1`)).status).toBe(200);
+    }),
+  );
+  for (let round = 0; round < 20; round++) most = Math.max(most, await held());
+  // One server less, and the others may have more; one more, and they give some back.
+  await small.ok('scale', 'web=3');
+  await until('shares have grown', async () => ((await held()) > 3 * 3 ? true : undefined));
+  await small.ok('scale', 'web=8');
+  for (let round = 0; round < 20; round++) most = Math.max(most, await held());
+  working = false;
+  await clients;
+  expect(most).toBeGreaterThan(8);
+  expect(most).toBeLessThanOrEqual(30);
+});
+
 test('on down nothing is left, and in-flight requests finish first', async () => {
   await site.up();
   await scale(3);

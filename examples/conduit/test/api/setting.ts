@@ -2,6 +2,7 @@
 import { afterAll, beforeAll } from 'vitest';
 import { deployExample, type Site } from '../../../../test/support/deployment.ts';
 import { Api, type Member } from '../support/api.ts';
+import { topology } from './topology.ts';
 
 export let site: Site;
 export let api: Api;
@@ -9,7 +10,7 @@ export let ann: Member;
 export let ben: Member;
 
 beforeAll(async () => {
-  site = await deployExample('conduit');
+  site = await deployExample('conduit', topology);
   api = new Api(site.address);
   ann = await api.signUp('ann');
   ben = await api.signUp('ben');

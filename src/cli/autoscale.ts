@@ -1,0 +1,9 @@
+/** The unit `autoscaler-1` is this command; nobody types it. */
+import { autoscale as watchOver } from '../operate/autoscale/autoscaler.ts';
+import { DeploymentPaths } from '../operate/deployment.ts';
+
+export async function autoscale({ dir }: { dir: string }): Promise<void> {
+  const leaving = new AbortController();
+  for (const signal of ['SIGTERM', 'SIGINT'] as const) process.once(signal, () => leaving.abort());
+  await watchOver(new DeploymentPaths(dir), leaving.signal);
+}
