@@ -3,6 +3,7 @@
  * living one of them holds, by VRRP. Pure. (RFC 5798; man 5 keepalived.conf)
  */
 
+import { createHash } from 'node:crypto';
 import { isIPv6 } from 'node:net';
 
 export interface KeepalivedSettings {
@@ -31,7 +32,7 @@ vrrp_track_process balancer {
 vrrp_instance ${deployment} {
   state BACKUP
   interface eth0
-  virtual_router_id 51
+  virtual_router_id ${routerId(deployment)}
   priority ${priority}
   advert_int 1
   unicast_src_ip ${address}
@@ -46,6 +47,11 @@ ${isIPv6(virtualAddress) ? '' : authentication(password)}  virtual_ipaddress {
   }
 }
 `;
+}
+
+/** 1 to 255; others in the same network want another. The same on both hosts, since it follows from the name. */
+function routerId(deployment: string): number {
+  return 1 + (createHash('sha256').update(deployment).digest()[0]! % 255);
 }
 
 /** VRRP for IPv6 knows none. (RFC 5798, 9) */

@@ -221,6 +221,7 @@ export class WebTier {
     const { deployment, machine } = this.#context;
     const { tls } = this.#shape.balancer!;
     if (tls) await prepareCertificate(deployment, tls.certificate);
+    await writeKeepalivedConfigs(deployment, this.#shape);
     await writeBalancerConfig(deployment, name, this.#settings(name));
     await machine.signal(name, 'SIGUSR2');
     const deadline = performance.now() + RELOAD_TIMEOUT_MS;

@@ -60,7 +60,7 @@ export function explain(step: Step): ExplainedStep {
     case 'start-balancer':
       return {
         mark: '+',
-        what: `start ${step.name} on ${step.address}`,
+        what: `start ${step.name} on ${step.address.replace(' tls ', ', with HTTPS on port ')}`,
         traffic: 'new connections go through it',
         undo: `stop ${step.name}`,
       };

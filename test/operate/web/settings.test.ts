@@ -77,11 +77,14 @@ describe('under the witness', () => {
 describe('keepalived, for an address that moves between two hosts', () => {
   test('what Banyan writes is what keepalived accepts', async () => {
     await using site = await siteOf(LEDGER_APP);
+    const addresses = ['127.0.0.1', '127.0.0.2'];
+    await configure(site, { web: { servers: 2 }, balancer: { addresses } });
+    await site.up();
     await configure(site, {
       web: { servers: 2 },
-      balancer: { addresses: ['127.0.0.1', '127.0.0.2'], virtualAddress: '127.0.0.100' },
+      balancer: { addresses, virtualAddress: '127.0.0.100' },
     });
-    await site.up();
+    await site.ok('apply', '--yes');
     const configs = [1, 2].map(number =>
       path.join(site.paths.balancer, `keepalived-${number}.conf`),
     );

@@ -132,6 +132,13 @@ describe('a server dies under a request', () => {
     }
   });
 
+  test('a PUT longer than what HAProxy keeps is not: it fails, and is done once', async () => {
+    const body = 'long '.repeat(20_000);
+    const answer = await ask(`${site.address}/die?key=long-put`, { method: 'PUT', body });
+    expect(answer.status).toBe(502);
+    expect(await hits('long-put')).toHaveLength(1);
+  });
+
   test('a POST is never sent twice: the client learns that its outcome is unknown', async () => {
     for (const body of ['short', 'long '.repeat(20_000)]) {
       const key = `post-${body.length}`;
