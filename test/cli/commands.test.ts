@@ -11,7 +11,7 @@ import {
   spawnBanyan,
 } from '../support/deployment.ts';
 import { LEDGER_APP } from '../support/ledger.ts';
-import { until } from '../support/processes.ts';
+import { until } from '../support/until.ts';
 
 let site: Site;
 beforeAll(async () => {
@@ -96,9 +96,13 @@ describe('when it is up', () => {
     child.stdout?.on('data', chunk => {
       seen += chunk;
     });
-    await until('the past is shown', () => (seen.includes('ready to accept') ? true : undefined));
+    await until(() => (seen.includes('ready to accept') ? true : undefined), {
+      what: 'the past is shown',
+    });
     await site.pool().query(`do $$ begin raise warning 'a mark %', 17; end $$`);
-    await until('the present is shown', () => (seen.includes('a mark 17') ? true : undefined));
+    await until(() => (seen.includes('a mark 17') ? true : undefined), {
+      what: 'the present is shown',
+    });
     child.kill('SIGINT');
     expect((await finish(child)).code).toBe(0);
   });
