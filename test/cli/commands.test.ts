@@ -154,7 +154,7 @@ describe('when it is up', () => {
     expect(output).toContain('ledger-*> ');
     expect(output).toContain('ledger=!> ');
     expect(output).toMatch(/answer.{1,20}42/s);
-    expect(output).toContain('CREATE INDEX entries_session_value_idx');
+    expect(output).toContain('CREATE UNIQUE INDEX entries_session_value_idx');
     expect(output).toContain('\\nonsense is not known here');
     const history = readFileSync(path.join(site.paths.root, 'sql-history'), 'utf8');
     expect(history).toContain('42 as answer;');
