@@ -29,9 +29,6 @@ type CreateHandle = (
   flags: number,
 ) => Handle | number;
 
-/** Negative errno values of the two mistakes that a user can make. libuv's numbers are the system's. */
-const EADDRINUSE = { linux: -98, darwin: -48 };
-
 export class ListeningSockets {
   readonly #handles = new Map<string, Handle>();
 
@@ -47,16 +44,16 @@ export class ListeningSockets {
       throw new AddressNotHere(host, (error as Error).message);
     });
     const handle = create(address, port, family === 6 ? 6 : 4, undefined, 0);
-    if (typeof handle === 'number') {
-      if (Object.values(EADDRINUSE).includes(handle)) {
-        const remedy = 'Stop what uses it, or choose another with --port or in banyan.config.ts';
-        throw new PortInUse(port, host, await portHolder(port), remedy);
-      }
-      throw new AddressNotHere(host, `the system says ${handle}`);
-    }
+    if (typeof handle === 'number') throw new AddressNotHere(host, `the system says ${handle}`);
     const out: { port?: number } = {};
     handle.getsockname(out);
-    const taken = out.port ?? port;
+    const taken = out.port ?? 0;
+    // libuv keeps "address in use" to itself until somebody listens; the socket then has no port.
+    if (taken === 0 || (port !== 0 && taken !== port)) {
+      handle.close();
+      const remedy = 'Stop what uses it, or choose another with --port or in banyan.config.ts';
+      throw new PortInUse(port, host, await portHolder(port), remedy);
+    }
     this.#handles.set(addressKey({ host, port: taken }), handle);
     return taken;
   }

@@ -116,9 +116,10 @@ export class LocalMachine extends EventEmitter<{ change: [UnitState] }> implemen
   /** Stops all units and resolves when nothing of them is left. */
   async stopAll(): Promise<void> {
     this.#closed = true;
+    // Whoever comes now is refused as soon as the server stops accepting, and does not wait in vain.
+    this.#sockets.closeAll();
     const inOrder = this.#units.toSorted((a, b) => b.order - a.order);
     for (const unit of inOrder) await unit.stop();
-    this.#sockets.closeAll();
     await this.#guardian?.dismiss();
     this.#guardian = undefined;
     await this.logs.close();

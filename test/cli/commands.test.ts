@@ -11,7 +11,7 @@ import {
   spawnBanyan,
 } from '../support/deployment.ts';
 import { LEDGER_APP } from '../support/ledger.ts';
-import { until } from '../support/processes.ts';
+import { until } from '../support/until.ts';
 
 let site: Site;
 beforeAll(async () => {
@@ -96,9 +96,13 @@ describe('when it is up', () => {
     child.stdout?.on('data', chunk => {
       seen += chunk;
     });
-    await until('the past is shown', () => (seen.includes('ready to accept') ? true : undefined));
+    await until(() => (seen.includes('ready to accept') ? true : undefined), {
+      what: 'the past is shown',
+    });
     await site.pool().query(`do $$ begin raise warning 'a mark %', 17; end $$`);
-    await until('the present is shown', () => (seen.includes('a mark 17') ? true : undefined));
+    await until(() => (seen.includes('a mark 17') ? true : undefined), {
+      what: 'the present is shown',
+    });
     child.kill('SIGINT');
     expect((await finish(child)).code).toBe(0);
   });
@@ -150,7 +154,7 @@ describe('when it is up', () => {
     expect(output).toContain('ledger-*> ');
     expect(output).toContain('ledger=!> ');
     expect(output).toMatch(/answer.{1,20}42/s);
-    expect(output).toContain('CREATE INDEX entries_session_value_idx');
+    expect(output).toContain('CREATE UNIQUE INDEX entries_session_value_idx');
     expect(output).toContain('\\nonsense is not known here');
     const history = readFileSync(path.join(site.paths.root, 'sql-history'), 'utf8');
     expect(history).toContain('42 as answer;');

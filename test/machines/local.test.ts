@@ -6,7 +6,8 @@ import { LocalMachine, MachineStopped } from '../../src/machines/local.ts';
 import type { EngineSupport, UnitSpec } from '../../src/machines/unit.ts';
 import { UnitStartFailed } from '../../src/machines/unit-process.ts';
 import { temporaryFolder } from '../support/deployment.ts';
-import { nothingRuns, processesOf, until } from '../support/processes.ts';
+import { nothingRuns, processesOf } from '../support/processes.ts';
+import { until } from '../support/until.ts';
 
 let folder: string;
 let machine: LocalMachine;
@@ -103,7 +104,9 @@ test('a unit that was stopped with SIGSTOP is stopped all the same', async () =>
 
 test('a unit that ends unasked is started again, with growing pauses, and says why', async () => {
   await machine.start(shell('a', 'touch a.ready; sleep 0.2; exit 7'));
-  await until('two restarts', async () => ((await state()).restarts >= 2 ? true : undefined));
+  await until(async () => ((await state()).restarts >= 2 ? true : undefined), {
+    what: 'two restarts',
+  });
   const lines = machine.logs.recent(100, 'a').map(({ text }) => text);
   expect(lines).toContain('banyan: it ended with exit code 7; starting it again in 100 ms');
   expect(lines).toContain('banyan: it ended with exit code 7; starting it again in 200 ms');
@@ -116,10 +119,13 @@ test('after a stop nothing is started any more', async () => {
 
 test('a stop while a unit waits for its restart is immediate', async () => {
   await machine.start(shell('a', 'touch a.ready; sleep 0.1; exit 1'));
-  await until('it waits', async () => {
-    const { restarts, phase } = await state();
-    return restarts >= 3 && phase === 'waiting to restart' ? true : undefined;
-  });
+  await until(
+    async () => {
+      const { restarts, phase } = await state();
+      return restarts >= 3 && phase === 'waiting to restart' ? true : undefined;
+    },
+    { what: 'it waits' },
+  );
   await machine.stopAll();
   expect((await state()).phase).toBe('stopped');
 });

@@ -9,7 +9,8 @@ import path from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { Site, siteOf, temporaryFolder } from '../support/deployment.ts';
 import { LEDGER_APP, LedgerSubject } from '../support/ledger.ts';
-import { nothingRuns, until } from '../support/processes.ts';
+import { nothingRuns } from '../support/processes.ts';
+import { until } from '../support/until.ts';
 import { Witness } from '../support/witness.ts';
 
 const isRoot = process.getuid?.() === 0;
@@ -75,17 +76,20 @@ describe.skipIf(!isRoot)('on a small disk', () => {
     fill();
     // The log is written on until the last segment is full; a large write makes that happen now.
     const pool = site.pool();
-    await until('the database feels the full disk', async () => {
-      try {
-        await pool.query(
-          `create table bulk as select repeat('x', 1000) from generate_series(1, 50000)`,
-        );
-        await pool.query('drop table bulk');
-        return undefined;
-      } catch {
-        return true;
-      }
-    });
+    await until(
+      async () => {
+        try {
+          await pool.query(
+            `create table bulk as select repeat('x', 1000) from generate_series(1, 50000)`,
+          );
+          await pool.query('drop table bulk');
+          return undefined;
+        } catch {
+          return true;
+        }
+      },
+      { what: 'the database feels the full disk' },
+    );
     rmSync(ballast);
     await witness.untilAcknowledged(100, 60_000);
     const account = await witness.stop();

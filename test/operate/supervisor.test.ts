@@ -5,7 +5,8 @@ import path from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { finish, type Site, siteOf, spawnBanyan } from '../support/deployment.ts';
 import { LEDGER_APP, LedgerSubject } from '../support/ledger.ts';
-import { nothingRuns, processesOf, until } from '../support/processes.ts';
+import { nothingRuns, processesOf } from '../support/processes.ts';
+import { until } from '../support/until.ts';
 import { Witness } from '../support/witness.ts';
 
 let site: Site;
@@ -24,7 +25,9 @@ async function foreground(): Promise<{ child: ChildProcess; output: () => string
   child.stderr?.on('data', chunk => {
     output += chunk;
   });
-  await until('banyan up is ready', () => (/ready after/.test(output) ? true : undefined));
+  await until(() => (/ready after/.test(output) ? true : undefined), {
+    what: 'banyan up is ready',
+  });
   return { child, output: () => output };
 }
 
@@ -57,8 +60,12 @@ test('an impatient second Ctrl-C changes nothing about the order', async () => {
 
 test('Ctrl-C during the start: everything is stopped, the exit code says so', async () => {
   const child = spawnBanyan(['up', '--dir', site.folder, '--port', '0']);
-  await until('something has started', () =>
-    processesOf(site.folder).some(({ command }) => command.includes('postgres')) ? true : undefined,
+  await until(
+    () =>
+      processesOf(site.folder).some(({ command }) => command.includes('postgres'))
+        ? true
+        : undefined,
+    { what: 'something has started' },
   );
   child.kill('SIGINT');
   expect((await finish(child)).code).toBe(130);
@@ -127,15 +134,20 @@ test('a stop lets the request in flight finish', async () => {
   const blocker = await site.pool().connect();
   await blocker.query('begin; lock table entries in access exclusive mode');
   const answer = fetch(`${site.address}/1`, { method: 'POST', body: '{"value": 1}' });
-  await until('the request waits', async () => {
-    const { rows } = await blocker.query(
-      `select from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()`,
-    );
-    return rows.length > 0 ? true : undefined;
-  });
+  await until(
+    async () => {
+      const { rows } = await blocker.query(
+        `select from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()`,
+      );
+      return rows.length > 0 ? true : undefined;
+    },
+    { what: 'the request waits' },
+  );
   const down = site.banyan(['down']);
-  await until('the server drains', async () =>
-    (await fetch(`${site.address}/healthz`).catch(() => undefined)) ? undefined : true,
+  await until(
+    async () =>
+      (await fetch(`${site.address}/healthz`).catch(() => undefined)) ? undefined : true,
+    { what: 'the server drains' },
   );
   await blocker.query('commit');
   blocker.release();
@@ -149,10 +161,13 @@ describe('a unit that keeps crashing', () => {
     await site.up();
     for (let round = 1; round <= 3; round++) {
       process.kill(await site.pidOf('web-1'), 'SIGKILL');
-      await until(`restart ${round}`, async () => {
-        const web = (await site.status()).units.find(({ name }) => name === 'web-1');
-        return web?.restarts === round && web.phase === 'ready' ? true : undefined;
-      });
+      await until(
+        async () => {
+          const web = (await site.status()).units.find(({ name }) => name === 'web-1');
+          return web?.restarts === round && web.phase === 'ready' ? true : undefined;
+        },
+        { what: `restart ${round}` },
+      );
     }
     const log = readFileSync(path.join(site.paths.logs, 'web-1.log'), 'utf8');
     expect(log).toContain('ended by SIGKILL; starting it again in 100 ms');

@@ -36,21 +36,6 @@ export async function nothingRuns(folder: string, timeoutMs = 20_000): Promise<v
   }
 }
 
-/** Resolves with the first value that is not undefined, asking again and again. */
-export async function until<T>(
-  what: string,
-  look: () => Promise<T | undefined> | T | undefined,
-  timeoutMs = 30_000,
-): Promise<T> {
-  const deadline = performance.now() + timeoutMs;
-  for (;;) {
-    const found = await look();
-    if (found !== undefined) return found;
-    if (performance.now() > deadline) throw new Error(`not within ${timeoutMs} ms: ${what}`);
-    await delay(25);
-  }
-}
-
 function read(file: string): string {
   try {
     return readFileSync(file, 'utf8');

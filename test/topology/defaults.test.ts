@@ -1,7 +1,14 @@
 import { execFileSync } from 'node:child_process';
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
-import { type AppFolder, completeTopology, NoStartCommand } from '../../src/topology/defaults.ts';
+import {
+  type AppFolder,
+  completeTopology,
+  connectionsPerServer,
+  NoStartCommand,
+  TooManyServers,
+} from '../../src/topology/defaults.ts';
+import type { Topology } from '../../src/topology/topology.ts';
 import { validateTopology } from '../../src/topology/validate.ts';
 
 const folder = (over: Partial<AppFolder> = {}): AppFolder => ({
@@ -24,6 +31,10 @@ test('a folder with a package.json alone gets sensible defaults', () => {
       startTimeoutMs: 30_000,
       drainTimeoutMs: 10_000,
       env: {},
+      servers: { min: 1, max: 1, target: 0.6, scaleDownAfterMs: 60_000 },
+      weights: [],
+      maxConcurrency: 256,
+      sticky: false,
     },
     database: { port: 0, memoryMb: 2_048, maxConnections: 100, settings: {} },
     logs: { maxFileMb: 10, keepFiles: 5 },
@@ -39,6 +50,22 @@ test('what the topology says wins over every default', () => {
     startTimeoutMs: 1,
     drainTimeoutMs: 1,
     env: { A: 'b' },
+    servers: { min: 2, max: 3, target: 0.5, scaleDownAfterMs: 1 },
+    weights: [1, 2],
+    maxConcurrency: 1,
+    sticky: true,
+    build: 'make',
+  };
+  const balancer = {
+    algorithm: 'leastconn' as const,
+    addresses: ['a', 'b'],
+    virtualAddress: 'c',
+    tls: { port: 1, certificate: 'f', redirect: true },
+    rateLimit: { requests: 1, windowSeconds: 1 },
+    maxBodyMb: 1,
+    responseTimeoutMs: 1,
+    queueTimeoutMs: 1,
+    tunnelTimeoutMs: 1,
   };
   const database = {
     url: 'postgres://h/x',
@@ -48,8 +75,39 @@ test('what the topology says wins over every default', () => {
     maxConnections: 10,
     settings: { jit: false },
   };
-  const topology = { name: 'n', web, database, logs: { maxFileMb: 1, keepFiles: 1 } };
+  const topology = { name: 'n', web, balancer, database, logs: { maxFileMb: 1, keepFiles: 1 } };
   expect(completeTopology(topology, folder({ hasMigrations: true }))).toEqual(topology);
+});
+
+test('one server needs no balancer, several have one on the address of the web tier', () => {
+  const complete = (web: Topology['web']) =>
+    completeTopology({ web: { command: 'x', ...web } }, folder({}));
+  expect(complete({}).balancer).toBeUndefined();
+  expect(complete({ servers: 3, host: '0.0.0.0' })).toMatchObject({
+    web: { servers: { min: 3, max: 3 } },
+    balancer: { algorithm: 'roundrobin', addresses: ['0.0.0.0'] },
+  });
+  expect(complete({ servers: { min: 1, max: 2 } }).balancer).toBeDefined();
+});
+
+test('connections are shared out, some kept back; too many servers are an error', () => {
+  expect(connectionsPerServer(1, 100)).toBe(20);
+  expect(connectionsPerServer(9, 100)).toBe(10);
+  expect(connectionsPerServer(45, 100)).toBe(2);
+  expect(() => connectionsPerServer(46, 100)).toThrow(TooManyServers);
+  fc.assert(
+    fc.property(
+      fc.integer({ min: 1, max: 500 }),
+      fc.integer({ min: 10, max: 2_000 }),
+      (servers, max) => {
+        try {
+          expect(connectionsPerServer(servers, max) * servers).toBeLessThan(max);
+        } catch (error) {
+          expect(error).toBeInstanceOf(TooManyServers);
+        }
+      },
+    ),
+  );
 });
 
 test.each([

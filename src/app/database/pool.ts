@@ -15,6 +15,7 @@ import { readRuntimeMap, watchRuntimeMap } from '../../map/map-file.ts';
 import type { Member, RuntimeMap } from '../../map/runtime-map.ts';
 import { readEnvironment } from '../environment.ts';
 import { log } from '../telemetry/log.ts';
+import { Holding, type HoldLimits, isAway } from './holding.ts';
 
 export interface PoolOptions extends pg.PoolConfig {
   /**
@@ -28,6 +29,12 @@ export interface PoolOptions extends pg.PoolConfig {
    * Default: the one that Banyan gave to this process; without one, `connectionString` alone counts.
    */
   mapFile?: string;
+  /**
+   * How long a request may wait for a connection while the database is away (it restarts, it moves,
+   * another takes over), in milliseconds; 0 to fail at once.
+   * Default: 10000 for the deployment's own database, 0 for any other.
+   */
+  holdTimeoutMs?: number;
 }
 
 /** `pg.Pool`, following the runtime map. Made by {@link createPool}. */
@@ -46,6 +53,12 @@ export class DatabaseNotConfigured extends BanyanError {
 /** A wait for a connection beyond this is an error: a queue without a limit only hides an outage. */
 const CONNECTION_TIMEOUT_MS = 10_000;
 
+/** A database that is replaced is back within seconds; a user waits no longer than this. */
+const HOLD_TIMEOUT_MS = 10_000;
+/** More would fill the memory of a server that may be one of many. */
+const HELD_REQUESTS = 1_000;
+const PROBE_TIMEOUT_MS = 2_000;
+
 /**
  * A pool of connections to the deployment's database.
  * @throws DatabaseNotConfigured when there is nothing to connect to
@@ -56,14 +69,15 @@ const CONNECTION_TIMEOUT_MS = 10_000;
  */
 export function createPool(options: PoolOptions = {}): Pool {
   const environment = readEnvironment();
-  const { mapFile = environment.mapFile, ...config } = options;
+  const { mapFile = environment.mapFile, holdTimeoutMs, ...config } = options;
   // A host names another database; with a URL beside it pg would take the URL's.
   const url = config.connectionString ?? (config.host ? undefined : environment.databaseUrl);
   if (!url && !config.host) throw new DatabaseNotConfigured();
 
   const isOwnDatabase = options.mapFile !== undefined || url === environment.databaseUrl;
   const map = mapFile && url && isOwnDatabase ? readRuntimeMap(mapFile) : undefined;
-  const pool = new BanyanPool({
+  const hold = { timeoutMs: holdTimeoutMs ?? (map ? HOLD_TIMEOUT_MS : 0), most: HELD_REQUESTS };
+  const pool = new BanyanPool(hold, {
     connectionTimeoutMillis: CONNECTION_TIMEOUT_MS,
     application_name: environment.unit,
     ...config,
@@ -88,11 +102,19 @@ interface PoolInternals {
 /** pg-pool's own default. */
 const DEFAULT_MAX = 10;
 
+type ConnectCallback = (
+  error: Error | undefined,
+  client: pg.PoolClient | undefined,
+  done: (release?: Error | boolean) => void,
+) => void;
+
 class BanyanPool extends pg.Pool {
+  readonly #holding: Holding;
   #stopWatching: (() => void) | undefined;
 
-  constructor(config: pg.PoolConfig) {
+  constructor(hold: HoldLimits, config: pg.PoolConfig) {
     super(config);
+    this.#holding = new Holding(hold, () => this.#probe());
     this.on('error', error => log.warn({ err: error }, 'an idle database connection broke'));
     // pg-pool listens for errors while a client is idle. One that breaks in the application's hands,
     // between two queries of a transaction, would otherwise end the process: the next query on it
@@ -118,6 +140,39 @@ class BanyanPool extends pg.Pool {
     );
   }
 
+  /** `pool.query` comes by here as well; while all is well this costs one call more than pg-pool's own. */
+  override connect(): Promise<pg.PoolClient>;
+  override connect(callback: ConnectCallback): void;
+  override connect(callback?: ConnectCallback): Promise<pg.PoolClient> | undefined {
+    const held = () => this.#holding.connect(() => super.connect());
+    if (!callback) return held();
+    const deliver = () => {
+      held().then(
+        client => callback(undefined, client, client.release),
+        error => callback(error, undefined, () => {}),
+      );
+    };
+    if (this.#holding.isHolding) deliver();
+    else {
+      super.connect((error, client, done) => {
+        if (error && isAway(error)) deliver();
+        else callback(error, client, done);
+      });
+    }
+    return undefined;
+  }
+
+  /** Whether a session can be had, over a connection beside the pool's: those may all be in use. */
+  async #probe(): Promise<void> {
+    const client = new pg.Client({ ...this.options, connectionTimeoutMillis: PROBE_TIMEOUT_MS });
+    client.on('error', () => {});
+    try {
+      await client.connect();
+    } finally {
+      await client.end().catch(() => {});
+    }
+  }
+
   /** More servers leave each a smaller share: what is idle beyond it goes now, the rest when it is released. */
   #resize(max: number): void {
     if (max === this.options.max) return;
@@ -140,6 +195,7 @@ class BanyanPool extends pg.Pool {
   override end(callback: () => void): void;
   override end(callback?: () => void): Promise<void> | void {
     this.#stopWatching?.();
+    this.#holding.stop();
     return callback ? super.end(callback) : super.end();
   }
 }

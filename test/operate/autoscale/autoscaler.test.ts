@@ -5,7 +5,7 @@ import { afterEach, beforeEach, expect, test } from 'vitest';
 import { type Site, siteOf } from '../../support/deployment.ts';
 import { LEDGER_APP, LedgerSubject } from '../../support/ledger.ts';
 import { load } from '../../support/load.ts';
-import { until } from '../../support/processes.ts';
+import { until } from '../../support/until.ts';
 import { Witness } from '../../support/witness.ts';
 
 let site: Site;
@@ -41,18 +41,16 @@ test('more servers under load, fewer after it, each step with its reason, and no
     durationMs: 40_000,
     next: () => ({ name: 'compute', path: '/compute' }),
   });
-  await until(
-    'there are more servers',
-    async () => ((await servers()) >= 2 ? true : undefined),
-    45_000,
-  );
+  await until(async () => ((await servers()) >= 2 ? true : undefined), {
+    what: 'there are more servers',
+    timeoutMs: 45_000,
+  });
   const report = await working;
   expect(report.failures).toEqual({});
-  await until(
-    'there is one again',
-    async () => ((await servers()) === 1 ? true : undefined),
-    60_000,
-  );
+  await until(async () => ((await servers()) === 1 ? true : undefined), {
+    what: 'there is one again',
+    timeoutMs: 60_000,
+  });
 
   const account = await witness.stop();
   expect(account.failures).toEqual({});

@@ -4,7 +4,8 @@ import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { HaproxyRuntime } from '../../../src/engines/haproxy-runtime.ts';
 import { type Site, siteOf, spawnBanyan } from '../../support/deployment.ts';
 import { LEDGER_APP, LedgerSubject } from '../../support/ledger.ts';
-import { nothingRuns, processesOf, until } from '../../support/processes.ts';
+import { nothingRuns, processesOf } from '../../support/processes.ts';
+import { until } from '../../support/until.ts';
 import { type Account, Witness } from '../../support/witness.ts';
 
 let site: Site;
@@ -73,10 +74,15 @@ test('SIGKILL and SIGSTOP of web servers: idempotent requests do not fail', asyn
     await watching.untilAcknowledged(150);
     if (signal === 'SIGSTOP') {
       const runtime = new HaproxyRuntime(site.paths.socketFor('balancer-1'));
-      await until('health checks have taken it out', async () => {
-        const found = (await runtime.statistics()).servers.find(({ name }) => name === victim.name);
-        return found?.status.startsWith('DOWN') ? true : undefined;
-      });
+      await until(
+        async () => {
+          const found = (await runtime.statistics()).servers.find(
+            ({ name }) => name === victim.name,
+          );
+          return found?.status.startsWith('DOWN') ? true : undefined;
+        },
+        { what: 'health checks have taken it out' },
+      );
       process.kill(victim.pid!, 'SIGCONT');
     }
   }
@@ -93,9 +99,9 @@ test('the balancer is reloaded, killed and comes back with the servers that run'
   expectClean(await watching.stop());
 
   process.kill(await site.pidOf('balancer-1'), 'SIGKILL');
-  await until('it serves again', async () =>
-    (await fetch(site.address).catch(() => undefined)) ? true : undefined,
-  );
+  await until(async () => ((await fetch(site.address).catch(() => undefined)) ? true : undefined), {
+    what: 'it serves again',
+  });
   const runtime = new HaproxyRuntime(site.paths.socketFor('balancer-1'));
   const { servers: seen } = await runtime.statistics();
   expect(seen.map(({ name }) => name).sort()).toEqual(
@@ -119,10 +125,12 @@ test('two balancers: one is killed, clients go to the other, no idempotent reque
   for (const name of ['balancer-1', 'balancer-2']) {
     process.kill(await pair.pidOf(name), 'SIGKILL');
     await watching.untilAcknowledged(100);
-    await until('it is back', async () =>
-      (await pair.status()).units.find(unit => unit.name === name)?.phase === 'ready'
-        ? true
-        : undefined,
+    await until(
+      async () =>
+        (await pair.status()).units.find(unit => unit.name === name)?.phase === 'ready'
+          ? true
+          : undefined,
+      { what: 'it is back' },
     );
   }
   expectClean(await watching.stop());
@@ -136,9 +144,9 @@ describe('the controller is killed in mid-operation', () => {
     child.stdout?.on('data', chunk => {
       seen += chunk;
     });
-    await until('it is in the middle', () =>
-      seen.split('"done"').length > afterSteps ? true : undefined,
-    );
+    await until(() => (seen.split('"done"').length > afterSteps ? true : undefined), {
+      what: 'it is in the middle',
+    });
     child.kill('SIGKILL');
     await new Promise(resolve => child.once('close', resolve));
   }
@@ -221,7 +229,9 @@ test("eight servers never take the database's last connection", async () => {
   for (let round = 0; round < 20; round++) most = Math.max(most, await held());
   // One server less, and the others may have more; one more, and they give some back.
   await small.ok('scale', 'web=3');
-  await until('shares have grown', async () => ((await held()) > 3 * 3 ? true : undefined));
+  await until(async () => ((await held()) > 3 * 3 ? true : undefined), {
+    what: 'shares have grown',
+  });
   await small.ok('scale', 'web=8');
   for (let round = 0; round < 20; round++) most = Math.max(most, await held());
   working = false;

@@ -1,0 +1,177 @@
+/** While the database is away requests wait, in their order, up to a limit, and do not fail. */
+import { rm } from 'node:fs/promises';
+import path from 'node:path';
+import pg from 'pg';
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { DatabaseAway, Holding, isAway } from '../../../src/app/database/holding.ts';
+import { createPool } from '../../../src/app/database/pool.ts';
+import { log } from '../../../src/app/telemetry/log.ts';
+import { publishRuntimeMap } from '../../../src/map/map-file.ts';
+import { temporaryFolder } from '../../support/deployment.ts';
+import { TestPostgres } from '../../support/postgres.ts';
+import { until } from '../../support/until.ts';
+
+// The server breaks connections on purpose.
+log.level = 'silent';
+
+let server: TestPostgres;
+let folder: string;
+let mapFile: string;
+beforeAll(async () => {
+  server = await TestPostgres.start();
+  folder = temporaryFolder();
+  mapFile = path.join(folder, 'map.json');
+  const { host, port } = server;
+  await publishRuntimeMap(mapFile, {
+    deployment: 'test',
+    dataCentre: 'local',
+    database: {
+      name: 'postgres',
+      shards: [{ id: '0', members: [{ host, port, dataCentre: 'local' }] }],
+    },
+    assets: { baseUrl: '' },
+  });
+});
+afterAll(async () => {
+  await server.remove();
+  await rm(folder, { recursive: true });
+});
+
+const holding = (options: { holdTimeoutMs?: number; max?: number } = {}) =>
+  server.adopt(createPool({ connectionString: server.url(), mapFile, ...options }));
+
+describe.each(['kill', 'stop'] as const)('after a %s', how => {
+  test('what comes while it is away waits, and goes on when it is back', async () => {
+    const pool = holding({ max: 3 });
+    await pool.query('create table if not exists held (value int)');
+    await pool.query('truncate held');
+    await server[how]();
+    const waiting = Array.from({ length: 20 }, (_, value) =>
+      pool.query('insert into held values ($1)', [value]),
+    );
+    const viaCallback = new Promise<number>((resolve, reject) => {
+      pool.connect((error, client, done) => {
+        if (error || !client) return reject(error);
+        client.query('select 7 as seven', (failure, result) => {
+          done();
+          if (failure) reject(failure);
+          else resolve(result.rows[0].seven);
+        });
+      });
+    });
+    const transaction = pool.connect().then(async client => {
+      await client.query('begin');
+      await client.query('insert into held values (99)');
+      await client.query('commit');
+      client.release();
+    });
+    await server.start();
+    await Promise.all([...waiting, transaction]);
+    expect(await viaCallback).toBe(7);
+    const { rows } = await pool.query(
+      'select count(*)::int as count, count(distinct value)::int as different from held',
+    );
+    expect(rows).toEqual([{ count: 21, different: 21 }]);
+  });
+});
+
+test('beyond the limit: a clear error that says that nothing was executed', async () => {
+  const pool = holding({ holdTimeoutMs: 200 });
+  await server.stop();
+  try {
+    await expect(pool.query('select 1')).rejects.toMatchObject({
+      code: 'DATABASE_AWAY',
+      message: expect.stringMatching(
+        /not been back for 0.2 s.*Nothing of this request was executed/s,
+      ),
+    });
+  } finally {
+    await server.start();
+  }
+  expect((await pool.query('select 1 as one')).rows).toEqual([{ one: 1 }]);
+});
+
+test('the end of the pool ends the waiting', async () => {
+  const pool = createPool({ connectionString: server.url(), mapFile });
+  await server.stop();
+  try {
+    const waiting = expect(pool.query('select 1')).rejects.toThrow();
+    await pool.end();
+    await waiting;
+  } finally {
+    await server.start();
+  }
+});
+
+test('a mistake in the statement or the password is told at once, not waited for', async () => {
+  await expect(holding().query('selec 1')).rejects.toMatchObject({ code: '42601' });
+  const wrong = server.adopt(
+    createPool({ connectionString: server.url().replace(/:[^:@]+@/, ':wrong@'), mapFile }),
+  );
+  await expect(wrong.query('select 1')).rejects.toMatchObject({ code: '28P01' });
+});
+
+test('a pool whose clients are all busy is not taken for a database that is away', async () => {
+  const pool = server.adopt(
+    createPool({ connectionString: server.url(), mapFile, max: 1, connectionTimeoutMillis: 100 }),
+  );
+  const client = await pool.connect();
+  await expect(pool.connect()).rejects.toThrow('timeout exceeded');
+  client.release();
+});
+
+test('another database than the deployment’s fails at once, as with pg', async () => {
+  const pool = server.adopt(createPool({ connectionString: 'postgres://x@127.0.0.1:1/x' }));
+  await expect(pool.query('select 1')).rejects.toMatchObject({ code: 'ECONNREFUSED' });
+});
+
+describe('Holding', () => {
+  const away = () => Promise.reject(Object.assign(new Error('refused'), { code: 'ECONNREFUSED' }));
+
+  test('one probe however many wait; they go on in their order', async () => {
+    let isBack = false;
+    let probes = 0;
+    const hold = new Holding({ timeoutMs: 5_000, most: 100 }, async () => {
+      probes++;
+      if (!isBack) await away();
+    });
+    const order: number[] = [];
+    const waiting = Array.from({ length: 50 }, async (_, index) => {
+      await hold.connect(async () => {
+        if (!isBack) await away();
+      });
+      order.push(index);
+    });
+    await until(() => (probes >= 3 ? true : undefined), { what: 'several probes' });
+    const before = probes;
+    isBack = true;
+    await Promise.all(waiting);
+    expect(order).toEqual(Array.from({ length: 50 }, (_, index) => index));
+    expect(probes).toBe(before + 1);
+  });
+
+  test('who comes when too many wait is turned away at once', async () => {
+    let isBack = false;
+    const hold = new Holding({ timeoutMs: 5_000, most: 2 }, async () => {
+      if (!isBack) await away();
+    });
+    const connect = async () => {
+      if (!isBack) await away();
+    };
+    const first = [hold.connect(connect), hold.connect(connect)];
+    await until(() => (hold.isHolding ? true : undefined), { what: 'it is known to be away' });
+    await expect(hold.connect(connect)).rejects.toThrow(DatabaseAway);
+    isBack = true;
+    await Promise.all(first);
+  });
+
+  test('what says that it is away, and what does not', () => {
+    const code = (value: string) => Object.assign(new Error('x'), { code: value });
+    for (const each of ['ECONNREFUSED', 'ECONNRESET', '57P03', '57P01']) {
+      expect(isAway(code(each))).toBe(true);
+    }
+    expect(isAway(new Error('Connection terminated unexpectedly'))).toBe(true);
+    for (const each of ['28P01', '3D000', '42601', '53300']) expect(isAway(code(each))).toBe(false);
+    expect(isAway(new pg.DatabaseError('no', 1, 'error'))).toBe(false);
+  });
+});
