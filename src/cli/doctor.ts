@@ -1,10 +1,15 @@
 /** `banyan doctor`: shows what was found, and how to mend it. */
 import pc from 'picocolors';
 import { DeploymentPaths } from '../operate/deployment.ts';
-import { examine, type Finding } from '../operate/doctor.ts';
+import { examine, type Finding } from '../operate/doctor/examine.ts';
 import { type CommonOptions, columns, EXIT, printJson } from './output.ts';
 
-const MARKS = { ok: pc.green('✔'), warning: pc.yellow('!'), failed: pc.red('✖') };
+const MARKS = {
+  ok: pc.green('✔'),
+  hint: pc.cyan('·'),
+  warning: pc.yellow('!'),
+  failed: pc.red('✖'),
+};
 
 export async function doctor(options: CommonOptions): Promise<void> {
   const findings = await examine(new DeploymentPaths(options.dir));

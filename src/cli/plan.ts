@@ -6,7 +6,7 @@ import { DeploymentPaths } from '../operate/deployment.ts';
 import { change, planChange } from '../operate/operations/change.ts';
 import { explain } from '../operate/web/explain.ts';
 import type { Step } from '../operate/web/plan.ts';
-import { shapeOf, type WebShape } from '../operate/web/shape.ts';
+import { desiredWeb, shapeOf, type WebShape } from '../operate/web/shape.ts';
 import { type CommonOptions, columns, EXIT, printJson } from './output.ts';
 import { operationProgress } from './progress.ts';
 
@@ -77,6 +77,12 @@ export function summaryOf(before: WebShape, after: WebShape): string {
   if (balancers(before) !== balancers(after)) {
     changes.push(`balancers ${balancers(before)} → ${balancers(after)}`);
   }
+  // A change of their number or release would hide that settings change with it.
+  const [old, wanted] = [desiredWeb(before), desiredWeb(after)];
+  if (before.balancer && after.balancer && old.balancerRevision !== wanted.balancerRevision) {
+    changes.push('settings of the balancer');
+  }
+  if (old.revision !== wanted.revision) changes.push('settings of the servers');
   return changes.join(', ') || 'settings of the web tier';
 }
 

@@ -52,6 +52,11 @@ export const BACKEND = 'web';
 
 /** A dead server is noticed within two checks; a failed connection counts at once (`observe layer4`). */
 const CHECKS = 'check inter 1s fastinter 250ms downinter 500ms rise 1 fall 2';
+/**
+ * Connections to a server that are not needed are closed soon: Node closes them after 5 s unless it is told
+ * otherwise, and a POST that goes out at that moment has no answer and may not be sent again.
+ */
+const POOL = 'pool-purge-delay 1s';
 const PASSIVE_CHECKS = 'observe layer4 error-limit 1 on-error mark-down';
 
 /** HTTP methods that may be sent twice, since the second changes nothing more. (RFC 9110, 9.2.2) */
@@ -99,7 +104,12 @@ export function renderHaproxyConfig(settings: BalancerSettings): string {
     '  http-after-response set-header X-Request-Id %[unique-id]',
     '  http-request set-header X-Forwarded-Proto http if !{ ssl_fc }',
     '  http-request set-header X-Forwarded-Proto https if { ssl_fc }',
+    '  # What a client says of itself is worth nothing: the balancer says who it is.',
     '  http-request del-header X-Forwarded-For',
+    '  http-request del-header X-Forwarded-Host',
+    '  http-request del-header X-Forwarded-Port',
+    '  http-request del-header X-Real-IP',
+    '  http-request del-header Forwarded',
     '  option forwardfor',
     ...(tls?.redirectToPort === undefined
       ? []
@@ -126,7 +136,7 @@ export function renderHaproxyConfig(settings: BalancerSettings): string {
     `  http-request disable-l7-retry unless { method ${IDEMPOTENT} }`,
     ...(settings.stickyKey
       ? [
-          '  cookie BANYAN_SERVER insert indirect nocache httponly dynamic attr SameSite=Lax',
+          `  cookie BANYAN_SERVER insert indirect nocache httponly${tls?.redirectToPort === undefined ? '' : ' secure'} dynamic attr SameSite=Lax`,
           `  dynamic-cookie-key ${quote(settings.stickyKey)}`,
         ]
       : []),
@@ -142,7 +152,7 @@ export function serverWords(
   { maxConcurrency }: Pick<BalancerSettings, 'maxConcurrency'>,
 ): string {
   const address = host.includes(':') ? `[${host}]:${port}` : `${host}:${port}`;
-  return `${address} ${CHECKS} ${PASSIVE_CHECKS} weight ${weight} maxconn ${maxConcurrency}`;
+  return `${address} ${CHECKS} ${PASSIVE_CHECKS} ${POOL} weight ${weight} maxconn ${maxConcurrency}`;
 }
 
 /** HAProxy splits words at blanks; within double quotes a backslash, a quote and a dollar are special. */

@@ -76,6 +76,8 @@ export class HaproxyRuntime {
     const { servers } = await this.statistics();
     if (servers.some(({ name }) => name === server.name)) await this.remove(server.name, 0);
     await this.#expect(`add server ${target} ${serverWords(server, settings)}`, /registered/);
+    // `add server` makes no cookie, and no word of it asks for one (HAProxy 2.6); this makes all of them.
+    if (settings.stickyKey) await this.#expect(`enable dynamic-cookie backend ${BACKEND}`);
     // A server that was added is in maintenance, and its checks are off.
     await this.#expect(`enable health ${target}`);
     await this.#expect(`enable server ${target}`);

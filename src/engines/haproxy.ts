@@ -43,16 +43,31 @@ export class HaproxyMissing extends BanyanError {
 export class HaproxyConfigInvalid extends BanyanError {
   constructor(file: string, output: string) {
     super('HAPROXY_CONFIG_INVALID', {
-      what: `HAProxy does not take its configuration:\n${output.trim()}\n`,
+      what: `HAProxy does not take its configuration:\n${complaints(output)}\n`,
       where: file,
       remedy: 'The running balancer was left as it is. Check `balancer` in banyan.config.ts',
     });
   }
 }
 
-/** @throws HaproxyMissing */
-export function findHaproxy(searchPath = process.env.PATH ?? ''): string {
-  for (const folder of [...searchPath.split(path.delimiter), ...SYSTEM_FOLDERS]) {
+/** Without its greetings. */
+function complaints(output: string): string {
+  const lines = output.trim().split('\n');
+  const bad = lines.filter(line => /^\[(ALERT|WARNING)\]/.test(line));
+  return (bad.length > 0 ? bad : lines)
+    .map(line => line.replace(/^(\[\w+\])\s+\(\d+\) : /, '$1 '))
+    .join('\n');
+}
+
+/**
+ * @param systemFolders where it is looked for besides the PATH
+ * @throws HaproxyMissing
+ */
+export function findHaproxy(
+  searchPath = process.env.PATH ?? '',
+  systemFolders = SYSTEM_FOLDERS,
+): string {
+  for (const folder of [...searchPath.split(path.delimiter), ...systemFolders]) {
     const file = path.join(folder, 'haproxy');
     try {
       accessSync(file, constants.X_OK);
@@ -66,11 +81,12 @@ export function findHaproxy(searchPath = process.env.PATH ?? ''): string {
 
 /** Lets HAProxy read a file and say what it thinks of it. @throws HaproxyConfigInvalid, HaproxyMissing */
 export async function checkHaproxyConfig(file: string): Promise<void> {
+  // Without `-q`, which leaves out what is wrong too.
   try {
     // The sockets' descriptors are not there in this process; standard input stands in for them.
     await promisify(execFile)('/bin/sh', [
       '-c',
-      'exec "$0" -c -q -f "$1" 3<&0 4<&0',
+      'exec "$0" -c -f "$1" 3<&0 4<&0',
       findHaproxy(),
       file,
     ]);

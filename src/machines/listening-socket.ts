@@ -37,7 +37,7 @@ export class ListeningSockets {
    * @throws PortInUse, AddressNotHere
    */
   async open({ host, port }: SocketAddress): Promise<number> {
-    if (port !== 0 && this.#handles.has(key(host, port))) return port;
+    if (port !== 0 && this.#handles.has(addressKey({ host, port }))) return port;
     const create = (net as unknown as { _createServerHandle?: CreateHandle })._createServerHandle;
     if (!create) return port;
     const { address, family } = await lookup(host).catch(error => {
@@ -54,13 +54,18 @@ export class ListeningSockets {
       const remedy = 'Stop what uses it, or choose another with --port or in banyan.config.ts';
       throw new PortInUse(port, host, await portHolder(port), remedy);
     }
-    this.#handles.set(key(host, taken), handle);
+    this.#handles.set(addressKey({ host, port: taken }), handle);
     return taken;
   }
 
   /** The descriptor to hand to a process; undefined when there is none. */
   descriptor({ host, port }: SocketAddress): number | undefined {
-    return this.#handles.get(key(host, port))?.fd;
+    return this.#handles.get(addressKey({ host, port }))?.fd;
+  }
+
+  close(address: SocketAddress): void {
+    this.#handles.get(addressKey(address))?.close();
+    this.#handles.delete(addressKey(address));
   }
 
   closeAll(): void {
@@ -69,6 +74,6 @@ export class ListeningSockets {
   }
 }
 
-function key(host: string, port: number): string {
+export function addressKey({ host, port }: SocketAddress): string {
   return `${host}:${port}`;
 }

@@ -8,7 +8,7 @@ import { EventEmitter } from 'node:events';
 import { BanyanError } from '../errors.ts';
 import { Guardian } from './guardian.ts';
 import { endLeftovers } from './leftovers.ts';
-import { ListeningSockets } from './listening-socket.ts';
+import { addressKey, ListeningSockets } from './listening-socket.ts';
 import { UnitRecords } from './records.ts';
 import type { EngineSupport, Machine, SocketAddress, UnitSpec, UnitState } from './unit.ts';
 import { type LogLimits, UnitLogs } from './unit-log.ts';
@@ -92,6 +92,7 @@ export class LocalMachine extends EventEmitter<{ change: [UnitState] }> implemen
       await unit.start();
     } catch (error) {
       this.#forget(unit);
+      this.#closeUnused(spec);
       throw error;
     }
   }
@@ -101,6 +102,7 @@ export class LocalMachine extends EventEmitter<{ change: [UnitState] }> implemen
     if (!unit) return;
     await unit.stop();
     this.#forget(unit);
+    this.#closeUnused(unit.spec);
   }
 
   async signal(name: string, signal: NodeJS.Signals): Promise<void> {
@@ -129,6 +131,12 @@ export class LocalMachine extends EventEmitter<{ change: [UnitState] }> implemen
 
   #forget(unit: UnitProcess): void {
     this.#units.splice(this.#units.indexOf(unit), 1);
+  }
+
+  /** On a socket that nobody serves any more connections would wait for ever. */
+  #closeUnused({ sockets = [] }: UnitSpec): void {
+    const used = new Set(this.#units.flatMap(unit => unit.spec.sockets ?? []).map(addressKey));
+    for (const address of sockets) if (!used.has(addressKey(address))) this.#sockets.close(address);
   }
 
   async #descriptorsOf({ sockets = [] }: UnitSpec): Promise<number[]> {

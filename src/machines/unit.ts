@@ -109,7 +109,7 @@ export interface UnitState {
 /** Where units run. Two kinds: in this process (`LocalMachine`), and behind a supervisor's socket. */
 export interface Machine {
   /**
-   * Opens a listening socket that the machine keeps until it stops.
+   * Opens a listening socket that the machine keeps until the last unit that serves it has been stopped.
    * @param port 0 takes any free one
    * @returns the port
    * @throws PortInUse, AddressNotHere

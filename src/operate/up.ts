@@ -31,8 +31,10 @@ import { Journal } from './operations/journal.ts';
 import { requireRelease } from './releases/folder.ts';
 import { commandStartMs } from './start-clock.ts';
 import { type Status, trafficOf } from './status.ts';
+import { prepareCertificate } from './web/certificate.ts';
 import { webContext } from './web/context.ts';
 import { converge } from './web/converge.ts';
+import { checkTlsPort } from './web/precheck.ts';
 import { shapeOf, WEB_SHAPE, type WebShape } from './web/shape.ts';
 
 export type UpStep = 'leftovers' | 'database' | 'migrations' | 'web';
@@ -169,7 +171,7 @@ export class RunningDeployment extends EventEmitter<UpEvents> {
     const deployment = await openDeployment(this.#paths, this.#topology.name);
     this.#releaseLock = await takeLock(this.#paths.lock);
     await this.#endLeftovers();
-    await this.#openSockets();
+    await this.#openSockets(deployment);
     this.#control = await serveControl(this.#paths.socket, {
       status: () => this.status(),
       circumstances: () => ({
@@ -222,14 +224,17 @@ export class RunningDeployment extends EventEmitter<UpEvents> {
    * Before the database is started, so that a simple mistake costs no time. From here on connections
    * wait in the sockets' queues.
    */
-  async #openSockets(): Promise<void> {
+  async #openSockets(deployment: Deployment): Promise<void> {
     const { web, balancer, database } = this.#topology;
     if (balancer) findHaproxy();
+    if (balancer?.tls) await prepareCertificate(deployment, balancer.tls.certificate);
     if (!database.url) connectionsPerServer(web.servers.max, database.maxConnections);
     this.#publicPort = web.port;
     for (const host of balancer?.addresses ?? [web.host]) {
       this.#publicPort = await this.#machine.listen({ host, port: this.#publicPort });
-      if (balancer?.tls) await this.#machine.listen({ host, port: balancer.tls.port });
+      if (!balancer?.tls) continue;
+      await checkTlsPort(host, balancer.tls.port);
+      await this.#machine.listen({ host, port: balancer.tls.port });
     }
   }
 

@@ -76,6 +76,7 @@ export class NoStartCommand extends BanyanError {
 }
 
 export const DEFAULT_WEB_PORT = 3000;
+export const DEFAULT_TLS_PORT = 3443;
 
 /** PostgreSQL gains little from a larger share at this rung, and the application needs the rest. */
 const DATABASE_MEMORY_SHARE = 0.25;
@@ -92,9 +93,13 @@ const MOST_CONNECTIONS = 20;
 const SCALING = { target: 0.6, scaleDownAfterMs: 60_000 };
 
 export class TooManyServers extends BanyanError {
-  constructor(servers: number, maxConnections: number) {
+  constructor(servers: number, maxConnections: number, wanted: number) {
+    const meanwhile =
+      servers === wanted
+        ? ''
+        : ` (${wanted}, and ${servers - wanted} more while they are replaced)`;
     super('TOO_MANY_SERVERS', {
-      what: `${servers} web servers need at least ${servers * FEWEST_CONNECTIONS + RESERVED_CONNECTIONS} connections to the database, and it allows ${maxConnections}`,
+      what: `${servers} web servers${meanwhile} need at least ${servers * FEWEST_CONNECTIONS + RESERVED_CONNECTIONS} connections to the database, and it allows ${maxConnections}`,
       where: 'web.servers',
       remedy:
         'Nothing was changed. Use fewer servers, or raise `database.maxConnections` (it needs a restart of the database)',
@@ -106,11 +111,16 @@ export class TooManyServers extends BanyanError {
  * Connections to the database that each web server may hold, so that all of them together never take the
  * last one.
  * @param servers the most that run at a time
+ * @param wanted how many there are to be in the end, for the error
  * @throws TooManyServers
  */
-export function connectionsPerServer(servers: number, maxConnections: number): number {
+export function connectionsPerServer(
+  servers: number,
+  maxConnections: number,
+  wanted = servers,
+): number {
   const share = Math.floor((maxConnections - RESERVED_CONNECTIONS) / servers);
-  if (share < FEWEST_CONNECTIONS) throw new TooManyServers(servers, maxConnections);
+  if (share < FEWEST_CONNECTIONS) throw new TooManyServers(servers, maxConnections, wanted);
   return Math.min(MOST_CONNECTIONS, share);
 }
 
@@ -193,7 +203,7 @@ export function balancerWithDefaults(balancer: Balancer = {}, host: string): Com
     ...(tls
       ? {
           tls: {
-            port: tls.port ?? 3443,
+            port: tls.port ?? DEFAULT_TLS_PORT,
             redirect: tls.redirect ?? false,
             ...(tls.certificate ? { certificate: tls.certificate } : {}),
           },

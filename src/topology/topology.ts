@@ -144,18 +144,22 @@ export interface Balancer {
   /** HTTPS with HTTP/2. Default: none; plain HTTP. */
   tls?: Tls;
   /**
-   * The most requests of one client (IP address) in a time; more are answered with 429.
+   * The most requests of one client (IP address) in a time; more are answered with 429. Each balancer
+   * counts for itself, and anew after a change of its settings.
    * Default: no limit.
    */
   rateLimit?: RateLimit;
   /**
-   * A request with a longer body is answered with 413, in megabytes.
+   * A request with a longer body is answered with 413, in megabytes. It goes by the length that the
+   * client announces: a body of unknown length (`Transfer-Encoding: chunked`, a stream over HTTP/2) is
+   * passed on as it comes, since HAProxy would have to hold it in memory to measure it. Let the
+   * application limit those: Express and Fastify do by default, Hono has `bodyLimit`.
    * Default: 32.
    */
   maxBodyMb?: number;
   /**
    * How long a server may take to answer, in milliseconds; then a request that may be repeated (GET, PUT, …)
-   * goes to another, others get 504.
+   * goes to another if its body is not longer than 16 kB, others get 504.
    * Default: 30000.
    */
   responseTimeoutMs?: number;

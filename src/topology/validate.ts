@@ -7,7 +7,7 @@
 import { distance } from 'fastest-levenshtein';
 import * as v from 'valibot';
 import { BanyanError } from '../errors.ts';
-import { DEFAULT_WEB_PORT } from './defaults.ts';
+import { DEFAULT_TLS_PORT, DEFAULT_WEB_PORT } from './defaults.ts';
 import { show } from './show.ts';
 import type { Topology } from './topology.ts';
 
@@ -42,9 +42,9 @@ const OWN_SETTINGS = [
  * under `env` would become the variables 0, 1 and 2.
  */
 const AN_OBJECT = 'an object { … }';
-const object = <const Entries extends v.ObjectEntries>(entries: Entries) =>
+const object = <const Entries extends v.ObjectEntries>(entries: Entries, allowed = AN_OBJECT) =>
   v.pipe(
-    v.custom<v.InferInput<v.ObjectSchema<Entries, undefined>>>(isPlainObject, AN_OBJECT),
+    v.custom<v.InferInput<v.ObjectSchema<Entries, undefined>>>(isPlainObject, allowed),
     v.object(entries),
   );
 
@@ -171,20 +171,23 @@ const topologySchema = v.pipe(
   object({
     name: v.optional(v.pipe(text, v.regex(/^[a-z][a-z0-9-]{0,39}$/, NAME_RULE))),
     web: v.optional(
-      object({
-        command: v.optional(text),
-        port: v.optional(port),
-        host: v.optional(text),
-        ready: v.optional(path),
-        startTimeoutMs: v.optional(timeoutMs),
-        drainTimeoutMs: v.optional(timeoutMs),
-        env: v.optional(variables),
-        servers: v.optional(servers),
-        weights: v.optional(v.array(whole(1, 256), 'a list of numbers')),
-        maxConcurrency: v.optional(whole(1, 10_000)),
-        sticky: v.optional(flag),
-        build: v.optional(text),
-      }),
+      object(
+        {
+          command: v.optional(text),
+          port: v.optional(port),
+          host: v.optional(text),
+          ready: v.optional(path),
+          startTimeoutMs: v.optional(timeoutMs),
+          drainTimeoutMs: v.optional(timeoutMs),
+          env: v.optional(variables),
+          servers: v.optional(servers),
+          weights: v.optional(v.array(whole(1, 256), 'a list of numbers')),
+          maxConcurrency: v.optional(whole(1, 10_000)),
+          sticky: v.optional(flag),
+          build: v.optional(text),
+        },
+        'an object { … }, such as { servers: 2 }',
+      ),
     ),
     balancer: v.optional(balancer),
     database: v.optional(
@@ -225,6 +228,19 @@ const topologySchema = v.pipe(
       'another port than that of the web server',
     ),
     ['database', 'port'],
+  ),
+  v.forward(
+    v.partialCheck(
+      [
+        ['web', 'port'],
+        ['balancer', 'tls'],
+      ],
+      ({ web, balancer }) =>
+        !balancer?.tls ||
+        (balancer.tls.port ?? DEFAULT_TLS_PORT) !== (web?.port ?? DEFAULT_WEB_PORT),
+      'a `port` of its own: this one is that for plain HTTP, `web.port`',
+    ),
+    ['balancer', 'tls'],
   ),
 );
 

@@ -80,6 +80,14 @@ const SILENT_CONNECTION_MS = 300;
  */
 const NEXT_REQUEST_MS = 500;
 
+/**
+ * Longer than any balancer keeps an idle connection: whoever closes first must be the one that sends, since
+ * a request that meets the other's close has no answer, and one that may not be repeated has failed.
+ */
+const KEEP_ALIVE_MS = 75_000;
+/** What Node sets; another value is the application's own. */
+const NODE_KEEP_ALIVE_MS = 5_000;
+
 /** Events of a server that carry a request and its response. */
 const REQUEST_EVENTS = ['request', 'checkContinue', 'checkExpectation'];
 
@@ -116,7 +124,7 @@ function endProcess(): void {
 
 /** What is used of a server; one of HTTP/2 knows no idle connections. */
 type ServerParts = Pick<Server, 'emit' | 'close'> &
-  Partial<Pick<Server, 'closeIdleConnections' | 'closeAllConnections'>>;
+  Partial<Pick<Server, 'closeIdleConnections' | 'closeAllConnections' | 'keepAliveTimeout'>>;
 
 class ServerLife implements Lifecycle {
   readonly #server: ServerParts;
@@ -150,6 +158,7 @@ class ServerLife implements Lifecycle {
         process.exit(1);
       },
     );
+    if (server.keepAliveTimeout === NODE_KEEP_ALIVE_MS) server.keepAliveTimeout = KEEP_ALIVE_MS;
     this.#standInFront();
     this.#protectAnswers();
   }

@@ -6,10 +6,10 @@
  * killed, the journal says that it was cut off, and `resume` or `undo` plans anew from what runs.
  */
 import { BanyanError } from '../../errors.ts';
-import { connectionsPerServer } from '../../topology/defaults.ts';
 import type { Controller } from '../controller.ts';
 import { converge, type Progress, planFor } from '../web/converge.ts';
 import type { Step } from '../web/plan.ts';
+import { precheck } from '../web/precheck.ts';
 import { WEB_SHAPE, type WebShape } from '../web/shape.ts';
 import { type Operation, OperationCutOff } from './journal.ts';
 
@@ -70,20 +70,21 @@ export function planChange(controller: Controller, after: WebShape): Promise<Ste
 
 /**
  * @returns the number of the operation; undefined when there was nothing to do
- * @throws OperationUnderWay, OperationCutOff, TakenBack, StuckBetween
+ * @throws OperationUnderWay, OperationCutOff, TooManyServers, HaproxyMissing, CertificateUnusable, PortInUse,
+ *   after which nothing was changed; TakenBack, StuckBetween
  */
 export async function change(
   controller: Controller,
   { kind, summary, after, afterStep }: Change,
   progress: ChangeProgress = {},
 ): Promise<number | undefined> {
-  const { journal, catalog, databaseUrl, present } = controller;
-  // Found out before anything is touched.
-  connectionsPerServer(after.servers, after.maxConnections);
+  const { deployment, journal, catalog, databaseUrl, present } = controller;
   return journal.exclusively(databaseUrl, async () => {
     const cutOff = await journal.unfinished();
     if (cutOff) throw new OperationCutOff(cutOff);
-    if ((await planChange(controller, after)).length === 0) {
+    const steps = await planChange(controller, after);
+    await precheck(deployment, after, steps);
+    if (steps.length === 0) {
       await catalog.write(WEB_SHAPE, after);
       return undefined;
     }

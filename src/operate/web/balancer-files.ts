@@ -1,8 +1,8 @@
 /**
- * The balancers' files: configuration, control socket, certificate. The configuration on disk always
+ * The balancers' files: configuration and control socket. The configuration on disk always
  * names the servers that run, and is checked by HAProxy before it takes the place of the old one.
  */
-import { chmodSync, existsSync, readFileSync } from 'node:fs';
+import { existsSync, readFileSync } from 'node:fs';
 import { mkdir, rename, rm, writeFile } from 'node:fs/promises';
 import path from 'node:path';
 import { deriveKeyFrom } from '../../app/environment.ts';
@@ -14,21 +14,10 @@ import {
   renderHaproxyConfig,
 } from '../../engines/haproxy-config.ts';
 import { renderKeepalivedConfig } from '../../engines/keepalived.ts';
-import { BanyanError } from '../../errors.ts';
 import { writeFileAtomic } from '../../map/atomic-file.ts';
 import type { Deployment } from '../deployment.ts';
+import { certificateFile } from './certificate.ts';
 import type { WebShape } from './shape.ts';
-
-export class CertificateUnusable extends BanyanError {
-  constructor(file: string, reason: string) {
-    super('CERTIFICATE_UNUSABLE', {
-      what: `The TLS certificate cannot be used: ${reason}`,
-      where: file,
-      remedy:
-        'Nothing was changed. `balancer.tls.certificate` is one PEM file with the certificate, its chain and its private key',
-    });
-  }
-}
 
 /** Where a balancer's control socket lies. */
 export function runtimeSocket(deployment: Deployment, balancer: string): string {
@@ -115,50 +104,4 @@ export async function writeKeepalivedConfigs(
     const file = path.join(deployment.paths.balancer, `keepalived-${index + 1}.conf`);
     await writeFileAtomic(file, text);
   }
-}
-
-/** The user's own, or one signed by itself. @throws CertificateUnusable */
-export async function prepareCertificate(
-  deployment: Deployment,
-  certificate: string | undefined,
-): Promise<void> {
-  const file = certificateFile(deployment, certificate);
-  if (!certificate && !existsSync(file)) await makeSelfSigned(deployment, file);
-  let text: string;
-  try {
-    text = readFileSync(file, 'utf8');
-  } catch (error) {
-    throw new CertificateUnusable(file, (error as Error).message);
-  }
-  if (!/-----BEGIN CERTIFICATE-----/.test(text)) {
-    throw new CertificateUnusable(file, 'there is no certificate in it');
-  }
-  if (!/-----BEGIN [A-Z ]*PRIVATE KEY-----/.test(text)) {
-    throw new CertificateUnusable(file, 'there is no private key in it');
-  }
-}
-
-function certificateFile(deployment: Deployment, certificate: string | undefined): string {
-  if (certificate) return path.resolve(deployment.paths.app, certificate);
-  return path.join(deployment.paths.balancer, 'self-signed.pem');
-}
-
-async function makeSelfSigned(deployment: Deployment, file: string): Promise<void> {
-  const { generate } = await import('selfsigned');
-  const { cert, private: key } = await generate([{ name: 'commonName', value: 'localhost' }], {
-    keySize: 2048,
-    algorithm: 'sha256',
-    extensions: [
-      {
-        name: 'subjectAltName',
-        altNames: [
-          { type: 2, value: 'localhost' },
-          { type: 7, ip: '127.0.0.1' },
-        ],
-      },
-    ],
-  });
-  await mkdir(deployment.paths.balancer, { recursive: true, mode: 0o700 });
-  await writeFileAtomic(file, `${cert}${key}`);
-  chmodSync(file, 0o600);
 }

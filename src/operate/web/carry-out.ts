@@ -17,15 +17,15 @@ import { freePort } from '../../machines/free-port.ts';
 import { connectionsPerServer } from '../../topology/defaults.ts';
 import {
   balancerSettings,
-  prepareCertificate,
   runtimeSocket,
   writeBalancerConfig,
   writeKeepalivedConfigs,
 } from './balancer-files.ts';
+import { prepareCertificate } from './certificate.ts';
 import { publicAddress, type WebContext } from './context.ts';
 import { observeWeb, type ServerLabels, type WebNow } from './observe.ts';
 import type { DesiredWeb, Step } from './plan.ts';
-import { hostOf, type WebShape } from './shape.ts';
+import { hasTls, hostOf, type WebShape } from './shape.ts';
 
 /** Servers behind a balancer are for it alone. */
 const LOOPBACK = '127.0.0.1';
@@ -201,7 +201,7 @@ export class WebTier {
     await machine.start(
       haproxyUnit({
         name,
-        configFile: await writeBalancerConfig(deployment, name, this.#settings(name)),
+        configFile: await writeBalancerConfig(deployment, name, this.#settings(name, front)),
         runtimeSocket: runtimeSocket(deployment, name),
         sockets: [plain, ...encrypted],
         drainTimeoutMs: this.#shape.web.drainTimeoutMs,
@@ -221,6 +221,7 @@ export class WebTier {
     const { deployment, machine } = this.#context;
     const { tls } = this.#shape.balancer!;
     if (tls) await prepareCertificate(deployment, tls.certificate);
+    await writeKeepalivedConfigs(deployment, this.#shape);
     await writeBalancerConfig(deployment, name, this.#settings(name));
     await machine.signal(name, 'SIGUSR2');
     const deadline = performance.now() + RELOAD_TIMEOUT_MS;
@@ -256,17 +257,23 @@ export class WebTier {
     }
   }
 
-  #settings(balancer: string) {
+  /** @param front the sockets that it serves: one without TLS has no socket for it */
+  #settings(name: string, front = this.#frontOf(name)) {
     const joined = this.#now.servers.filter(server => server.joined);
-    const servers = joined.map(({ name }) => this.#balanced(name));
+    const servers = joined.map(server => this.#balanced(server.name));
     const { balancerRevision } = this.#desired;
-    return balancerSettings(
+    const settings = balancerSettings(
       this.#context.deployment,
-      balancer,
+      name,
       this.#shape,
       balancerRevision,
       servers,
     );
+    return hasTls(front) ? settings : { ...settings, tls: undefined };
+  }
+
+  #frontOf(name: string): string {
+    return this.#now.balancers.find(balancer => balancer.name === name)?.address ?? '';
   }
 
   #balanced(name: string): BalancedServer {

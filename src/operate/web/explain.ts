@@ -60,7 +60,7 @@ export function explain(step: Step): ExplainedStep {
     case 'start-balancer':
       return {
         mark: '+',
-        what: `start ${step.name} on ${step.address}`,
+        what: `start ${step.name} on ${step.address.replace(' tls ', ', with HTTPS on port ')}`,
         traffic: 'new connections go through it',
         undo: `stop ${step.name}`,
       };
@@ -68,7 +68,7 @@ export function explain(step: Step): ExplainedStep {
       return {
         mark: '~',
         what: `reload ${step.name} with its new settings`,
-        traffic: 'nothing; old connections finish under the old settings',
+        traffic: 'no request; a WebSocket has `drainTimeoutMs` until it has to connect again',
         undo: 'the settings that it had',
       };
     case 'stop-balancer':

@@ -80,6 +80,10 @@ export function hostOf(front: string): string {
   return front.split(' ', 1)[0]!;
 }
 
+export function hasTls(front: string): boolean {
+  return front.includes(' tls ');
+}
+
 /** Changes when a server would run differently: then servers are replaced. */
 function serverRevision({ command, host, ready, env, drainTimeoutMs }: WebShape['web']): string {
   return hash([command, host, ready, env, drainTimeoutMs]);

@@ -332,6 +332,18 @@ describe('draining', () => {
   });
 });
 
+describe('connections that are kept open', () => {
+  test('outlive those of a balancer, so that no request meets a close; one’s own time is left', async () => {
+    const { server } = await start((_req, res) => res.end());
+    expect(server.keepAliveTimeout).toBeGreaterThan(60_000);
+    const listening = await listen((_req, res) => res.end());
+    const { server: other } = listening;
+    other.keepAliveTimeout = 1_234;
+    started.push({ ...listening, life: lifecycle(other) });
+    expect(other.keepAliveTimeout).toBe(1_234);
+  });
+});
+
 describe('requests', () => {
   const echo: RequestListener = (_req, res) => {
     setImmediate(() => res.end(requestContext()?.requestId));

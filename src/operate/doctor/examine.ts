@@ -8,19 +8,20 @@ import { statfs } from 'node:fs/promises';
 import { cpus, totalmem } from 'node:os';
 import path from 'node:path';
 import { promisify } from 'node:util';
-import { isRoot, unprivilegedAccount } from '../engines/account.ts';
-import { dataVersion } from '../engines/postgres.ts';
-import { completeLinks, findPostgres } from '../engines/postgres-binaries.ts';
-import { BanyanError } from '../errors.ts';
-import { isPortFree, portHolder } from '../machines/free-port.ts';
-import { lockHolder } from '../machines/lock.ts';
-import type { CompleteTopology } from '../topology/defaults.ts';
-import { useExternalDatabase } from './database.ts';
-import type { DeploymentPaths } from './deployment.ts';
-import { loadTopology } from './load-topology.ts';
+import { isRoot, unprivilegedAccount } from '../../engines/account.ts';
+import { dataVersion } from '../../engines/postgres.ts';
+import { completeLinks, findPostgres } from '../../engines/postgres-binaries.ts';
+import { BanyanError } from '../../errors.ts';
+import { isPortFree, portHolder } from '../../machines/free-port.ts';
+import { lockHolder } from '../../machines/lock.ts';
+import type { CompleteTopology } from '../../topology/defaults.ts';
+import { useExternalDatabase } from '../database.ts';
+import type { DeploymentPaths } from '../deployment.ts';
+import { loadTopology } from '../load-topology.ts';
+import { examineState } from './stateless.ts';
 
-/** `warning`: it runs, and should be looked at. */
-export type Verdict = 'ok' | 'warning' | 'failed';
+/** `hint`: good to know, nothing is wrong. `warning`: it runs, and should be looked at. */
+export type Verdict = 'ok' | 'hint' | 'warning' | 'failed';
 
 export interface Finding {
   check: string;
@@ -63,6 +64,7 @@ export async function examine(paths: DeploymentPaths): Promise<Finding[]> {
     const { web, database } = topology;
     await run('start command', () => startCommand(paths.app, web.command));
     await run('port', () => port(paths, web));
+    findings.push(...(await examineState(paths, web)));
     if (database.url)
       await run('database', async () => ok((await useExternalDatabase(database.url!)).summary));
   }
