@@ -38,6 +38,8 @@ export interface BalancerSettings {
     clientMs: number;
     /** Of a server for its answer. */
     responseMs: number;
+    /** Of a server for its answer to a health check. */
+    checkMs: number;
     /** Of a request in the queue when all servers are busy. */
     queueMs: number;
     /** Of a connection without requests, WebSockets among them. */
@@ -48,10 +50,19 @@ export interface BalancerSettings {
   servers: BalancedServer[];
 }
 
-export const BACKEND = 'web';
+/** Requests go to servers that pass their health checks. */
+export const CHECKED = 'web';
+/**
+ * When not one passes, requests go to all of them. What ails every server at once is seldom the servers:
+ * their database is away, in which case they hold requests; or there is so much to do that checks are
+ * answered late. To answer 503 for all of them would make an outage of it. (AWS calls this "fail open".)
+ */
+export const UNCHECKED = 'web-unchecked';
+export const BACKENDS = [CHECKED, UNCHECKED] as const;
+export type Backend = (typeof BACKENDS)[number];
 
-/** A dead server is noticed within two checks; a failed connection counts at once (`observe layer4`). */
-const CHECKS = 'check inter 1s fastinter 250ms downinter 500ms rise 1 fall 2';
+/** A failed connection counts at once (`observe layer4`); one that does not answer in time, three times. */
+const CHECKS = 'check inter 1s fastinter 250ms downinter 500ms rise 1 fall 3';
 /**
  * Connections to a server that are not needed are closed soon: Node closes them after 5 s unless it is told
  * otherwise, and a POST that goes out at that moment has no answer and may not be sent again.
@@ -124,35 +135,50 @@ export function renderHaproxyConfig(settings: BalancerSettings): string {
         ]
       : []),
     `  http-request deny deny_status 413 if { req.hdr_val(content-length) gt ${settings.maxBodyBytes} }`,
-    `  default_backend ${BACKEND}`,
+    `  use_backend ${UNCHECKED} if { nbsrv(${CHECKED}) eq 0 }`,
+    `  default_backend ${CHECKED}`,
     '',
-    `backend ${BACKEND}`,
-    `  balance ${settings.algorithm === 'random' ? 'random(2)' : settings.algorithm}`,
-    '  option httpchk',
-    `  http-check send meth GET uri ${quote(settings.ready)} ver HTTP/1.1 hdr Host banyan hdr User-Agent banyan`,
-    '  http-check expect status 200-499',
+    ...BACKENDS.flatMap(backend => renderBackend(backend, settings)),
+  ];
+  return lines.join('\n');
+}
+
+function renderBackend(backend: Backend, settings: BalancerSettings): string[] {
+  const { algorithm, ready, stickyKey, servers, tls, timeouts } = settings;
+  return [
+    `backend ${backend}`,
+    `  balance ${algorithm === 'random' ? 'random(2)' : algorithm}`,
+    ...(backend === CHECKED
+      ? [
+          '  option httpchk',
+          `  http-check send meth GET uri ${quote(ready)} ver HTTP/1.1 hdr Host banyan hdr User-Agent banyan`,
+          '  http-check expect status 200-499',
+          `  timeout check ${timeouts.checkMs}ms`,
+        ]
+      : []),
     '  # What may be sent twice is sent to another server when one fails; the rest only if it was never sent.',
     '  retry-on conn-failure empty-response response-timeout',
     `  http-request disable-l7-retry unless { method ${IDEMPOTENT} }`,
-    ...(settings.stickyKey
+    ...(stickyKey
       ? [
           `  cookie BANYAN_SERVER insert indirect nocache httponly${tls?.redirectToPort === undefined ? '' : ' secure'} dynamic attr SameSite=Lax`,
-          `  dynamic-cookie-key ${quote(settings.stickyKey)}`,
+          `  dynamic-cookie-key ${quote(stickyKey)}`,
         ]
       : []),
-    ...settings.servers.map(server => `  server ${server.name} ${serverWords(server, settings)}`),
+    ...servers.map(server => `  server ${server.name} ${serverWords(server, settings, backend)}`),
     '',
   ];
-  return lines.join('\n');
 }
 
 /** A server's address and settings, as both the file and `add server` take them. */
 export function serverWords(
   { host, port, weight }: BalancedServer,
   { maxConcurrency }: Pick<BalancerSettings, 'maxConcurrency'>,
+  backend: Backend,
 ): string {
   const address = host.includes(':') ? `[${host}]:${port}` : `${host}:${port}`;
-  return `${address} ${CHECKS} ${PASSIVE_CHECKS} ${POOL} weight ${weight} maxconn ${maxConcurrency}`;
+  const checks = backend === CHECKED ? `${CHECKS} ${PASSIVE_CHECKS} ` : '';
+  return `${address} ${checks}${POOL} weight ${weight} maxconn ${maxConcurrency}`;
 }
 
 /** HAProxy splits words at blanks; within double quotes a backslash, a quote and a dollar are special. */

@@ -6,14 +6,16 @@ import { connect } from 'node:net';
 import { setTimeout as delay } from 'node:timers/promises';
 import { BanyanError, hasCode } from '../errors.ts';
 import {
-  BACKEND,
+  BACKENDS,
   type BalancedServer,
   type BalancerSettings,
+  CHECKED,
   serverWords,
 } from './haproxy-config.ts';
 
 const COMMAND_TIMEOUT_MS = 5_000;
 const POLL_INTERVAL_MS = 20;
+const ADDED = /registered/;
 
 export class HaproxyRefused extends BanyanError {
   constructor(command: string, answer: string) {
@@ -72,15 +74,17 @@ export class HaproxyRuntime {
 
   /** Adds a server and lets it have requests. It must be ready. @throws HaproxyRefused */
   async add(server: BalancedServer, settings: BalancerSettings): Promise<void> {
-    const target = `${BACKEND}/${server.name}`;
     const { servers } = await this.statistics();
     if (servers.some(({ name }) => name === server.name)) await this.remove(server.name, 0);
-    await this.#expect(`add server ${target} ${serverWords(server, settings)}`, /registered/);
-    // `add server` makes no cookie, and no word of it asks for one (HAProxy 2.6); this makes all of them.
-    if (settings.stickyKey) await this.#expect(`enable dynamic-cookie backend ${BACKEND}`);
-    // A server that was added is in maintenance, and its checks are off.
-    await this.#expect(`enable health ${target}`);
-    await this.#expect(`enable server ${target}`);
+    for (const backend of BACKENDS) {
+      const target = `${backend}/${server.name}`;
+      await this.#expect(`add server ${target} ${serverWords(server, settings, backend)}`, ADDED);
+      // `add server` makes no cookie, and no word of it asks for one (HAProxy 2.6); this makes all of them.
+      if (settings.stickyKey) await this.#expect(`enable dynamic-cookie backend ${backend}`);
+      // A server that was added is in maintenance, and its checks are off.
+      if (backend === CHECKED) await this.#expect(`enable health ${target}`);
+      await this.#expect(`enable server ${target}`);
+    }
   }
 
   /**
@@ -92,7 +96,9 @@ export class HaproxyRuntime {
    */
   async drain(name: string, timeoutMs: number): Promise<boolean> {
     // One that was started and never joined is not there.
-    await this.#expect(`set server ${BACKEND}/${name} state maint`, /^\s*$|No such server/);
+    for (const backend of BACKENDS) {
+      await this.#expect(`set server ${backend}/${name} state maint`, /^\s*$|No such server/);
+    }
     const deadline = performance.now() + timeoutMs;
     for (;;) {
       const server = (await this.statistics()).servers.find(found => found.name === name);
@@ -104,7 +110,10 @@ export class HaproxyRuntime {
 
   /** Removes a server that is drained and stopped, so that no connection to it is left. @throws HaproxyRefused */
   async remove(name: string, timeoutMs: number): Promise<void> {
-    const target = `${BACKEND}/${name}`;
+    for (const backend of BACKENDS) await this.#remove(`${backend}/${name}`, timeoutMs);
+  }
+
+  async #remove(target: string, timeoutMs: number): Promise<void> {
     const deadline = performance.now() + timeoutMs;
     await this.#send(`set server ${target} state maint`);
     for (;;) {
@@ -121,33 +130,19 @@ export class HaproxyRuntime {
   }
 
   async setWeight(name: string, weight: number): Promise<void> {
-    await this.#expect(`set weight ${BACKEND}/${name} ${weight}`);
+    for (const backend of BACKENDS) await this.#expect(`set weight ${backend}/${name} ${weight}`);
   }
 
   async statistics(): Promise<BalancerStatistics> {
     const rows = parseStatistics(await this.#send('show stat'));
-    const number = (row: Record<string, string>, key: string) => Number(row[key] || 0);
-    const servers = rows
-      .filter(({ pxname, svname }) => pxname === BACKEND && svname !== 'BACKEND')
-      .map(row => ({
-        name: row.svname ?? '',
-        status: row.status ?? '',
-        current: number(row, 'scur'),
-        queued: number(row, 'qcur'),
-        total: number(row, 'stot'),
-        errors5xx: number(row, 'hrsp_5xx'),
-        connectionErrors: number(row, 'econ'),
-        retries: number(row, 'wretr'),
-        redispatches: number(row, 'wredis'),
-        weight: number(row, 'weight'),
-        responseMs: number(row, 'rtime'),
-      }));
-    const backend = rows.find(({ pxname, svname }) => pxname === BACKEND && svname === 'BACKEND');
+    const isOurs = ({ pxname = '' }: Row) => (BACKENDS as readonly string[]).includes(pxname);
+    const ofServers = rows.filter(row => isOurs(row) && row.svname !== 'BACKEND');
+    const ofBackends = rows.filter(row => isOurs(row) && row.svname === 'BACKEND');
     const frontend = rows.find(({ svname }) => svname === 'FRONTEND');
     return {
-      servers,
-      queued: backend ? number(backend, 'qcur') : 0,
-      requestRate: frontend ? number(frontend, 'req_rate') : 0,
+      servers: mergeServers(ofServers),
+      queued: ofBackends.reduce((sum, row) => sum + numberIn(row, 'qcur'), 0),
+      requestRate: frontend ? numberIn(frontend, 'req_rate') : 0,
     };
   }
 
@@ -183,8 +178,37 @@ export class HaproxyRuntime {
   }
 }
 
+type Row = Record<string, string>;
+
+function numberIn(row: Row, key: string): number {
+  return Number(row[key] || 0);
+}
+
+/** A server stands in each backend; its health is known in the checked one. */
+function mergeServers(rows: Row[]): ServerStatistics[] {
+  return rows
+    .filter(({ pxname }) => pxname === CHECKED)
+    .map(checked => {
+      const all = rows.filter(({ svname }) => svname === checked.svname);
+      const sum = (key: string) => all.reduce((total, row) => total + numberIn(row, key), 0);
+      return {
+        name: checked.svname ?? '',
+        status: checked.status ?? '',
+        current: sum('scur'),
+        queued: sum('qcur'),
+        total: sum('stot'),
+        errors5xx: sum('hrsp_5xx'),
+        connectionErrors: sum('econ'),
+        retries: sum('wretr'),
+        redispatches: sum('wredis'),
+        weight: numberIn(checked, 'weight'),
+        responseMs: Math.max(...all.map(row => numberIn(row, 'rtime'))),
+      };
+    });
+}
+
 /** CSV with a first line of names. No value of ours holds a comma. Pure. */
-export function parseStatistics(csv: string): Record<string, string>[] {
+export function parseStatistics(csv: string): Row[] {
   const [head = '', ...lines] = csv.trim().split('\n');
   const names = head.replace(/^# /, '').split(',');
   return lines.map(line => {

@@ -60,6 +60,7 @@ export interface CompleteBalancer {
   rateLimit?: { requests: number; windowSeconds: number };
   maxBodyMb: number;
   responseTimeoutMs: number;
+  checkTimeoutMs: number;
   queueTimeoutMs: number;
   tunnelTimeoutMs: number;
 }
@@ -212,6 +213,7 @@ export function balancerWithDefaults(balancer: Balancer = {}, host: string): Com
     ...(rateLimit ? { rateLimit: { windowSeconds: 10, ...rateLimit } } : {}),
     maxBodyMb: limits.maxBodyMb ?? 32,
     responseTimeoutMs: limits.responseTimeoutMs ?? 30_000,
+    checkTimeoutMs: limits.checkTimeoutMs ?? 5_000,
     queueTimeoutMs: limits.queueTimeoutMs ?? 30_000,
     tunnelTimeoutMs: limits.tunnelTimeoutMs ?? 3_600_000,
   };

@@ -164,6 +164,13 @@ export interface Balancer {
    */
   responseTimeoutMs?: number;
   /**
+   * How long a server may take to answer its health check, in milliseconds. Three times in a row too
+   * long, and it gets no requests; a connection that it refuses counts at once. Long enough for a
+   * server that is only busy.
+   * Default: 5000.
+   */
+  checkTimeoutMs?: number;
+  /**
    * How long a request may wait while all servers are busy, in milliseconds.
    * Default: 30000.
    */

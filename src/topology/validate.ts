@@ -152,6 +152,7 @@ const balancer = v.pipe(
     ),
     maxBodyMb: v.optional(whole(1, 100_000)),
     responseTimeoutMs: v.optional(timeoutMs),
+    checkTimeoutMs: v.optional(timeoutMs),
     queueTimeoutMs: v.optional(timeoutMs),
     tunnelTimeoutMs: v.optional(whole(1, 86_400_000)),
   }),

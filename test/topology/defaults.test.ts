@@ -64,6 +64,7 @@ test('what the topology says wins over every default', () => {
     rateLimit: { requests: 1, windowSeconds: 1 },
     maxBodyMb: 1,
     responseTimeoutMs: 1,
+    checkTimeoutMs: 1,
     queueTimeoutMs: 1,
     tunnelTimeoutMs: 1,
   };

@@ -54,6 +54,7 @@ export function balancerSettings(
     timeouts: {
       clientMs: 60_000,
       responseMs: settings.responseTimeoutMs,
+      checkMs: settings.checkTimeoutMs,
       queueMs: settings.queueTimeoutMs,
       tunnelMs: settings.tunnelTimeoutMs,
       drainMs: web.drainTimeoutMs,

@@ -13,7 +13,7 @@ beforeEach(async () => {
   site = await siteOf({
     ...LEDGER_APP,
     // A server that stands still is given up after this, and an idempotent request goes elsewhere.
-    'banyan.config.ts': `export default { web: { servers: { min: 1, max: 8 } }, balancer: { responseTimeoutMs: 3000 } };`,
+    'banyan.config.ts': `export default { web: { servers: { min: 1, max: 8 } }, balancer: { responseTimeoutMs: 3000, checkTimeoutMs: 1000 } };`,
   });
 });
 afterEach(() => site.remove());
@@ -108,6 +108,43 @@ test('the balancer is reloaded, killed and comes back with the servers that run'
     (await servers()).map(({ name }) => name).sort(),
   );
   for (const { status } of seen) expect(status).toMatch(/^UP/);
+});
+
+test('the database stands still: the balancer does not give all servers up, requests wait', async () => {
+  await using still = await siteOf({
+    ...LEDGER_APP,
+    'banyan.config.ts': `export default { web: { servers: 3 }, balancer: { checkTimeoutMs: 500 } };`,
+  });
+  await still.up();
+  const watching = new Witness(new LedgerSubject(still.address, still.pool())).start();
+  await watching.untilAcknowledged(50);
+  const database = processesOf(still.folder).filter(({ command }) => /postgres/.test(command));
+  const signal = (name: NodeJS.Signals) => {
+    for (const { pid } of database) {
+      try {
+        process.kill(pid, name);
+      } catch {
+        // A session that has ended in the meantime.
+      }
+    }
+  };
+  const runtime = new HaproxyRuntime(still.paths.socketFor('balancer-1'));
+  signal('SIGSTOP');
+  try {
+    await until(
+      async () => {
+        const { servers: seen } = await runtime.statistics();
+        return seen.length === 3 && seen.every(({ status }) => !status.startsWith('UP'));
+      },
+      { what: 'not one server passes its check', timeoutMs: 40_000 },
+    );
+    // What needs no database is answered, as it was before.
+    expect((await fetch(`${still.address}/who`)).status).toBe(200);
+  } finally {
+    signal('SIGCONT');
+  }
+  await watching.untilAcknowledged(50);
+  expectClean(await watching.stop());
 });
 
 test('two balancers: one is killed, clients go to the other, no idempotent request fails', async () => {

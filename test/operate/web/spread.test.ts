@@ -1,5 +1,5 @@
 /** Which server gets a request, how long it waits, and what becomes of it when a server dies under it. */
-import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { HaproxyRuntime } from '../../../src/engines/haproxy-runtime.ts';
 import type { WebTier } from '../../../src/topology/topology.ts';
 import { ask } from '../../support/ask.ts';
@@ -115,6 +115,7 @@ describe('a server dies under a request', () => {
       .query<{ unit: string }>('select unit from hits where key = $1', [key]);
     return rows.map(({ unit }) => unit);
   };
+  beforeEach(everyServerIsUp);
   afterEach(everyServerIsUp);
 
   test('GET and PUT are sent to another', async () => {
