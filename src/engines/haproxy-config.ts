@@ -50,7 +50,12 @@ export interface BalancerSettings {
 
 export const BACKEND = 'web';
 
-/** A dead server is noticed within two checks; a failed connection counts at once (`observe layer4`). */
+/**
+ * A dead server is noticed at once (`observe layer4`: a refused connection), one that stands still after two
+ * checks without an answer. One that is merely very busy must not be taken for that: its load would fall on
+ * the others, which would then be the next, and when the last is gone every request fails with 503.
+ */
+const CHECK_TIMEOUT_MS = 3_000;
 const CHECKS = 'check inter 1s fastinter 250ms downinter 500ms rise 1 fall 2';
 /**
  * Connections to a server that are not needed are closed soon: Node closes them after 5 s unless it is told
@@ -85,6 +90,7 @@ export function renderHaproxyConfig(settings: BalancerSettings): string {
     '  option redispatch 1',
     '  retries 3',
     '  timeout connect 2s',
+    `  timeout check ${CHECK_TIMEOUT_MS}ms`,
     `  timeout client ${timeouts.clientMs}ms`,
     `  timeout server ${timeouts.responseMs}ms`,
     `  timeout queue ${timeouts.queueMs}ms`,
