@@ -12,11 +12,15 @@ export interface OperationsOptions extends CommonOptions {
 }
 
 export async function operations(options: OperationsOptions): Promise<void> {
-  await withController(new DeploymentPaths(options.dir), async ({ journal }) => {
-    const last = await journal.last(options.lines);
-    if (options.json) printJson(last);
-    else process.stdout.write(`${last.length ? render(last) : 'No operation yet.'}\n`);
-  });
+  await withController(
+    new DeploymentPaths(options.dir),
+    async ({ journal }) => {
+      const last = await journal.last(options.lines);
+      if (options.json) printJson(last);
+      else process.stdout.write(`${last.length ? render(last) : 'No operation yet.'}\n`);
+    },
+    { withoutConfig: true },
+  );
 }
 
 export async function resume(options: CommonOptions): Promise<void> {
@@ -33,11 +37,15 @@ async function run(
   done: string,
 ): Promise<void> {
   const json = options.json ?? false;
-  await withController(new DeploymentPaths(options.dir), async (controller: Controller) => {
-    const { id, summary } = await carryOut(controller, operationProgress(json));
-    if (json) printJson({ operation: id, summary, outcome: done });
-    else process.stdout.write(`${pc.green('✔')} operation ${id} (${summary}) ${done}\n`);
-  });
+  await withController(
+    new DeploymentPaths(options.dir),
+    async (controller: Controller) => {
+      const { id, summary } = await carryOut(controller, operationProgress(json));
+      if (json) printJson({ operation: id, summary, outcome: done });
+      else process.stdout.write(`${pc.green('✔')} operation ${id} (${summary}) ${done}\n`);
+    },
+    { withoutConfig: true },
+  );
 }
 
 const MARKS: Record<OperationState, string> = {

@@ -48,17 +48,24 @@ export async function rollback(wanted: number | undefined, options: CommonOption
 }
 
 export async function releases(options: CommonOptions): Promise<void> {
-  await withController(new DeploymentPaths(options.dir), async ({ catalog, present }) => {
-    const all = await new ReleaseCatalog(catalog).all();
-    if (options.json) {
-      printJson(
-        all.map(({ web: _web, ...rest }) => ({ ...rest, serves: rest.number === present.release })),
-      );
-    } else
-      process.stdout.write(
-        `${all.length ? render(all, present.release) : 'No release yet: banyan release'}\n`,
-      );
-  });
+  await withController(
+    new DeploymentPaths(options.dir),
+    async ({ catalog, present }) => {
+      const all = await new ReleaseCatalog(catalog).all();
+      if (options.json) {
+        printJson(
+          all.map(({ web: _web, ...rest }) => ({
+            ...rest,
+            serves: rest.number === present.release,
+          })),
+        );
+      } else
+        process.stdout.write(
+          `${all.length ? render(all, present.release) : 'No release yet: banyan release'}\n`,
+        );
+    },
+    { withoutConfig: true },
+  );
 }
 
 function render(all: Release[], present: number): string {

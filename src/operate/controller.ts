@@ -4,14 +4,13 @@
  */
 import type { CompleteTopology } from '../topology/defaults.ts';
 import { Catalog } from './catalog.ts';
-import { reachDatabase } from './connect.ts';
-import { ControlClient } from './control/client.ts';
+import { ControlClient, NotRunning } from './control/client.ts';
 import type { Circumstances } from './control/protocol.ts';
-import type { Deployment, DeploymentPaths } from './deployment.ts';
+import { type Deployment, type DeploymentPaths, existingDeployment } from './deployment.ts';
 import { loadTopology, withOverrides } from './load-topology.ts';
 import { Journal } from './operations/journal.ts';
 import { type WebContext, webContext } from './web/context.ts';
-import { shapeOf, WEB_SHAPE, type WebShape } from './web/shape.ts';
+import { WEB_SHAPE, type WebShape } from './web/shape.ts';
 
 export interface Controller {
   paths: DeploymentPaths;
@@ -28,6 +27,14 @@ export interface Controller {
   contextFor: (shape: WebShape) => WebContext;
 }
 
+export interface ControllerOptions {
+  /**
+   * Go on with a configuration that cannot be read: what was begun can then still be finished or taken
+   * back. Whoever asks for the topology all the same gets its error.
+   */
+  withoutConfig?: boolean;
+}
+
 /**
  * Runs `body` with a controller of the deployment, which must be up.
  * @throws NotRunning, and what reading the configuration throws
@@ -35,29 +42,47 @@ export interface Controller {
 export async function withController<T>(
   paths: DeploymentPaths,
   body: (controller: Controller) => Promise<T>,
+  { withoutConfig = false }: ControllerOptions = {},
 ): Promise<T> {
   const machine = new ControlClient(paths.socket, paths.app);
   const circumstances = await machine.circumstances();
-  const loaded = await loadTopology(paths.app);
-  const topology = withOverrides(loaded.topology, circumstances.overrides);
-  const { deployment, url } = await reachDatabase(paths, topology);
-  const catalog = await Catalog.open(url);
+  const deployment = existingDeployment(paths);
+  if (!deployment) throw new NotRunning(paths.app);
+  const topology = await readTopology(paths, circumstances);
+  if (topology instanceof Error && !withoutConfig) throw topology;
+
+  const catalog = await Catalog.open(circumstances.databaseUrl);
   try {
-    const present = (await catalog.read<WebShape>(WEB_SHAPE)) ?? shapeOf(topology);
+    // Kept from the first start on.
+    const present = await catalog.read<WebShape>(WEB_SHAPE);
+    if (!present) throw new NotRunning(paths.app);
     return await body({
       paths,
       deployment,
-      topology,
+      get topology() {
+        if (topology instanceof Error) throw topology;
+        return topology;
+      },
       machine,
       catalog,
       journal: new Journal(catalog),
-      databaseUrl: url,
+      databaseUrl: circumstances.databaseUrl,
       circumstances,
       present,
-      contextFor: shape =>
-        webContext({ machine, deployment, shape, databaseUrl: url, circumstances }),
+      contextFor: shape => webContext({ machine, deployment, shape, circumstances }),
     });
   } finally {
     await catalog.close();
+  }
+}
+
+async function readTopology(
+  paths: DeploymentPaths,
+  { overrides }: Circumstances,
+): Promise<CompleteTopology | Error> {
+  try {
+    return withOverrides((await loadTopology(paths.app)).topology, overrides);
+  } catch (error) {
+    return error as Error;
   }
 }

@@ -65,6 +65,16 @@ export class Interrupted extends BanyanError {
   }
 }
 
+export class StillStarting extends BanyanError {
+  constructor() {
+    super('STILL_STARTING', {
+      what: 'The deployment is still starting',
+      where: 'banyan up',
+      remedy: 'Try again in a moment; `banyan status` shows how far it is',
+    });
+  }
+}
+
 /** Where the local machine stands until there are data centres. */
 const DATA_CENTRE = 'local';
 
@@ -152,6 +162,17 @@ export class RunningDeployment extends EventEmitter<UpEvents> {
     };
   }
 
+  /** Commands come once the socket is there, which may be before the database is. */
+  #circumstances(): Circumstances {
+    if (!this.#database) throw new StillStarting();
+    return {
+      environment: process.env,
+      databaseUrl: this.#database.url,
+      publicPort: this.#publicPort,
+      overrides: this.#overrides,
+    };
+  }
+
   /** Of the map on disk: other commands publish it too. */
   #epoch(): number {
     try {
@@ -174,11 +195,7 @@ export class RunningDeployment extends EventEmitter<UpEvents> {
     await this.#openSockets(deployment);
     this.#control = await serveControl(this.#paths.socket, {
       status: () => this.status(),
-      circumstances: () => ({
-        environment: process.env,
-        publicPort: this.#publicPort,
-        overrides: this.#overrides,
-      }),
+      circumstances: () => this.#circumstances(),
       stop: () => void this.stop(),
       logs: this.logs,
       machine: this.#machine,
@@ -297,12 +314,7 @@ export class RunningDeployment extends EventEmitter<UpEvents> {
       machine: this.#machine,
       deployment,
       shape,
-      databaseUrl: database.url,
-      circumstances: {
-        environment: process.env,
-        publicPort: this.#publicPort,
-        overrides: this.#overrides,
-      },
+      circumstances: this.#circumstances(),
     });
     await this.#step('web', shape.web.command, async () => {
       await converge(context, shape);

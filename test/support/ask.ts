@@ -8,6 +8,8 @@ export interface Question {
   /** Sent with its length unless `chunked`. */
   body?: string | Buffer;
   chunked?: boolean;
+  /** Send the body only when the server wants it, as curl does with a long one. */
+  patient?: boolean;
   /** The address that the request comes from: any of 127.0.0.0/8. */
   from?: string;
   /** The certificate to trust, as PEM. */
@@ -21,7 +23,15 @@ export interface Reply {
 }
 
 export function ask(url: string, question: Question = {}): Promise<Reply> {
-  const { method = 'GET', headers = {}, body, chunked = false, from, ca } = question;
+  const {
+    method = 'GET',
+    headers = {},
+    body,
+    chunked = false,
+    patient = false,
+    from,
+    ca,
+  } = question;
   const { promise, resolve, reject } = Promise.withResolvers<Reply>();
   const send = url.startsWith('https:') ? encrypted : plain;
   const length =
@@ -29,7 +39,7 @@ export function ask(url: string, question: Question = {}): Promise<Reply> {
   const req = send(url, {
     method,
     agent: false,
-    headers: { ...headers, ...length },
+    headers: { ...headers, ...length, ...(patient ? { expect: '100-continue' } : {}) },
     ...(from ? { localAddress: from } : {}),
     ...(ca ? { ca } : {}),
   });
@@ -48,6 +58,12 @@ export function ask(url: string, question: Question = {}): Promise<Reply> {
   req.on('error', error => {
     if (!answered) reject(error);
   });
+  if (patient) {
+    req.flushHeaders();
+    req.once('continue', () => req.end(body));
+    req.once('response', () => req.end());
+    return promise;
+  }
   if (chunked && body !== undefined) req.write(body);
   req.end(chunked ? undefined : body);
   return promise;

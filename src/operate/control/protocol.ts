@@ -18,6 +18,8 @@
 export interface Circumstances {
   /** The environment that `banyan up` was given: what it starts later gets the same. */
   environment: NodeJS.ProcessEnv;
+  /** With the owner's credentials: a secret. */
+  databaseUrl: string;
   /** Where users connect, as it really is. */
   publicPort: number;
   /** What `banyan up` was told on the command line in place of the configuration. */

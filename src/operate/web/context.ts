@@ -26,15 +26,19 @@ export function webContext(options: {
   machine: Machine;
   deployment: Deployment;
   shape: WebShape;
-  databaseUrl: string;
   circumstances: Circumstances;
 }): WebContext {
-  const { machine, deployment, shape, databaseUrl, circumstances } = options;
+  const { machine, deployment, shape, circumstances } = options;
   const { paths } = deployment;
   return {
     machine,
     deployment,
-    env: applicationEnv(deployment, shape.web, databaseUrl, circumstances.environment),
+    env: applicationEnv(
+      deployment,
+      shape.web,
+      circumstances.databaseUrl,
+      circumstances.environment,
+    ),
     environment: circumstances.environment,
     publicPort: circumstances.publicPort,
     releaseFolder: release => releaseFolder(paths, release),
