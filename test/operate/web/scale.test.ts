@@ -1,4 +1,6 @@
 /** Promise 3 for the web tier: whatever is added, removed, replaced or killed, no request fails. */
+import { writeFileSync } from 'node:fs';
+import path from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { HaproxyRuntime } from '../../../src/engines/haproxy-runtime.ts';
@@ -212,6 +214,8 @@ describe('the controller is killed in mid-operation', () => {
     const watching = witness();
     await watching.untilAcknowledged(50);
     await cutOff('web=6', 4);
+    // What was begun can be taken back whatever became of the configuration.
+    writeFileSync(path.join(site.folder, 'banyan.config.ts'), 'export default {{{');
     await site.ok('undo');
     expect(await servers()).toHaveLength(2);
     expectClean(await watching.stop());
