@@ -12,13 +12,14 @@ let site: Site;
 beforeEach(async () => {
   site = await siteOf({
     ...LEDGER_APP,
-    // A route that computes: one processor is busy with some tens of these a second.
+    // A route that computes: one processor is busy with some tens of these a second. Where others use the
+    // processors too, it is not seen to be busy; then requests wait at the balancer, which is the other sign.
     'server.ts': LEDGER_APP['server.ts'].replace(
       "if (req.method === 'POST') {",
       "if (req.url === '/compute') {\n          const until = performance.now() + 25; while (performance.now() < until);\n          res.end('done');\n        } else if (req.method === 'POST') {",
     ),
     'banyan.config.ts': `export default {
-      web: { servers: { min: 1, max: 3, target: 0.5, scaleDownAfterMs: 6000 } },
+      web: { servers: { min: 1, max: 3, target: 0.5, scaleDownAfterMs: 6000 }, maxConcurrency: 4 },
     };`,
   });
 });
