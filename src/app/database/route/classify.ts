@@ -10,7 +10,7 @@ import type { CopyStmt, DeclareCursorStmt, ExplainStmt, Node, RangeVar } from 'l
 import type { Catalog } from './catalog.ts';
 import { FactsBuilder, factsOfUnparsed, type ReasonKind, type StatementFacts } from './facts.ts';
 import type { Parsed } from './parser.ts';
-import { nameOf, QueryReader, type RouteOptions } from './query-reader.ts';
+import { isTemporary, nameOf, QueryReader, type RouteOptions } from './query-reader.ts';
 import { readSession } from './session-statements.ts';
 import { readTransaction } from './transaction.ts';
 
@@ -156,7 +156,6 @@ function readStatement(node: Node, context: StatementContext): void {
     const what = objtype === 'OBJECT_MATVIEW' ? 'CREATE MATERIALIZED VIEW' : 'CREATE TABLE AS';
     if (query) reader.read(query);
     reader.into(into?.rel, what);
-    changesCatalogUnlessTemporary(into?.rel, facts);
     return;
   }
   if (readSession(node, context)) return;
@@ -223,7 +222,8 @@ function readDefinition(node: Node, { facts, reader }: StatementContext): void {
       reader.table({ relname: name, ...(schemaname ? { schemaname } : {}) }, 'defined');
     }
   }
-  if (!CATALOG_STAYS.has(type)) changesCatalogUnlessTemporary(tables[0], facts);
+  const [first] = tables;
+  if (!CATALOG_STAYS.has(type) && !(first && isTemporary(first))) facts.changesCatalog();
 }
 
 const DROPS_TABLES = new Set([
@@ -233,11 +233,6 @@ const DROPS_TABLES = new Set([
   'OBJECT_SEQUENCE',
   'OBJECT_FOREIGN_TABLE',
 ]);
-
-/** A temporary table is seen by its session alone, and that is pinned. */
-function changesCatalogUnlessTemporary(target: RangeVar | undefined, facts: FactsBuilder): void {
-  if (target?.relpersistence !== 't' && target?.schemaname !== 'pg_temp') facts.changesCatalog();
-}
 
 /** `CreateTrigStmt` → CREATE TRIG: for a person, who has the text beside it. */
 function wordsOf(type: string): string {

@@ -123,7 +123,8 @@ export class QueryReader {
       return;
     }
     const type = FIELD_TYPES[name];
-    if (type) this.#visit(type, value as Fields, scope);
+    // TABLESAMPLE's relation says its type although its field could.
+    if (type && !(type in value)) this.#visit(type, value as Fields, scope);
     else this.#visitFields(value as Fields, scope);
   }
 
@@ -208,6 +209,7 @@ export class QueryReader {
     if (!target) return;
     this.#facts.reason('changes-schema', `creates ${nameOf(target)} (${what})`);
     this.table(target, 'defined');
+    if (!isTemporary(target)) this.#facts.changesCatalog();
   }
 
   /** @returns the names that the statement sees besides those of `outer` */
@@ -229,8 +231,7 @@ export class QueryReader {
   #table(relation: RangeVar, role: TableRole, scope: Scope): void {
     const { schemaname: schema, relname: name = '' } = relation;
     if (schema === undefined && scope.has(name)) return;
-    const isTemporary = relation.relpersistence === 't' || schema === 'pg_temp';
-    if (isTemporary) {
+    if (isTemporary(relation)) {
       this.#facts.table('pg_temp', name, role);
       this.#facts.reason('temporary', `works on the temporary table ${name}`);
       this.#facts.pin('session', `works on the temporary table ${name}`);
@@ -369,6 +370,11 @@ function qualified(names: Node[] | undefined): [name: string, schema: string | u
 function nameFrom(names: Node[] | undefined): string {
   const [name, schema] = qualified(names);
   return schema === undefined ? name : `${schema}.${name}`;
+}
+
+/** Seen by its session alone, which is pinned. */
+export function isTemporary({ relpersistence, schemaname }: RangeVar): boolean {
+  return relpersistence === 't' || schemaname === 'pg_temp';
 }
 
 export function nameOf({ schemaname, relname = '' }: RangeVar): string {
