@@ -61,7 +61,7 @@ test('a text is parsed once, and its facts are the same object each time', () =>
 test('whatever is asked in whatever order, while the catalog changes: facts are those of now, and the bounds hold', () => {
   const texts = [
     ...['select * from a', 'select * from b', 'select * from c', 'insert into a values (1)'],
-    ...['selec', 'begin', "select nextval('x')", `select '${'x'.repeat(2_000)}'`, ''],
+    ...['selec', 'begin', "select nextval('x')", `select '${'x'.repeat(4_000)}'`, ''],
   ];
   const step = fc.oneof(
     { weight: 9, arbitrary: fc.constantFrom(...texts) },
@@ -71,7 +71,7 @@ test('whatever is asked in whatever order, while the catalog changes: facts are 
     fc.property(
       fc.array(step, { maxLength: 60 }),
       fc.integer({ min: 1, max: 6 }),
-      fc.integer({ min: 1_000, max: 9_000 }),
+      fc.integer({ min: 2_000, max: 18_000 }),
       (steps, maxEntries, maxBytes) => {
         let now = catalog(1);
         const cache = new StatementCache(real, () => now, { maxEntries, maxBytes });
