@@ -45,7 +45,7 @@ const TRANSACTION_LOCK: Builtin = {
   does: 'takes a lock that lasts as long as the transaction',
   pins: 'transaction',
 };
-const SESSION: Builtin = { kind: 'session-state', does: 'tells of its own session' };
+const SESSION: Builtin = { kind: 'asks-session', does: 'tells of its own session' };
 const SERVER: Builtin = { kind: 'server-state', does: 'tells of the server that it runs on' };
 const TRANSACTION_ID: Builtin = {
   kind: 'transaction-id',
@@ -118,8 +118,6 @@ const BY_NAME = new Map<string, Builtin>([
   ),
   ...group(
     TRANSACTION_ID,
-    'age',
-    'mxid_age',
     'pg_current_snapshot',
     'pg_current_xact_id',
     'pg_current_xact_id_if_assigned',

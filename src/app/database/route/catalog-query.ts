@@ -132,16 +132,17 @@ shown as materialized (
     and ${isOfPart('c.oid')}
 ),
 tree as (
-  select r.ev_class as rel, 'the view' as what, r.ev_action::text as body
+  select r.ev_class as rel, format('the view %s.%s', nspname, relname) as label,
+    r.ev_action::text as body
   from pg_rewrite r join shown on shown.oid = r.ev_class
   where r.ev_type = '1' and shown.relkind = 'v'
   union all
-  select p.polrelid, 'the policy ' || p.polname || ' on', p.polqual::text
-  from pg_policy p join pg_class c on c.oid = p.polrelid
+  select p.polrelid, format('the policy %s on %s.%s', p.polname, shown.nspname, shown.relname), p.polqual::text
+  from pg_policy p join shown on shown.oid = p.polrelid join pg_class c on c.oid = p.polrelid
   where c.relrowsecurity and p.polcmd in ('r', '*') and p.polqual is not null
 ),
 mention as materialized (
-  select tree.rel, tree.what, m[1] as field, m[2]::oid as oid
+  select tree.rel, tree.label, m[1] as field, m[2]::oid as oid
   from tree, regexp_matches(tree.body,
     ':(funcid|opno|aggfnoid|winfnoid|relid|resulttype) (\\d+)', 'g') m
 ),
@@ -164,13 +165,17 @@ trouble(rel, kind, why) as (
     -- No view that comes with the server writes; they tell of it.
     select mention.rel,
       case when mention.rel < ${FIRST_USER_OID} then 'server-state' else 'volatile-function' end,
-      format('%s %s calls %s', what, mention.rel::regclass, called.name)
+      format('%s calls %s', label, called.name)
     from mention join (
       select oid, proname as name, array['funcid', 'aggfnoid', 'winfnoid'] as fields
       from unsafe_function
       union all select oid, proname, array['opno'] from unsafe_operator
       union all select oid, format_type(oid, null), array['resulttype'] from unsafe_type
     ) called on called.oid = mention.oid and mention.field = any (called.fields)
+    union all
+    -- FOR UPDATE in a view's own query.
+    select rel, 'locks-rows', label || ' locks rows'
+    from tree where body like '%{ROWMARKCLAUSE %'
     union all
     select * from unnest(
       array[${builtinTrouble.map(([oid]) => oid).join(', ')}]::oid[],
@@ -217,7 +222,11 @@ select json_build_object(
   'relations', (
     select coalesce(json_agg(json_build_array(oid::int8, nspname, relname, relkind::text, (
         select json_build_array(kind, why) from trouble
-        where trouble.rel = shown.oid order by kind, why limit 1)
+        where trouble.rel = shown.oid
+        -- The worst first: what leaves something behind, last what an option allows.
+        order by array_position(array['volatile-function', 'sequence', 'locks-rows', 'unlogged',
+          'server-state', 'foreign'], kind), why
+        limit 1)
       ) order by nspname, relname), '[]')
     from shown),
   'unsafeRowFunctions', (

@@ -29,8 +29,10 @@ const LEAVES_SOMETHING = {
   'advisory-lock': true,
   sequence: true,
   notification: true,
-  /** SET, SHOW, prepared statements, cursors that are held: what one session has and another has not. */
+  /** SET, prepared statements, cursors that are held: what one session has and another has not. */
   'session-state': true,
+  /** SHOW, `current_setting`, `pg_backend_pid`: asks for it. */
+  'asks-session': false,
   /** Begins a transaction that may write, or ends one in two phases. */
   transaction: true,
   /** Asks for, or gives itself, a transaction id or a snapshot. */

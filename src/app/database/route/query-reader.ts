@@ -25,7 +25,7 @@ import type {
 } from 'libpg-query';
 import { builtin } from './builtins.ts';
 import type { Catalog, Verdict } from './catalog.ts';
-import type { FactsBuilder, ReasonKind, TableRole } from './facts.ts';
+import type { FactsBuilder, TableRole } from './facts.ts';
 
 export interface RouteOptions {
   /**
@@ -163,7 +163,7 @@ export class QueryReader {
         this.#expression(fields as A_Expr);
         break;
       case 'SubLink':
-        this.#operator((fields as SubLink).operName, 2);
+        this.#sublink(fields as SubLink);
         break;
       case 'SortBy':
         this.#operator(fields.useOp as Node[] | undefined, 2);
@@ -263,22 +263,23 @@ export class QueryReader {
         return;
       }
     }
-    if (verdict.kind === 'unsafe' || verdict.kind === 'unknown') {
+    // Settings are safe in a view or a policy, and asked for by themselves they are the session's.
+    if (verdict.kind === 'safe' && name !== 'current_setting') return;
+    // By name, since what pins has to be known also while nothing is known of the database.
+    const does = schema === undefined || schema === 'pg_catalog' ? builtin(name) : undefined;
+    if (verdict.kind !== 'builtin' && verdict.kind !== 'safe') {
       this.#judge('function', nameFrom(call.funcname), verdict);
-      return;
-    }
-    // Even when the catalog has not been read yet, PostgreSQL's own are known by name.
-    const does = builtin(name);
-    if (!does) {
+    } else if (!does) {
       this.#judge('function', name, verdict);
-      return;
     }
+    if (!does) return;
     if (name === 'set_config') {
       this.#setConfig(call);
       return;
     }
-    this.#facts.reason(does.kind, `calls ${name}, which ${does.does}`);
-    if (does.pins) this.#facts.pin(does.pins, `calls ${name}, which ${does.does}`);
+    const why = `calls ${name}, which ${does.does}`;
+    this.#facts.reason(does.kind, why);
+    if (does.pins) this.#facts.pin(does.pins, why);
   }
 
   /** With a literal `true` it is SET LOCAL, which a standby allows unless it opens the way to writes. */
@@ -301,6 +302,12 @@ export class QueryReader {
     const operands = (lexpr ? 1 : 0) + (rexpr ? 1 : 0);
     if (operators) for (const operator of operators) this.#operatorNamed(undefined, operator, 2);
     else this.#operator(name, operands);
+  }
+
+  #sublink({ testexpr, operName }: SubLink): void {
+    if (operName) this.#operator(operName, 2);
+    // IN (SELECT …) compares without saying so.
+    else if (testexpr) this.#operatorNamed(undefined, '=', 2);
   }
 
   #operator(names: Node[] | undefined, operands: number): void {
@@ -356,8 +363,8 @@ export class QueryReader {
       return;
     }
     const verb = what === 'function' ? 'calls' : `uses the ${what}`;
-    const kind: ReasonKind = 'volatile-function';
-    this.#facts.reason(kind, `${verb} ${verdict.name}, which ${verdict.why}`);
+    const link = what === 'type' ? 'and' : 'which';
+    this.#facts.reason('volatile-function', `${verb} ${verdict.name}, ${link} ${verdict.why}`);
   }
 }
 

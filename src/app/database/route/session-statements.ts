@@ -17,7 +17,7 @@ export function readSession(node: Node, { facts, reader, run }: StatementContext
     readSet(node.VariableSetStmt, facts);
   } else if ('VariableShowStmt' in node) {
     const { name = '' } = node.VariableShowStmt;
-    facts.reason('session-state', `shows ${name} of its own session`);
+    facts.reason('asks-session', `shows ${name} of its own session`);
   } else if ('PrepareStmt' in node) {
     const { name = '', query } = node.PrepareStmt;
     lasts(`prepares the statement ${name}`, facts);

@@ -24,7 +24,7 @@ function isRefusal({ sqlstate, message }: Outcome): boolean {
 
 /** Differs from run to run on one server as well. */
 const VARIES =
-  /random|uuid|clock|timeofday|now\(|current_time|localtime|_timestamp\(|tablesample|\bdice\b|explain \(?analyze/i;
+  /age\(|random|uuid|clock|timeofday|now\(|current_time|localtime|_timestamp\(|tablesample|\bdice\b|explain \(?analyze/i;
 
 let pair: StandbyPair;
 let primary: pg.Pool;
