@@ -235,7 +235,7 @@ select json_build_object(
     where f.oid >= ${FIRST_USER_OID} and f.pronargs - f.pronargdefaults <= 1
       and t.typtype in ('c', 'd', 'p')),
   'unsafeImplicitCast', (
-    select min(format('%s to %s calls %s', format_type(c.castsource, null),
+    select min(format('%s to %s by %s', format_type(c.castsource, null),
       format_type(c.casttarget, null), f.proname))
     from pg_cast c join unsafe_function f on f.oid = c.castfunc where c.castcontext = 'i')
 )::text as catalog`;

@@ -98,16 +98,12 @@ export class QueryReader {
     this.#catalog = catalog;
     this.#facts = facts;
     this.#options = options;
-    if (catalog.unsafeImplicitCast) {
-      facts.reason(
-        'volatile-function',
-        `may cast ${catalog.unsafeImplicitCast}, which no text shows`,
-      );
-    }
   }
 
   /** Reads a statement or an expression. */
   read(node: Node): void {
+    const cast = this.#catalog.unsafeImplicitCast;
+    if (cast) this.#facts.reason('volatile-function', `may cast ${cast}, which no text shows`);
     this.#visitField('', node, NO_SCOPE);
   }
 

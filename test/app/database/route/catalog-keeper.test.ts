@@ -178,9 +178,10 @@ test('a cast that no text shows, if it calls a volatile function, leaves no read
   expect(facts('select * from a', keeper).reasons).toMatchObject([
     {
       kind: 'volatile-function',
-      text: 'may cast mood to integer calls mood_number, which no text shows',
+      text: 'may cast mood to integer by mood_number, which no text shows',
     },
   ]);
+  expect(facts('begin read only', keeper).access).toBe('read');
 });
 
 test('names with quotes, and what is named like them, are no way in', async () => {
