@@ -17,8 +17,14 @@ import { readTransaction } from './transaction.ts';
 /** CURSOR_OPT_HOLD, src/include/nodes/parsenodes.h. */
 const CURSOR_HOLD = 0x0020;
 
-/** What keeps a query from a standby even when it is only planned. */
+/**
+ * What keeps a query from a standby even when it is only planned. The planner calls stable functions to
+ * estimate, so `EXPLAIN` of a query that asks `txid_current()` is refused there; volatile ones it leaves alone.
+ */
 const MATTERS_UNRUN: ReadonlySet<ReasonKind> = new Set([
+  'transaction-id',
+  'server-state',
+  'asks-session',
   'unlogged',
   'temporary',
   'foreign',

@@ -161,7 +161,7 @@ test('generated statements: a read runs on the standby as on the primary, what i
       if (cache.facts(text).access === 'read') seen.read++;
       else if (isRefusal(outcome)) seen.refused++;
     }),
-    { numRuns: 2_000 },
+    { numRuns: 3_000 },
   );
   // Both sides of the promise were tried.
   expect(seen.read).toBeGreaterThan(60);
