@@ -22,6 +22,11 @@ const ENGINES: Engine[] = [
     package: 'keepalived',
     why: 'checks the configuration that is made for it',
   },
+  {
+    program: 'pg_basebackup',
+    package: 'postgresql-15',
+    why: 'a primary and a standby; the npm package does not bring all programs',
+  },
   { program: 'chromium', package: 'chromium', why: 'the pages are tried in a real browser' },
 ];
 
@@ -64,7 +69,12 @@ function install(command: string): void {
 
 function isOnPath(program: string): boolean {
   // Debian keeps servers where an ordinary user's PATH does not look.
-  const folders = [...(process.env.PATH ?? '').split(path.delimiter), '/usr/sbin', '/sbin'];
+  const folders = [
+    ...(process.env.PATH ?? '').split(path.delimiter),
+    '/usr/sbin',
+    '/sbin',
+    '/usr/lib/postgresql/15/bin',
+  ];
   return folders.some(folder => {
     try {
       accessSync(path.join(folder, program), constants.X_OK);
