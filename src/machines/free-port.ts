@@ -2,6 +2,7 @@
  * TCP ports: which are free, and who sits on one that is not.
  */
 import { execFile } from 'node:child_process';
+import { readdirSync, readFileSync, readlinkSync } from 'node:fs';
 import { createServer } from 'node:net';
 import { promisify } from 'node:util';
 import { BanyanError, hasCode } from '../errors.ts';
@@ -58,21 +59,51 @@ function tryListen(port: number, host: string): Promise<number | undefined> {
 
 /** Who listens on a port, as text for people; undefined when the system does not tell. */
 export async function portHolder(port: number): Promise<string | undefined> {
-  const run = promisify(execFile);
+  if (process.platform === 'linux') return holderOnLinux(port);
   try {
+    const run = promisify(execFile);
     const { stdout } = await run('lsof', ['-nP', `-iTCP:${port}`, '-sTCP:LISTEN', '-Fpc']);
     const pid = /^p(\d+)/m.exec(stdout)?.[1];
     const name = /^c(.+)/m.exec(stdout)?.[1];
-    if (pid) return `${name ?? 'a process'} (pid ${pid})`;
+    return pid && `${name ?? 'a process'} (pid ${pid})`;
   } catch {
-    // No lsof on this machine; ss is what Debian brings.
+    return undefined;
   }
-  try {
-    const { stdout } = await run('ss', ['-Hltnp', `sport = :${port}`]);
-    const found = /\("([^"]+)",pid=(\d+)/.exec(stdout);
-    if (found) return `${found[1]} (pid ${found[2]})`;
-  } catch {
-    // Nor ss.
+}
+
+/** In the kernel's tables (proc(5)), so that no tool has to be installed: port → inode → process. */
+function holderOnLinux(port: number): string | undefined {
+  const inodes = new Set(
+    ['/proc/net/tcp', '/proc/net/tcp6'].flatMap(table => listening(table, port)),
+  );
+  if (inodes.size === 0) return undefined;
+  for (const pid of readdirSync('/proc').filter(name => /^\d+$/.test(name))) {
+    try {
+      for (const fd of readdirSync(`/proc/${pid}/fd`)) {
+        const inode = /^socket:\[(\d+)\]$/.exec(readlinkSync(`/proc/${pid}/fd/${fd}`))?.[1];
+        if (!inode || !inodes.has(inode)) continue;
+        return `${readFileSync(`/proc/${pid}/comm`, 'utf8').trim()} (pid ${pid})`;
+      }
+    } catch {
+      // Another account's process, or one that has just ended.
+    }
   }
   return undefined;
+}
+
+/** Inodes of the sockets that listen on a port. Fields: 2 is the local address, 4 the state, 10 the inode. */
+function listening(table: string, port: number): string[] {
+  const LISTEN = '0A';
+  const wanted = port.toString(16).toUpperCase().padStart(4, '0');
+  let text: string;
+  try {
+    text = readFileSync(table, 'utf8');
+  } catch {
+    return [];
+  }
+  return text
+    .split('\n')
+    .map(line => line.trim().split(/\s+/))
+    .filter(([, local, , state]) => state === LISTEN && local?.endsWith(`:${wanted}`))
+    .map(fields => fields[9]!);
 }
