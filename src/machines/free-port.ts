@@ -4,6 +4,7 @@
 import { execFile } from 'node:child_process';
 import { readdirSync, readFileSync, readlinkSync } from 'node:fs';
 import { createServer } from 'node:net';
+import path from 'node:path';
 import { promisify } from 'node:util';
 import { BanyanError, hasCode } from '../errors.ts';
 
@@ -82,13 +83,21 @@ function holderOnLinux(port: number): string | undefined {
       for (const fd of readdirSync(`/proc/${pid}/fd`)) {
         const inode = /^socket:\[(\d+)\]$/.exec(readlinkSync(`/proc/${pid}/fd/${fd}`))?.[1];
         if (!inode || !inodes.has(inode)) continue;
-        return `${readFileSync(`/proc/${pid}/comm`, 'utf8').trim()} (pid ${pid})`;
+        return `${nameOf(pid)} (pid ${pid})`;
       }
     } catch {
       // Another account's process, or one that has just ended.
     }
   }
   return undefined;
+}
+
+/** The program and, of an interpreter, the script: `node server.js`. Not its other arguments: they may be secret. */
+function nameOf(pid: string): string {
+  const [program = '', script] = readFileSync(`/proc/${pid}/cmdline`, 'utf8').split('\0');
+  const words = [path.basename(program)];
+  if (script && /\.[cm]?[jt]s$|\.py$|\.rb$/.test(script)) words.push(path.basename(script));
+  return words.join(' ');
 }
 
 /** Inodes of the sockets that listen on a port. Fields: 2 is the local address, 4 the state, 10 the inode. */
