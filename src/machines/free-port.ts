@@ -35,6 +35,29 @@ export async function freePort(host = '127.0.0.1'): Promise<number> {
   return port;
 }
 
+/** Between choosing a free port and listening on it another program may take it; then the next one is tried. */
+const ATTEMPTS = 3;
+
+/**
+ * Starts something on a free port, and on another when that one was lost in between.
+ * @param choose a port that is free now
+ * @throws what `start` throws, when that had another reason
+ */
+export async function onFreePort<T>(
+  host: string,
+  choose: () => Promise<number>,
+  start: (port: number) => Promise<T>,
+): Promise<T> {
+  for (let attempt = 1; ; attempt++) {
+    const port = await choose();
+    try {
+      return await start(port);
+    } catch (error) {
+      if (attempt >= ATTEMPTS || (await isPortFree(port, host))) throw error;
+    }
+  }
+}
+
 export async function isPortFree(port: number, host: string): Promise<boolean> {
   return (await tryListen(port, host)) !== undefined;
 }

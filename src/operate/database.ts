@@ -14,7 +14,7 @@ import {
   settle,
 } from '../engines/postgres.ts';
 import { BanyanError, hasCode } from '../errors.ts';
-import { freePort, isPortFree, PortInUse, portHolder } from '../machines/free-port.ts';
+import { freePort, isPortFree, onFreePort, PortInUse, portHolder } from '../machines/free-port.ts';
 import type { LocalMachine } from '../machines/local.ts';
 import { readRuntimeMap } from '../map/map-file.ts';
 import type { CompleteTopology } from '../topology/defaults.ts';
@@ -39,9 +39,6 @@ const LOOPBACK = '127.0.0.1';
 /** A new cluster takes 40 MB and its first log segments; a running one must be able to start a few more. */
 const FIRST_START_MB = 200;
 const WARM_START_MB = 64;
-
-/** Between choosing a free port and listening on it another program may take it; then the next one is tried. */
-const PORT_ATTEMPTS = 3;
 
 const CONNECT_TIMEOUT_MS = 5_000;
 
@@ -113,9 +110,7 @@ export async function startEmbeddedDatabase(
   if (isNew) await initialise(home, deployment.secrets.superuserPassword);
   await clearPidFile(home.dataFolder);
 
-  for (let attempt = 1; ; attempt++) {
-    const port = topology.port || (await choosePort(deployment));
-    if (topology.port) await requirePort(topology.port);
+  const start = async (port: number): Promise<number> => {
     await configure(home, {
       host: LOOPBACK,
       port,
@@ -123,23 +118,23 @@ export async function startEmbeddedDatabase(
       maxConnections: topology.maxConnections,
       extra: topology.settings,
     });
-    try {
-      await machine.start(postgresUnit('postgres-1', home, `${LOOPBACK}:${port}`));
-    } catch (error) {
-      const lostTheRace = !topology.port && !(await isPortFree(port, LOOPBACK));
-      if (lostTheRace && attempt < PORT_ATTEMPTS) continue;
-      throw error;
-    }
-    await provision(deployment, port, isNew);
-    return {
-      url: ownerUrl(deployment, port),
-      host: LOOPBACK,
-      port,
-      name: deployment.database,
-      maxConnections: topology.maxConnections,
-      summary: `PostgreSQL ${home.binaries.version} on ${LOOPBACK}:${port}${isNew ? ', new' : ''}`,
-    };
-  }
+    await machine.start(postgresUnit('postgres-1', home, `${LOOPBACK}:${port}`));
+    return port;
+  };
+  if (topology.port !== 0) await requirePort(topology.port);
+  const port =
+    topology.port === 0
+      ? await onFreePort(LOOPBACK, () => choosePort(deployment), start)
+      : await start(topology.port);
+  await provision(deployment, port, isNew);
+  return {
+    url: ownerUrl(deployment, port),
+    host: LOOPBACK,
+    port,
+    name: deployment.database,
+    maxConnections: topology.maxConnections,
+    summary: `PostgreSQL ${home.binaries.version} on ${LOOPBACK}:${port}${isNew ? ', new' : ''}`,
+  };
 }
 
 /** The application's own credentials: the role that owns the database, no superuser. */

@@ -13,7 +13,7 @@ import type { BalancedServer } from '../../engines/haproxy-config.ts';
 import { HaproxyRuntime } from '../../engines/haproxy-runtime.ts';
 import { webServerUnit } from '../../engines/web-server.ts';
 import { BanyanError } from '../../errors.ts';
-import { freePort } from '../../machines/free-port.ts';
+import { freePort, onFreePort } from '../../machines/free-port.ts';
 import { connectionsPerServer } from '../../topology/defaults.ts';
 import {
   balancerSettings,
@@ -29,9 +29,6 @@ import { hasTls, hostOf, type WebShape } from './shape.ts';
 
 /** Servers behind a balancer are for it alone. */
 const LOOPBACK = '127.0.0.1';
-
-/** Between choosing a free port and listening on it another program may take it; then the next is tried. */
-const PORT_ATTEMPTS = 3;
 
 /** A server that has ended has no connections; HAProxy needs a moment to see it. */
 const REMOVE_TIMEOUT_MS = 5_000;
@@ -114,9 +111,8 @@ export class WebTier {
     await this.#context.machine.stop(name);
     // A socket of an earlier run must not be taken for this one's.
     await rm(this.#context.deployment.paths.socketFor(name), { force: true });
-    for (let attempt = 1; ; attempt++) {
-      const host = direct ? web.host : LOOPBACK;
-      const port = direct ? this.#context.publicPort : await freePort(LOOPBACK);
+    const host = direct ? web.host : LOOPBACK;
+    const start = async (port: number) => {
       const labels: ServerLabels = { release, revision, direct, port, weight };
       const unit = webServerUnit({
         ...web,
@@ -129,17 +125,12 @@ export class WebTier {
         labels: { ...labels },
         ...(direct ? { socket: publicAddress(this.#context, host), shares: this.#isServed() } : {}),
       });
-      try {
-        await this.#context.machine.start(unit);
-      } catch (error) {
-        const lostTheRace = !direct && /EADDRINUSE/.test((error as Error).message);
-        if (lostTheRace && attempt < PORT_ATTEMPTS) continue;
-        throw error;
-      }
+      await this.#context.machine.start(unit);
       this.#now.servers.push({ name, release, revision, direct, weight, joined: false });
       this.#now.ports.set(name, port);
-      return;
-    }
+    };
+    if (direct) await start(this.#context.publicPort);
+    else await onFreePort(LOOPBACK, freePort, start);
   }
 
   /** Somebody serves the public address already. */
