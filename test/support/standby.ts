@@ -28,13 +28,13 @@ export class StandbyPair {
   readonly standby: pg.Pool;
   readonly #folder: string;
   readonly #machine: LocalMachine;
+  readonly #pools: pg.Pool[] = [];
 
   private constructor(folder: string, machine: LocalMachine, primary: pg.Pool, standby: pg.Pool) {
     this.#folder = folder;
     this.#machine = machine;
-    this.primary = primary;
-    this.standby = standby;
-    for (const pool of [primary, standby]) pool.on('error', () => {});
+    this.primary = this.#adopt(primary);
+    this.standby = this.#adopt(standby);
   }
 
   static async start(): Promise<StandbyPair> {
@@ -101,10 +101,17 @@ export class StandbyPair {
     }
   }
 
-  /** To another database of the primary, or of the standby. Whoever asks for it ends it. */
+  /** To another database of the primary, or of the standby. Ended by `remove`. */
   poolTo(database: string, where: 'primary' | 'standby' = 'primary'): pg.Pool {
     const { host, port, user, password } = this[where].options;
-    return new pg.Pool({ host, port, user, password, database, max: 4 });
+    return this.#adopt(new pg.Pool({ host, port, user, password, database, max: 4 }));
+  }
+
+  /** Its connections may hear of the server's end while they end themselves, which is no error. */
+  #adopt(pool: pg.Pool): pg.Pool {
+    pool.on('error', () => {});
+    this.#pools.push(pool);
+    return pool;
   }
 
   /** Waits until the standby has replayed what the primary has written so far. */
@@ -125,7 +132,7 @@ export class StandbyPair {
   }
 
   async remove(): Promise<void> {
-    await Promise.all([this.primary.end(), this.standby.end()]);
+    await Promise.all(this.#pools.map(pool => pool.end()));
     await this.#machine.stopAll();
     await rm(this.#folder, { recursive: true, force: true });
   }

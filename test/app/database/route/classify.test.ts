@@ -21,9 +21,8 @@ beforeAll(async () => {
     StandbyPair.start(),
     openParser(),
   ]);
-  const database = await postgres15.primary.query('create database cases').then(() => 'cases');
-  const older = postgres18.adopt(postgres15.poolTo(database));
-  catalogs.set(15, await load(older));
+  await postgres15.primary.query('create database cases');
+  catalogs.set(15, await load(postgres15.poolTo('cases')));
   catalogs.set(18, await load(await postgres18.pool()));
 });
 afterAll(async () => {

@@ -49,11 +49,7 @@ beforeAll(async () => {
   const parser = await openParser();
   cache = new StatementCache(parser, () => keeper.current);
 });
-afterAll(async () => {
-  await primary?.end();
-  await standby?.end();
-  await pair?.remove();
-});
+afterAll(() => pair?.remove());
 
 interface Outcome {
   sqlstate: string | undefined;
