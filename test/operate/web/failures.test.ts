@@ -121,26 +121,30 @@ describe('HAProxy is not installed', () => {
     expect(() => findHaproxy('', [])).toThrow(COMMAND);
   });
 
-  test('up and scale give the one command to type, before anything is touched', async () => {
-    const without = (...args: string[]) => {
-      const command = [process.execPath, 'bin/banyan.js', ...args, '--dir', site.folder];
-      // In a view of the file system in which it cannot be run; only root may make one.
-      const script = 'mount --bind /dev/null /usr/sbin/haproxy && exec "$@"';
-      return runProgram('unshare', ['--mount', 'sh', '-c', script, 'sh', ...command]);
-    };
-    await configure(site, { web: { servers: 2 } });
-    const up = await without('up', '--port', '0');
-    expect(up.code).toBe(1);
-    expect(up.stderr).toContain('HAProxy is not installed');
-    expect(up.stderr).toContain(COMMAND);
-    await nothingRuns(site.folder);
+  const isRoot = process.getuid?.() === 0;
+  test.runIf(isRoot)(
+    'up and scale give the one command to type, before anything is touched',
+    async () => {
+      const without = (...args: string[]) => {
+        const command = [process.execPath, 'bin/banyan.js', ...args, '--dir', site.folder];
+        // In a view of the file system in which it cannot be run; only root may make one.
+        const script = 'mount --bind /dev/null /usr/sbin/haproxy && exec "$@"';
+        return runProgram('unshare', ['--mount', 'sh', '-c', script, 'sh', ...command]);
+      };
+      await configure(site, { web: { servers: 2 } });
+      const up = await without('up', '--port', '0');
+      expect(up.code).toBe(1);
+      expect(up.stderr).toContain('HAProxy is not installed');
+      expect(up.stderr).toContain(COMMAND);
+      await nothingRuns(site.folder);
 
-    await configure(site, {});
-    await site.up();
-    const scale = await expectUntouched(() => without('scale', 'web=2'));
-    expect(scale.stderr).toContain(COMMAND);
-    await expectNothingJournaled();
-  });
+      await configure(site, {});
+      await site.up();
+      const scale = await expectUntouched(() => without('scale', 'web=2'));
+      expect(scale.stderr).toContain(COMMAND);
+      await expectNothingJournaled();
+    },
+  );
 });
 
 describe('a server that does not do what it should', () => {
