@@ -182,6 +182,8 @@ export class Site {
       const { id } = JSON.parse(readFileSync(identity, 'utf8')) as { id: string };
       await rm(path.join('/var/lib/banyan', id), { recursive: true, force: true });
     }
+    // Releases are read-only, which whoever is not root has to undo before deleting them.
+    await runProgram('chmod', ['-R', 'u+w', this.folder]);
     await rm(this.folder, { recursive: true, force: true });
   }
 
