@@ -36,6 +36,13 @@ const isRoot = process.getuid?.() === 0;
 /** `nobody` on Debian: an account that owns nothing here. */
 const ORDINARY = { uid: 65_534, gid: 65_534 };
 
+/** How npm reaches its registry on this machine is the machine's business, and as true in an empty project. */
+const NPM_SETTINGS = Object.fromEntries(
+  ['registry', 'cafile', 'proxy', 'https_proxy', 'noproxy', 'strict_ssl']
+    .map(name => `npm_config_${name}`)
+    .flatMap(name => (process.env[name] ? [[name, process.env[name]]] : [])),
+);
+
 let packed: string;
 beforeAll(async () => {
   const folder = temporaryFolder();
@@ -74,7 +81,11 @@ describe.each([
   });
 
   function run(program: string, ...args: string[]): Promise<CommandResult> {
-    return runProgram(program, args, { cwd: project, env: { HOME: home }, ...account });
+    return runProgram(program, args, {
+      cwd: project,
+      env: { ...NPM_SETTINGS, HOME: home },
+      ...account,
+    });
   }
 
   test('npm install, banyan init, banyan up: it serves', async () => {
