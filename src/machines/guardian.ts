@@ -39,6 +39,8 @@ export class Guardian {
   async dismiss(): Promise<void> {
     if (this.#process.exitCode !== null || this.#process.signalCode !== null) return;
     const gone = new Promise(resolve => this.#process.once('exit', resolve));
+    // Nothing else may keep this process until then.
+    this.#process.ref();
     this.#process.kill('SIGKILL');
     await gone;
   }
