@@ -1,9 +1,9 @@
 /** `banyan init`: shows what it would write, asks, and writes. */
-import { readFileSync } from 'node:fs';
-import { createInterface } from 'node:readline/promises';
 import pc from 'picocolors';
 import { type PlannedFile, planInit, writeInit } from '../operate/init.ts';
+import { agrees } from './ask.ts';
 import { type CommonOptions, EXIT, printJson } from './output.ts';
+import { version } from './version.ts';
 
 export interface InitOptions extends CommonOptions {
   yes?: boolean;
@@ -11,9 +11,6 @@ export interface InitOptions extends CommonOptions {
 }
 
 export async function init(options: InitOptions): Promise<void> {
-  const { version } = JSON.parse(
-    readFileSync(new URL('../../package.json', import.meta.url), 'utf8'),
-  ) as { version: string };
   const plan = await planInit(options.dir, version);
   if (!options.json) for (const file of plan.files) process.stdout.write(`${show(file)}\n`);
 
@@ -29,17 +26,12 @@ export async function init(options: InitOptions): Promise<void> {
   }
 }
 
-async function ask(options: InitOptions): Promise<boolean> {
-  if (options.json || !process.stdin.isTTY) {
-    process.stderr.write('Nobody is here to ask; write it with: banyan init --yes\n');
-    return false;
-  }
-  const terminal = createInterface({ input: process.stdin, output: process.stdout });
-  try {
-    return /^(y|yes|)$/i.test((await terminal.question('Write this? [Y/n] ')).trim());
-  } finally {
-    terminal.close();
-  }
+/** A script that reads JSON is nobody to ask, also on a terminal. */
+async function ask({ json }: InitOptions): Promise<boolean> {
+  const unasked = 'banyan init --yes';
+  if (!json) return agrees('Write this?', unasked);
+  process.stderr.write(`Nothing was written; do it with: ${unasked}\n`);
+  return false;
 }
 
 /** A new file whole; of a changed one the lines that are new. */

@@ -4,14 +4,10 @@
  * The commands' own files are loaded when they are run: `banyan up` must not wait for what only
  * `banyan sql` needs.
  */
-import { readFileSync } from 'node:fs';
 import path from 'node:path';
 import { Command, InvalidArgumentError, Option } from 'commander';
 import { EXIT, printError } from './output.ts';
-
-const { version } = JSON.parse(
-  readFileSync(new URL('../../package.json', import.meta.url), 'utf8'),
-) as { version: string };
+import { version } from './version.ts';
 
 const program = new Command('banyan')
   .enablePositionalOptions()

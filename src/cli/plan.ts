@@ -1,5 +1,4 @@
 /** `banyan plan` and `banyan apply`: from what runs to what banyan.config.ts says. */
-import { createInterface } from 'node:readline/promises';
 import pc from 'picocolors';
 import { type Controller, withController } from '../operate/controller.ts';
 import { DeploymentPaths } from '../operate/deployment.ts';
@@ -7,6 +6,7 @@ import { change, planChange } from '../operate/operations/change.ts';
 import { explain } from '../operate/web/explain.ts';
 import type { Step } from '../operate/web/plan.ts';
 import { desiredWeb, shapeOf, type WebShape } from '../operate/web/shape.ts';
+import { agrees } from './ask.ts';
 import { type CommonOptions, columns, EXIT, printJson } from './output.ts';
 import { operationProgress } from './progress.ts';
 
@@ -32,7 +32,7 @@ export async function apply(options: ApplyOptions): Promise<void> {
     const steps = await planChange(controller, after);
     if (!options.json) {
       process.stdout.write(`${renderPlan(summary, steps, notesOf(controller))}\n`);
-      if (steps.length > 0 && !options.yes && !(await agrees())) {
+      if (steps.length > 0 && !options.yes && !(await agrees('Do this?', 'banyan apply --yes'))) {
         process.stdout.write('Nothing was changed.\n');
         process.exitCode = EXIT.failed;
         return;
@@ -125,17 +125,4 @@ function notesOf({ topology, circumstances, present }: Controller): string[] {
     notes.push('`database.maxConnections` takes effect with the next `banyan down` and `up`');
   }
   return notes;
-}
-
-async function agrees(): Promise<boolean> {
-  if (!process.stdin.isTTY) {
-    process.stderr.write('Nobody is here to ask; do it with: banyan apply --yes\n');
-    return false;
-  }
-  const terminal = createInterface({ input: process.stdin, output: process.stdout });
-  try {
-    return /^(y|yes|)$/i.test((await terminal.question('Do this? [Y/n] ')).trim());
-  } finally {
-    terminal.close();
-  }
 }

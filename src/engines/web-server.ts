@@ -83,7 +83,7 @@ export function webServerUnit(options: WebServerOptions): UnitSpec {
       ...(socket ? { socket: probeSocket, shares: options.shares ? 1 : 0 } : {}),
     },
     ...(socket ? { sockets: [socket] } : {}),
-    address: `http://${forPeople(host)}:${port}`,
+    address: urlForPeople(host, port),
     ...(labels ? { labels } : {}),
   };
 }
@@ -181,9 +181,10 @@ function forProbe(host: string): string {
   return ['0.0.0.0', '::', '127.0.0.1', '::1'].includes(host) ? 'localhost' : host;
 }
 
-function forPeople(host: string): string {
-  if (host === '0.0.0.0' || host === '::') return 'localhost';
-  return host.includes(':') ? `[${host}]` : host;
+/** Where people reach it: what listens everywhere is reached at home. */
+export function urlForPeople(host: string, port: number): string {
+  if (host === '0.0.0.0' || host === '::') return `http://localhost:${port}`;
+  return `http://${host.includes(':') ? `[${host}]` : host}:${port}`;
 }
 
 function diagnose(lastWords: string[], port: number): Diagnosis | undefined {

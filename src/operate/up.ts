@@ -12,6 +12,7 @@ import { get } from 'node:http';
 import path from 'node:path';
 import { ENGINES } from '../engines/engines.ts';
 import { findHaproxy } from '../engines/haproxy.ts';
+import { urlForPeople } from '../engines/web-server.ts';
 import { BanyanError } from '../errors.ts';
 import { LocalMachine } from '../machines/local.ts';
 import { takeLock } from '../machines/lock.ts';
@@ -185,7 +186,7 @@ export class RunningDeployment extends EventEmitter<UpEvents> {
   /** Where users connect. */
   get #address(): string {
     const host = this.#topology.balancer?.addresses[0] ?? this.#topology.web.host;
-    return addressForPeople(host, this.#publicPort);
+    return urlForPeople(host, this.#publicPort);
   }
 
   async #startAll(): Promise<void> {
@@ -363,11 +364,6 @@ function describeWeb({ servers, web, balancer }: WebShape): string {
   if (!balancer) return command;
   const balancers = balancer.addresses.length;
   return `${servers} × ${command} behind ${balancers === 1 ? 'a balancer' : `${balancers} balancers`}`;
-}
-
-function addressForPeople(host: string, port: number): string {
-  if (host === '0.0.0.0' || host === '::') return `http://localhost:${port}`;
-  return `http://${host.includes(':') ? `[${host}]` : host}:${port}`;
 }
 
 /** The status of one GET; undefined without an answer in time. */
