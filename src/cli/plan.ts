@@ -1,10 +1,15 @@
 /** `banyan plan` and `banyan apply`: from what runs to what banyan.config.ts says. */
 import pc from 'picocolors';
 import { type Controller, withController } from '../operate/controller.ts';
+import {
+  type DatabaseShape,
+  databaseShapeOf,
+  settingsRevision,
+} from '../operate/database/shape.ts';
 import { DeploymentPaths } from '../operate/deployment.ts';
-import { change, planChange } from '../operate/operations/change.ts';
-import { explain } from '../operate/web/explain.ts';
-import type { Step } from '../operate/web/plan.ts';
+import { change, goalOf, planChange } from '../operate/operations/change.ts';
+import { explainPlan } from '../operate/operations/goal.ts';
+import type { ExplainedStep } from '../operate/web/explain.ts';
 import { desiredWeb, shapeOf, type WebShape } from '../operate/web/shape.ts';
 import { agrees } from './ask.ts';
 import { type CommonOptions, columns, EXIT, printJson } from './output.ts';
@@ -16,30 +21,67 @@ export interface ApplyOptions extends CommonOptions {
 
 export async function plan(options: CommonOptions): Promise<void> {
   await withController(new DeploymentPaths(options.dir), async controller => {
-    const after = shapeOf(controller.topology, controller.present);
-    const steps = await planChange(controller, after);
+    const wanted = wantedBy(controller);
+    const steps = await planChange(controller, wanted);
+    const explained = explainPlan(
+      steps,
+      goalOf(controller, wanted.after, wanted.database),
+      controller.present,
+    );
     const notes = notesOf(controller);
-    if (options.json) printJson({ ...planAsJson(steps), notes });
-    else
-      process.stdout.write(`${renderPlan(summaryOf(controller.present, after), steps, notes)}\n`);
+    if (options.json) printJson({ steps: explained, notes });
+    else process.stdout.write(`${renderPlan(wanted.summary, explained, notes)}\n`);
   });
 }
 
 export async function apply(options: ApplyOptions): Promise<void> {
   await withController(new DeploymentPaths(options.dir), async controller => {
-    const after = shapeOf(controller.topology, controller.present);
-    const summary = summaryOf(controller.present, after);
-    const steps = await planChange(controller, after);
+    const wanted = wantedBy(controller);
     if (!options.json) {
-      process.stdout.write(`${renderPlan(summary, steps, notesOf(controller))}\n`);
+      const plan = await planChange(controller, wanted);
+      const steps = explainPlan(
+        plan,
+        goalOf(controller, wanted.after, wanted.database),
+        controller.present,
+      );
+      process.stdout.write(`${renderPlan(wanted.summary, steps, notesOf(controller))}\n`);
       if (steps.length > 0 && !options.yes && !(await agrees('Do this?', 'banyan apply --yes'))) {
         process.stdout.write('Nothing was changed.\n');
         process.exitCode = EXIT.failed;
         return;
       }
     }
-    await carryOut(controller, { kind: 'apply', summary, after }, options.json ?? false);
+    await carryOut(controller, { kind: 'apply', ...wanted }, options.json ?? false);
   });
+}
+
+/** What the configuration asks for. */
+function wantedBy({ topology, present, presentDatabase }: Controller) {
+  const asked = databaseShapeOf(topology);
+  // A database of one's own and one that somebody else runs do not turn into each other while they serve.
+  const isFixed = (asked.kind === 'external') !== (presentDatabase.kind === 'external');
+  const database = isFixed ? presentDatabase : asked;
+  const after = shapeOf(
+    topology,
+    present,
+    undefined,
+    database.kind === 'cluster' ? database.settings.maxConnections : undefined,
+  );
+  const changes = [databaseSummary(presentDatabase, database), webSummary(present, after)].filter(
+    text => text !== undefined,
+  );
+  return { after, database, summary: changes.join(', ') || 'settings of the web tier' };
+}
+
+function databaseSummary(before: DatabaseShape, after: DatabaseShape): string | undefined {
+  const replicas = (shape: DatabaseShape) => (shape.kind === 'cluster' ? shape.replicas : 0);
+  if (replicas(before) !== replicas(after)) {
+    return `replicas of the database ${replicas(before)} → ${replicas(after)}`;
+  }
+  if (before.kind !== 'cluster' || after.kind !== 'cluster') return undefined;
+  return settingsRevision(before.settings) === settingsRevision(after.settings)
+    ? undefined
+    : 'settings of the database';
 }
 
 /** Runs a change, shows it, and says how it is taken back. */
@@ -66,6 +108,10 @@ export async function carryOut(
 
 /** What changes, in a few words. */
 export function summaryOf(before: WebShape, after: WebShape): string {
+  return webSummary(before, after) ?? 'settings of the web tier';
+}
+
+function webSummary(before: WebShape, after: WebShape): string | undefined {
   const changes: string[] = [];
   if (before.servers !== after.servers) {
     changes.push(`web servers ${before.servers} → ${after.servers}`);
@@ -83,17 +129,17 @@ export function summaryOf(before: WebShape, after: WebShape): string {
     changes.push('settings of the balancer');
   }
   if (old.revision !== wanted.revision) changes.push('settings of the servers');
-  return changes.join(', ') || 'settings of the web tier';
+  return changes.join(', ') || undefined;
 }
 
-function renderPlan(summary: string, steps: Step[], notes: string[]): string {
+function renderPlan(summary: string, steps: ExplainedStep[], notes: string[]): string {
   const remarks = notes.map(note => `  ${pc.yellow('!')} ${note}`);
   if (steps.length === 0) {
     return [`${pc.green('✔')} what runs is what banyan.config.ts says`, ...remarks].join('\n');
   }
   const marks = { '+': pc.green('+'), '-': pc.red('-'), '~': pc.yellow('~') };
   const rows = steps.map((step, index) => {
-    const { mark, what, traffic } = explain(step);
+    const { mark, what, traffic } = step;
     const notices = traffic === 'nothing' ? pc.dim('nothing') : traffic;
     return [`  ${pc.dim(String(index + 1).padStart(2))} ${marks[mark]} ${what}`, notices];
   });
@@ -107,12 +153,8 @@ function renderPlan(summary: string, steps: Step[], notes: string[]): string {
   ].join('\n');
 }
 
-function planAsJson(steps: Step[]) {
-  return { steps: steps.map(step => ({ ...step, ...explain(step) })) };
-}
-
 /** What the configuration says and no running deployment can take on. */
-function notesOf({ topology, circumstances, present }: Controller): string[] {
+function notesOf({ topology, circumstances, present, presentDatabase }: Controller): string[] {
   const notes: string[] = [];
   const { port } = topology.web;
   if (port !== 0 && port !== circumstances.publicPort) {
@@ -121,7 +163,7 @@ function notesOf({ topology, circumstances, present }: Controller): string[] {
     );
   }
   const { url, maxConnections } = topology.database;
-  if (!url && maxConnections !== present.maxConnections) {
+  if (!url && presentDatabase.kind === 'embedded' && maxConnections !== present.maxConnections) {
     notes.push('`database.maxConnections` takes effect with the next `banyan down` and `up`');
   }
   return notes;

@@ -11,6 +11,7 @@ export function operationProgress(json: boolean): ChangeProgress {
     };
     return {
       begin: (step, number, total) => print({ event: 'begin', step, number, total }),
+      note: text => print({ event: 'note', text }),
       done: (step, ms) => print({ event: 'done', step, ms: Math.round(ms) }),
       takingBack: error => print({ event: 'taking back', reason: (error as Error).message }),
     };
@@ -19,6 +20,9 @@ export function operationProgress(json: boolean): ChangeProgress {
   return {
     begin(what, number, total) {
       if (isTerminal) process.stdout.write(`  ${pc.dim(`… ${number}/${total} ${what}`)}\r`);
+    },
+    note(text) {
+      if (isTerminal) process.stdout.write(`\u001b[2K  ${pc.dim(`… ${text}`)}\r`);
     },
     done(what, ms) {
       if (isTerminal) process.stdout.write('\u001b[2K');

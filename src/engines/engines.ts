@@ -1,12 +1,16 @@
 /** The engines by the names that unit specifications give. A new engine is one more line here. */
 import type { EngineSupport } from '../machines/unit.ts';
 import { autoscalerEngine } from './autoscaler.ts';
+import { etcdEngine } from './etcd.ts';
 import { haproxyEngine } from './haproxy.ts';
+import { patroniEngine } from './patroni.ts';
 import { postgresEngine } from './postgres.ts';
 import { webServerEngine } from './web-server.ts';
 
 export const ENGINES: Readonly<Record<string, EngineSupport>> = {
   postgres: postgresEngine,
+  etcd: etcdEngine,
+  patroni: patroniEngine,
   'web-server': webServerEngine,
   haproxy: haproxyEngine,
   autoscaler: autoscalerEngine,

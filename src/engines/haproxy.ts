@@ -7,7 +7,6 @@
  *   single web server, restarts and reloads without refusing a connection.
  */
 import { execFile } from 'node:child_process';
-import { accessSync, constants } from 'node:fs';
 import path from 'node:path';
 import { promisify } from 'node:util';
 import { BanyanError } from '../errors.ts';
@@ -18,6 +17,7 @@ import type {
   SocketAddress,
   UnitSpec,
 } from '../machines/unit.ts';
+import { findProgram } from './find-program.ts';
 import { HaproxyRuntime } from './haproxy-runtime.ts';
 
 /** It takes requests: the first to be stopped. */
@@ -25,9 +25,6 @@ const RANK = 30;
 const START_TIMEOUT_MS = 10_000;
 /** After the drain it ends by itself (`hard-stop-after`). */
 const EXIT_GRACE_MS = 2_000;
-
-/** Where Debian and others put it, which an ordinary user's PATH may leave out. */
-const SYSTEM_FOLDERS = ['/usr/sbin', '/usr/local/sbin', '/opt/homebrew/bin'];
 
 export class HaproxyMissing extends BanyanError {
   constructor() {
@@ -59,24 +56,11 @@ function complaints(output: string): string {
     .join('\n');
 }
 
-/**
- * @param systemFolders where it is looked for besides the PATH
- * @throws HaproxyMissing
- */
-export function findHaproxy(
-  searchPath = process.env.PATH ?? '',
-  systemFolders = SYSTEM_FOLDERS,
-): string {
-  for (const folder of [...searchPath.split(path.delimiter), ...systemFolders]) {
-    const file = path.join(folder, 'haproxy');
-    try {
-      accessSync(file, constants.X_OK);
-      return file;
-    } catch {
-      // Not in this folder.
-    }
-  }
-  throw new HaproxyMissing();
+/** @throws HaproxyMissing */
+export function findHaproxy(searchPath?: string, systemFolders?: readonly string[]): string {
+  const found = findProgram('haproxy', searchPath, systemFolders);
+  if (!found) throw new HaproxyMissing();
+  return found;
 }
 
 /** Lets HAProxy read a file and say what it thinks of it. @throws HaproxyConfigInvalid, HaproxyMissing */

@@ -24,7 +24,7 @@ import {
 import path from 'node:path';
 import { promisify } from 'node:util';
 import { BanyanError, hasCode } from '../errors.ts';
-import { endProcess } from '../machines/leftovers.ts';
+import { endDetached } from '../machines/leftovers.ts';
 import { commandOf, identify } from '../machines/process-identity.ts';
 import type {
   Account,
@@ -262,7 +262,7 @@ export async function clearPidFile(dataFolder: string): Promise<void> {
   const identity = await identify(Number.parseInt(text, 10));
   const command = identity ? await commandOf(identity.pid) : undefined;
   if (!identity || !command?.includes('postgres')) await rm(file, { force: true });
-  else if (command.includes(dataFolder)) await endProcess('PostgreSQL', identity, STOP);
+  else await endDetached('PostgreSQL', { pidFile: file, commandHas: dataFolder, stop: STOP });
 }
 
 /** What PostgreSQL's last words mean, for those that a developer may meet. */

@@ -4,10 +4,11 @@
  * Ended, not adopted: an adopted process would write its log into a pipe that nobody reads, and
  * nobody would learn of its exit. PostgreSQL is back within a tenth of a second anyway.
  */
+import { readFile } from 'node:fs/promises';
 import { BanyanError } from '../errors.ts';
-import { isRunning, sendSignal, waitForEnd } from './process-identity.ts';
+import { commandOf, identify, isRunning, sendSignal, waitForEnd } from './process-identity.ts';
 import type { UnitRecord, UnitRecords } from './records.ts';
-import type { StopRule } from './unit.ts';
+import type { DetachedProcess, StopRule } from './unit.ts';
 
 /** A process that was killed may need this long to vanish when the machine is busy. */
 const KILL_TIMEOUT_MS = 10_000;
@@ -30,10 +31,10 @@ export class LeftoverStays extends BanyanError {
 export async function endLeftovers(records: UnitRecords): Promise<string[]> {
   const ended: string[] = [];
   for (const record of records.all()) {
-    if (await isRunning(record)) {
-      await endProcess(record.name, record, record.stop);
-      ended.push(record.name);
-    }
+    const runs = await isRunning(record);
+    if (runs) await endProcess(record.name, record, record.stop);
+    const left = record.detached && (await endDetached(record.name, record.detached));
+    if (runs || left) ended.push(record.name);
     records.remove(record.name);
   }
   return ended;
@@ -54,4 +55,20 @@ export async function endProcess(
   if (await waitForEnd(process, stop.timeoutMs)) return;
   sendSignal(process.pid, 'SIGKILL', stop.group);
   if (!(await waitForEnd(process, KILL_TIMEOUT_MS))) throw new LeftoverStays(name, process.pid);
+}
+
+/**
+ * Ends the process that a pid file names, if it is the one that is meant.
+ * @returns whether it ran
+ * @throws LeftoverStays
+ */
+export async function endDetached(
+  name: string,
+  { pidFile, commandHas, stop }: DetachedProcess,
+): Promise<boolean> {
+  const text = await readFile(pidFile, 'utf8').catch(() => '');
+  const identity = await identify(Number.parseInt(text, 10));
+  if (!identity || !(await commandOf(identity.pid))?.includes(commandHas)) return false;
+  await endProcess(name, identity, stop);
+  return true;
 }

@@ -8,7 +8,7 @@
 import { mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import type { ProcessIdentity } from './process-identity.ts';
-import type { StopRule } from './unit.ts';
+import type { DetachedProcess, StopRule } from './unit.ts';
 
 export interface UnitRecord extends ProcessIdentity {
   name: string;
@@ -16,6 +16,7 @@ export interface UnitRecord extends ProcessIdentity {
   /** Units are stopped from the highest to the lowest. */
   order: number;
   stop: StopRule;
+  detached?: DetachedProcess;
 }
 
 export class UnitRecords {

@@ -13,6 +13,7 @@ import { type ChildProcess, spawn } from 'node:child_process';
 import { EventEmitter } from 'node:events';
 import { setTimeout as delay } from 'node:timers/promises';
 import { BanyanError } from '../errors.ts';
+import { endDetached } from './leftovers.ts';
 import { groupRuns, identify, sendSignal } from './process-identity.ts';
 import type { UnitRecords } from './records.ts';
 import type { Diagnosis, EngineSupport, UnitPhase, UnitSpec, UnitState } from './unit.ts';
@@ -126,6 +127,7 @@ export class UnitProcess extends EventEmitter<{ change: [UnitState] }> {
     this.#stopping = new AbortController();
     const outcome = await this.#launch();
     if (outcome !== 'ready') {
+      await this.#endDetached();
       this.#become('stopped', outcome);
       const lastWords = this.#lastWords();
       throw new UnitStartFailed(
@@ -151,7 +153,15 @@ export class UnitProcess extends EventEmitter<{ change: [UnitState] }> {
     this.#stopping.abort();
     await this.#endRun();
     await this.#supervision;
+    await this.#endDetached();
     this.#become('stopped');
+  }
+
+  async #endDetached(): Promise<void> {
+    const { name, detached } = this.spec;
+    if (!detached) return;
+    await endDetached(name, detached);
+    this.#records.remove(name);
   }
 
   /** @returns `ready`, or why it is not; in that case nothing of it is left running */
@@ -169,7 +179,7 @@ export class UnitProcess extends EventEmitter<{ change: [UnitState] }> {
   }
 
   async #spawn(): Promise<Run> {
-    const { command, args, cwd, env, user, name, tier, stop } = this.spec;
+    const { command, args, cwd, env, user, name, tier, stop, detached } = this.spec;
     const child = spawn(command, args, {
       cwd,
       env,
@@ -186,7 +196,8 @@ export class UnitProcess extends EventEmitter<{ change: [UnitState] }> {
     child.once('exit', (code, signal) => {
       void this.#endGroup(child.pid!, closed).then(() => {
         over = true;
-        this.#records.remove(name);
+        // What it detached may still run: the record stays until that has ended too.
+        if (!this.spec.detached) this.#records.remove(name);
         end(signal ? `it was ended by ${signal}` : `it ended with exit code ${code}`);
       });
     });
@@ -196,7 +207,16 @@ export class UnitProcess extends EventEmitter<{ change: [UnitState] }> {
     });
     const pid = child.pid!;
     const identity = await identify(pid);
-    if (identity) this.#records.save({ ...identity, name, tier, order: this.order, stop });
+    if (identity) {
+      this.#records.save({
+        ...identity,
+        name,
+        tier,
+        order: this.order,
+        stop,
+        ...(detached ? { detached } : {}),
+      });
+    }
     return { child, pid, since: new Date(), ended, hasEnded: () => over };
   }
 

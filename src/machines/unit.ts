@@ -29,6 +29,11 @@ export interface UnitSpec {
   /** The account to run as; the supervisor's own when left out. */
   user?: Account;
   stop: StopRule;
+  /**
+   * A process that the unit puts into a session of its own, as Patroni does with PostgreSQL. It ends with the
+   * unit; when the unit is started anew after a crash, it takes the process over.
+   */
+  detached?: DetachedProcess;
   /** Units are stopped from the highest rank to the lowest, within one the last started first. */
   rank: number;
   /** How long a start may take until the unit is ready. */
@@ -84,6 +89,14 @@ export interface StopRule {
   group: boolean;
   /** After this the unit is killed. */
   timeoutMs: number;
+}
+
+export interface DetachedProcess {
+  /** Its first line is the process id. */
+  pidFile: string;
+  /** What the process's command line has in it: by that time the id may be another's. */
+  commandHas: string;
+  stop: StopRule;
 }
 
 export type Readiness = { ready: true } | { ready: false; reason: string };

@@ -4,7 +4,8 @@
  *
  * What *runs* is not in here: that is asked from the machines each time, so it cannot drift.
  */
-import pg from 'pg';
+import type pg from 'pg';
+import { createPool } from '../app/database/pool.ts';
 
 /** Names the lock that makes operations wait for each other in `pg_locks`. Arbitrary and ours alone. */
 export const OPERATION_LOCK = 7_233_402_118_540n;
@@ -47,15 +48,19 @@ export class Catalog {
     this.pool = pool;
   }
 
-  /** @param url with the owner's credentials */
-  static async open(url: string): Promise<Catalog> {
-    const pool = new pg.Pool({
+  /**
+   * @param url with the owner's credentials
+   * @param mapFile the runtime map: an operation that moves the database, or changes its primary, is followed
+   */
+  static async open(url: string, mapFile?: string): Promise<Catalog> {
+    const pool = createPool({
       connectionString: url,
+      ...(mapFile ? { mapFile } : {}),
       max: 3,
       application_name: 'banyan',
       connectionTimeoutMillis: 10_000,
     });
-    // An operation goes on through a restart of the database: what fails is the query, not the process.
+    // It goes on through a restart of the database: what fails is the query, not the process.
     pool.on('error', () => {});
     const { rows } = await pool.query<{ found: boolean }>(
       `select to_regclass('banyan.releases') is not null as found`,

@@ -4,7 +4,8 @@ import { lockHolder } from '../machines/lock.ts';
 import { readRuntimeMap } from '../map/map-file.ts';
 import type { CompleteTopology } from '../topology/defaults.ts';
 import { NotRunning } from './control/client.ts';
-import { ownerUrl, superuserUrl } from './database.ts';
+import { findPrimary } from './database/primary.ts';
+import { ownerUrl, superuserUrl } from './database/running.ts';
 import { type Deployment, type DeploymentPaths, existingDeployment } from './deployment.ts';
 
 export interface Reachable {
@@ -25,10 +26,13 @@ export async function reachDatabase(
   const { url } = topology.database;
   if (url) return { deployment, url, superuserUrl: undefined };
   if (!(await lockHolder(paths.lock))) throw new NotRunning(paths.app);
-  const member = readRuntimeMap(paths.map).database.shards[0]!.members[0]!;
+  const primary = await findPrimary(
+    deployment,
+    readRuntimeMap(paths.map).database.shards[0]!.members,
+  );
   return {
     deployment,
-    url: ownerUrl(deployment, member.port),
-    superuserUrl: superuserUrl(deployment, member.port),
+    url: ownerUrl(deployment, primary),
+    superuserUrl: superuserUrl(deployment, primary, deployment.database),
   };
 }

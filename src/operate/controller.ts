@@ -6,6 +6,8 @@ import type { CompleteTopology } from '../topology/defaults.ts';
 import { Catalog } from './catalog.ts';
 import { ControlClient, NotRunning } from './control/client.ts';
 import type { Circumstances } from './control/protocol.ts';
+import type { DatabaseContext } from './database/context.ts';
+import { DATABASE_SHAPE, type DatabaseShape } from './database/shape.ts';
 import { type Deployment, type DeploymentPaths, existingDeployment } from './deployment.ts';
 import { loadTopology, withOverrides } from './load-topology.ts';
 import { Journal } from './operations/journal.ts';
@@ -23,6 +25,10 @@ export interface Controller {
   circumstances: Circumstances;
   /** The shape that was last reached. */
   present: WebShape;
+  /** The same of the database tier. */
+  presentDatabase: DatabaseShape;
+  /** What operations on the database tier work with. */
+  databaseContext: DatabaseContext;
   /** What operations on the web tier towards `shape` work with. */
   contextFor: (shape: WebShape) => WebContext;
 }
@@ -51,17 +57,22 @@ export async function withController<T>(
   const topology = await readTopology(paths, circumstances);
   if (topology instanceof Error && !withoutConfig) throw topology;
 
-  const catalog = await Catalog.open(circumstances.databaseUrl);
+  const catalog = await Catalog.open(circumstances.databaseUrl, paths.map);
   try {
     // Kept from the first start on.
     const present = await catalog.read<WebShape>(WEB_SHAPE);
     if (!present) throw new NotRunning(paths.app);
+    const presentDatabase =
+      (await catalog.read<DatabaseShape>(DATABASE_SHAPE)) ?? ({ kind: 'embedded' } as const);
+    const readable = () => {
+      if (topology instanceof Error) throw topology;
+      return topology;
+    };
     return await body({
       paths,
       deployment,
       get topology() {
-        if (topology instanceof Error) throw topology;
-        return topology;
+        return readable();
       },
       machine,
       catalog,
@@ -69,6 +80,13 @@ export async function withController<T>(
       databaseUrl: circumstances.databaseUrl,
       circumstances,
       present,
+      presentDatabase,
+      databaseContext: {
+        machine,
+        deployment,
+        isExternal: presentDatabase.kind === 'external',
+        embeddedTier: () => readable().database,
+      },
       contextFor: shape => webContext({ machine, deployment, shape, circumstances }),
     });
   } finally {

@@ -5,9 +5,11 @@
  *       deployment.json   who this is: an id, the database's name. Never changes.
  *       secrets.json      generated passwords and keys, mode 0600. Never logged.
  *       map.json          the runtime map
+ *       database.json     where the rows are: in `postgres`, or in the nodes of `cluster`
  *       balancer/         the load balancers' configuration; the self-signed certificate
  *       releases/         numbered folders, immutable
  *       postgres/         the database (a link to /var/lib/banyan when only root may enter here)
+ *       cluster/          a replicated database: etcd, a folder for each node
  *       cache/            what Node compiled of the application; may be deleted
  *       logs/             one rotated file for each unit
  *       run/              lock, socket and records of what runs now; empty when nothing does
@@ -73,6 +75,13 @@ export class DeploymentPaths {
   }
   get postgres() {
     return path.join(this.root, 'postgres');
+  }
+  /** Where the rows are. */
+  get database() {
+    return path.join(this.root, 'database.json');
+  }
+  get cluster() {
+    return path.join(this.root, 'cluster');
   }
   get logs() {
     return path.join(this.root, 'logs');

@@ -7,9 +7,11 @@
  * the machine that other commands change through its socket.
  */
 import { EventEmitter } from 'node:events';
+import { existsSync } from 'node:fs';
 import type { Server } from 'node:http';
 import { get } from 'node:http';
 import path from 'node:path';
+import { isDeepStrictEqual } from 'node:util';
 import { ENGINES } from '../engines/engines.ts';
 import { findHaproxy } from '../engines/haproxy.ts';
 import { urlForPeople } from '../engines/web-server.ts';
@@ -25,7 +27,16 @@ import { applicationEnv } from './application-env.ts';
 import { Catalog } from './catalog.ts';
 import type { Circumstances } from './control/protocol.ts';
 import { serveControl } from './control/server.ts';
-import { type RunningDatabase, startEmbeddedDatabase, useExternalDatabase } from './database.ts';
+import { createCluster, startCluster } from './database/cluster.ts';
+import { recordOf } from './database/context.ts';
+import { startEmbeddedDatabase } from './database/embedded.ts';
+import { useExternalDatabase } from './database/external.ts';
+import { type CutOver, cutOver } from './database/move/cut-over.ts';
+import { etcdNames, nodeNames } from './database/plan.ts';
+import { findPrimary } from './database/primary.ts';
+import { readDatabaseRecord, writeDatabaseRecord } from './database/record.ts';
+import { DATA_CENTRE, ownerUrl, type RunningDatabase } from './database/running.ts';
+import { DATABASE_SHAPE, databaseShapeOf } from './database/shape.ts';
 import { type Deployment, DeploymentPaths, openDeployment } from './deployment.ts';
 import { runMigrations } from './migrations.ts';
 import { Journal } from './operations/journal.ts';
@@ -76,9 +87,6 @@ export class StillStarting extends BanyanError {
   }
 }
 
-/** Where the local machine stands until there are data centres. */
-const DATA_CENTRE = 'local';
-
 /** One deployment and the supervisor that runs it. */
 export class RunningDeployment extends EventEmitter<UpEvents> {
   readonly #topology: CompleteTopology;
@@ -87,6 +95,7 @@ export class RunningDeployment extends EventEmitter<UpEvents> {
   readonly #machine: LocalMachine;
   #releaseLock: (() => void) | undefined;
   #control: Server | undefined;
+  #deployment: Deployment | undefined;
   #database: RunningDatabase | undefined;
   readonly #overrides: Circumstances['overrides'];
   #publicPort = 0;
@@ -164,14 +173,27 @@ export class RunningDeployment extends EventEmitter<UpEvents> {
   }
 
   /** Commands come once the socket is there, which may be before the database is. */
-  #circumstances(): Circumstances {
+  async #circumstances(): Promise<Circumstances> {
     if (!this.#database) throw new StillStarting();
     return {
       environment: process.env,
-      databaseUrl: this.#database.url,
+      databaseUrl: await this.#databaseUrl(this.#database),
       publicPort: this.#publicPort,
       overrides: this.#overrides,
     };
+  }
+
+  /** The primary is who it is now, and the database may have been moved. */
+  async #databaseUrl({ url }: RunningDatabase): Promise<string> {
+    const deployment = this.#deployment;
+    if (this.#topology.database.url || !deployment) return url;
+    const { members } = readRuntimeMap(this.#paths.map).database.shards[0]!;
+    return ownerUrl(deployment, await findPrimary(deployment, members));
+  }
+
+  async #cutOver(move: CutOver): Promise<number> {
+    if (!this.#deployment) throw new StillStarting();
+    return cutOver(this.#deployment, move);
   }
 
   /** Of the map on disk: other commands publish it too. */
@@ -191,12 +213,14 @@ export class RunningDeployment extends EventEmitter<UpEvents> {
 
   async #startAll(): Promise<void> {
     const deployment = await openDeployment(this.#paths, this.#topology.name);
+    this.#deployment = deployment;
     this.#releaseLock = await takeLock(this.#paths.lock);
     await this.#endLeftovers();
     await this.#openSockets(deployment);
     this.#control = await serveControl(this.#paths.socket, {
       status: () => this.status(),
       circumstances: () => this.#circumstances(),
+      cutOver: move => this.#cutOver(move),
       stop: () => void this.stop(),
       logs: this.logs,
       machine: this.#machine,
@@ -210,6 +234,7 @@ export class RunningDeployment extends EventEmitter<UpEvents> {
       await this.#migrate(deployment, this.#database, shape.release);
       await this.#startWeb(deployment, this.#database, shape);
       await catalog.write(WEB_SHAPE, shape);
+      await this.#noteDatabaseShape(catalog);
       await this.#mentionCutOff(catalog);
     } finally {
       await catalog.close();
@@ -265,11 +290,54 @@ export class RunningDeployment extends EventEmitter<UpEvents> {
           'DATABASE_URL in your environment is not used: Banyan runs a database of its own. To use yours, set `database: { url: process.env.DATABASE_URL }`',
         );
       }
-      const running = database.url
-        ? await useExternalDatabase(database.url)
-        : await startEmbeddedDatabase(this.#machine, deployment, database);
+      const running = await this.#runDatabase(deployment);
       return [running, running.summary];
     });
+  }
+
+  /** Where the rows are counts, not what the configuration says: only `apply` moves them. */
+  async #runDatabase(deployment: Deployment): Promise<RunningDatabase> {
+    const { database } = this.#topology;
+    if (database.url) return useExternalDatabase(database.url, database.readers);
+    const record = readDatabaseRecord(this.#paths);
+    if (record?.serving === 'cluster' && record.cluster) {
+      return startCluster(this.#machine, deployment, record.cluster);
+    }
+    const wanted = databaseShapeOf(this.#topology);
+    const isNew = !record && !existsSync(this.#paths.postgres);
+    if (isNew && wanted.kind === 'cluster') {
+      const names = { etcd: etcdNames(wanted.etcd), nodes: nodeNames(wanted.replicas + 1) };
+      return createCluster(this.#machine, deployment, names, wanted.settings);
+    }
+    const running = await startEmbeddedDatabase(this.#machine, deployment, database);
+    if (!record) await writeDatabaseRecord(deployment, { serving: 'embedded' });
+    return running;
+  }
+
+  /** What runs, as a shape; a note when the configuration asks for another. */
+  async #noteDatabaseShape(catalog: Catalog): Promise<void> {
+    const wanted = databaseShapeOf(this.#topology);
+    if (wanted.kind === 'external') return catalog.write(DATABASE_SHAPE, wanted);
+    const { serving, cluster } = recordOf(this.#deployment!);
+    const runs =
+      serving === 'cluster' && cluster
+        ? {
+            kind: 'cluster',
+            replicas: cluster.nodes.length - 1,
+            etcd: cluster.etcd.length,
+            settings: cluster.settings,
+          }
+        : { kind: 'embedded' };
+    await catalog.write(DATABASE_SHAPE, runs);
+    if (isDeepStrictEqual(runs, wanted)) return;
+    const differs =
+      runs.kind === wanted.kind
+        ? 'other settings for it'
+        : `it to be ${wanted.kind === 'cluster' ? 'replicated' : 'a single server'}`;
+    this.emit(
+      'note',
+      `the database runs as it was, and banyan.config.ts asks for ${differs}: \`banyan apply\` goes there online`,
+    );
   }
 
   async #migrate(
@@ -290,7 +358,7 @@ export class RunningDeployment extends EventEmitter<UpEvents> {
   }
 
   #publishMap(
-    { host, port, name, maxConnections }: RunningDatabase,
+    { members, name, maxConnections }: RunningDatabase,
     servers: number,
   ): Promise<RuntimeMap> {
     return publishRuntimeMap(this.#paths.map, {
@@ -298,7 +366,7 @@ export class RunningDeployment extends EventEmitter<UpEvents> {
       dataCentre: DATA_CENTRE,
       database: {
         name,
-        shards: [{ id: '0', members: [{ host, port, dataCentre: DATA_CENTRE }] }],
+        shards: [{ id: '0', members }],
         connectionsPerServer: connectionsPerServer(servers, maxConnections),
       },
       assets: { baseUrl: '' },
@@ -315,7 +383,7 @@ export class RunningDeployment extends EventEmitter<UpEvents> {
       machine: this.#machine,
       deployment,
       shape,
-      circumstances: this.#circumstances(),
+      circumstances: await this.#circumstances(),
     });
     await this.#step('web', shape.web.command, async () => {
       await converge(context, shape);

@@ -42,7 +42,13 @@ export interface CompleteTopology {
   database: {
     /** Set: an external PostgreSQL. Unset: the embedded one runs. */
     url?: string;
+    /** `host:port` of an external database's replicas. */
+    readers: string[];
     port: number;
+    /** None: one embedded server. */
+    replicas: number;
+    etcd: number;
+    strict: boolean;
     migrations?: string;
     migrate?: string;
     memoryMb: number;
@@ -79,7 +85,7 @@ export class NoStartCommand extends BanyanError {
 export const DEFAULT_WEB_PORT = 3000;
 export const DEFAULT_TLS_PORT = 3443;
 
-/** PostgreSQL gains little from a larger share at this rung, and the application needs the rest. */
+/** Of all servers on the machine together: more gains PostgreSQL little, and the application needs the rest. */
 const DATABASE_MEMORY_SHARE = 0.25;
 const DATABASE_MEMORY_LIMIT_MB = 2_048;
 
@@ -136,6 +142,7 @@ export function completeTopology(topology: Topology, folder: AppFolder): Complet
   const servers = completeServers(web.servers);
   const balancer = completeBalancer(topology, servers.max);
   const build = web.build ?? defaultBuild(folder);
+  const { replicas = 0 } = database;
   const migrations =
     database.migrations ?? (folder.hasMigrations && !database.migrate ? 'migrations' : undefined);
   return {
@@ -157,7 +164,11 @@ export function completeTopology(topology: Topology, folder: AppFolder): Complet
     ...(balancer ? { balancer } : {}),
     database: {
       ...(database.url ? { url: database.url } : {}),
+      readers: database.readers ?? [],
       port: database.port ?? 0,
+      replicas,
+      etcd: database.etcd ?? 1,
+      strict: database.strict ?? replicas > 1,
       ...(migrations ? { migrations } : {}),
       ...(database.migrate ? { migrate: database.migrate } : {}),
       memoryMb:
@@ -166,7 +177,7 @@ export function completeTopology(topology: Topology, folder: AppFolder): Complet
           128,
           Math.min(
             DATABASE_MEMORY_LIMIT_MB,
-            Math.floor(folder.machineMemoryMb * DATABASE_MEMORY_SHARE),
+            Math.floor((folder.machineMemoryMb * DATABASE_MEMORY_SHARE) / (replicas + 1)),
           ),
         ),
       maxConnections: database.maxConnections ?? 100,

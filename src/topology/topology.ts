@@ -211,6 +211,32 @@ export interface DatabaseTier {
    */
   url?: string;
   /**
+   * Replicas of the database that `url` names, `host:port` each: with the same user and password. Reads go to them.
+   * Which of all of them is the primary is asked from the servers themselves, so these may take over.
+   * Default: none.
+   */
+  readers?: string[];
+  /**
+   * How many copies of the database follow the primary, take reads, and stand in when it is lost. With one or more
+   * of them the database is the system's PostgreSQL under Patroni, and a write is acknowledged when it is on
+   * two of its servers.
+   * Default: 0; one server, from npm.
+   */
+  replicas?: number;
+  /**
+   * How many members of etcd agree on who is the primary, when there are replicas: 1, 3 or 5. Three serve
+   * while two of them do.
+   * Default: 1, which is enough on one machine: it is started again when it ends, and the database goes on
+   * meanwhile.
+   */
+  etcd?: 1 | 3 | 5;
+  /**
+   * What happens when no replica is left: `true`, writes wait for one, so that every acknowledged write is on two
+   * servers; `false`, the primary goes on alone.
+   * Default: `true` from two replicas on; `false` with a single one, whose loss would otherwise stop all writes.
+   */
+  strict?: boolean;
+  /**
    * The port of the embedded PostgreSQL on the loopback address. 0 takes any free one and keeps it
    * for as long as it stays free.
    * Default: 0.

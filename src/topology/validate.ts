@@ -68,6 +68,14 @@ const timeoutMs = whole(1, 3_600_000);
 
 const path = v.pipe(text, v.startsWith('/', 'a path that starts with /'));
 
+const readers = v.array(
+  v.pipe(
+    v.string('text'),
+    v.regex(/^(\[[0-9a-f:.]+\]|[\w.-]+):\d{1,5}$/i, 'host:port, such as db-2.example.com:5432'),
+  ),
+  'a list of host:port',
+);
+
 const databaseUrl = v.pipe(
   text,
   v.check(
@@ -195,10 +203,16 @@ const topologySchema = v.pipe(
       v.pipe(
         object({
           url: v.optional(databaseUrl),
+          readers: v.optional(readers),
           port: v.optional(port),
           migrations: v.optional(text),
           migrate: v.optional(text),
           memoryMb: v.optional(whole(64, 4_194_304)),
+          replicas: v.optional(whole(0, 15)),
+          etcd: v.optional(
+            v.picklist([1, 3, 5], '1, 3 or 5: an even number survives no more losses'),
+          ),
+          strict: v.optional(flag),
           maxConnections: v.optional(whole(10, 10_000)),
           settings: v.optional(settings),
         }),
@@ -209,6 +223,22 @@ const topologySchema = v.pipe(
             'either `migrations` (a folder) or `migrate` (a command), not both',
           ),
           ['migrate'],
+        ),
+        v.forward(
+          v.partialCheck(
+            [['url'], ['replicas']],
+            tier => !(tier.url && tier.replicas),
+            'no `replicas` beside `url`: Banyan does not run that database. Name its replicas in `readers`',
+          ),
+          ['replicas'],
+        ),
+        v.forward(
+          v.partialCheck(
+            [['url'], ['readers']],
+            tier => !tier.readers?.length || tier.url !== undefined,
+            '`url` beside `readers`: they are replicas of a database that you run yourself',
+          ),
+          ['readers'],
         ),
       ),
     ),

@@ -7,6 +7,7 @@ import { createInterface } from 'node:readline';
 import { BanyanError, type ErrorDetails, hasCode } from '../../errors.ts';
 import type { Machine, SocketAddress, UnitSpec, UnitState } from '../../machines/unit.ts';
 import type { LogLine } from '../../machines/unit-log.ts';
+import type { CutOver } from '../database/move/cut-over.ts';
 import type { Status } from '../status.ts';
 import type { Circumstances } from './protocol.ts';
 
@@ -16,6 +17,8 @@ const ANSWER_TIMEOUT_MS = 5_000;
 const UNIT_GRACE_MS = 30_000;
 /** PostgreSQL's checkpoint at a stop may take a while. */
 const STOP_TIMEOUT_MS = 180_000;
+/** Its own limits are much narrower. */
+const CUT_OVER_TIMEOUT_MS = 120_000;
 
 export class NotRunning extends BanyanError {
   constructor(folder: string) {
@@ -78,6 +81,12 @@ export class ControlClient implements Machine {
 
   async signal(name: string, signal: NodeJS.Signals): Promise<void> {
     await this.#ask('POST', `/units/${encodeURIComponent(name)}/signal`, { signal });
+  }
+
+  /** Carries the switch of a move out in the supervisor. @throws StillBusy, CopyStands, RowsDiffer, … */
+  async cutOver(move: CutOver): Promise<number> {
+    return (await this.#ask<{ heldMs: number }>('POST', '/cut-over', move, CUT_OVER_TIMEOUT_MS))
+      .heldMs;
   }
 
   async states(): Promise<UnitState[]> {

@@ -10,6 +10,7 @@
  *     POST   /units         UnitSpec              → 200 when it is ready
  *     DELETE /units/NAME                          → 200 when nothing of it is left
  *     POST   /units/NAME/signal   { signal }      → 200
+ *     POST   /cut-over      CutOver                → { heldMs }; the moment in which a move switches
  *
  * An error is answered with 4xx or 5xx and `{ error: { code, what, where, remedy } }`.
  */

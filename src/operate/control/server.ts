@@ -4,6 +4,7 @@ import { createServer, type IncomingMessage, type Server, type ServerResponse } 
 import { BanyanError } from '../../errors.ts';
 import type { Machine, SocketAddress, UnitSpec } from '../../machines/unit.ts';
 import type { LogLine, UnitLogs } from '../../machines/unit-log.ts';
+import type { CutOver } from '../database/move/cut-over.ts';
 import type { Status } from '../status.ts';
 import type { Circumstances } from './protocol.ts';
 
@@ -12,7 +13,8 @@ const FOLLOWER_BACKLOG_BYTES = 4 * 1024 * 1024;
 
 export interface ControlHandlers {
   status: () => Promise<Status>;
-  circumstances: () => Circumstances;
+  circumstances: () => Promise<Circumstances>;
+  cutOver: (move: CutOver) => Promise<number>;
   stop: () => void;
   logs: UnitLogs;
   machine: Machine;
@@ -42,7 +44,7 @@ export async function serveControl(socket: string, handlers: ControlHandlers): P
 async function answer(
   req: IncomingMessage,
   res: ServerResponse,
-  { status, circumstances, stop, logs, machine }: ControlHandlers,
+  { status, circumstances, cutOver, stop, logs, machine }: ControlHandlers,
 ): Promise<void> {
   const url = new URL(req.url ?? '/', 'http://control');
   const [, room, name, verb] = url.pathname.split('/');
@@ -51,7 +53,7 @@ async function answer(
     case 'GET status':
       return sendJson(res, 200, await status());
     case 'GET circumstances':
-      return sendJson(res, 200, circumstances());
+      return sendJson(res, 200, await circumstances());
     case 'GET logs':
       return sendLogs(res, url.searchParams, logs);
     case 'POST stop':
@@ -60,6 +62,8 @@ async function answer(
       return;
     case 'POST sockets':
       return sendJson(res, 200, { port: await machine.listen(await body<SocketAddress>(req)) });
+    case 'POST cut-over':
+      return sendJson(res, 200, { heldMs: await cutOver(await body<CutOver>(req)) });
     case 'POST units':
       await machine.start(await body<UnitSpec>(req));
       return sendJson(res, 200, { started: true });

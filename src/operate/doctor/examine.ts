@@ -15,7 +15,7 @@ import { BanyanError } from '../../errors.ts';
 import { isPortFree, portHolder } from '../../machines/free-port.ts';
 import { lockHolder } from '../../machines/lock.ts';
 import type { CompleteTopology } from '../../topology/defaults.ts';
-import { useExternalDatabase } from '../database.ts';
+import { useExternalDatabase } from '../database/external.ts';
 import type { DeploymentPaths } from '../deployment.ts';
 import { loadTopology } from '../load-topology.ts';
 import { examineState } from './stateless.ts';

@@ -1,5 +1,5 @@
 /**
- * Operations that change the web tier: `apply`, `scale`, `release`, `rollback`, `resume`, `undo`.
+ * Operations that change what runs: `apply`, `scale`, `release`, `rollback`, `resume`, `undo`.
  *
  * Each is the same story: nobody else may; note in the journal what was and what shall be; go there step
  * by step; note that it is done. When a step fails, go back to what was. When the controller is
@@ -7,10 +7,17 @@
  */
 import { BanyanError } from '../../errors.ts';
 import type { Controller } from '../controller.ts';
-import { converge, type Progress, planFor } from '../web/converge.ts';
-import type { Step } from '../web/plan.ts';
-import { precheck } from '../web/precheck.ts';
-import { WEB_SHAPE, type WebShape } from '../web/shape.ts';
+import type { DatabaseShape } from '../database/shape.ts';
+import type { WebShape } from '../web/shape.ts';
+import {
+  convergeTo,
+  type Goal,
+  type Plan,
+  type Progress,
+  planFor,
+  precheck,
+  writeReached,
+} from './goal.ts';
 import { type Operation, OperationCutOff } from './journal.ts';
 
 export interface Change {
@@ -18,7 +25,12 @@ export interface Change {
   kind: string;
   /** For people: `web servers 1 → 4`. */
   summary: string;
+  /** What the web tier shall be. */
   after: WebShape;
+  /** What the database tier shall be. Default: as it is. */
+  database?: DatabaseShape;
+  /** What the database tier was, if that says more than is known without: who was the primary. */
+  databaseBefore?: DatabaseShape;
   /** Looks after each step whether the change is good so far; throws to have it taken back. */
   afterStep?: Progress['afterStep'];
 }
@@ -64,32 +76,45 @@ export class NothingToResume extends BanyanError {
 }
 
 /** What a change would do. */
-export function planChange(controller: Controller, after: WebShape): Promise<Step[]> {
-  return planFor(controller.contextFor(after), after);
+export function planChange(
+  controller: Controller,
+  { after, database }: Pick<Change, 'after' | 'database'>,
+): Promise<Plan> {
+  return planFor(controller, goalOf(controller, after, database));
+}
+
+export function goalOf(
+  { presentDatabase }: Controller,
+  web: WebShape,
+  database = presentDatabase,
+): Goal {
+  return { web, database };
 }
 
 /**
  * @returns the number of the operation; undefined when there was nothing to do
  * @throws OperationUnderWay, OperationCutOff, TooManyServers, HaproxyMissing, CertificateUnusable, PortInUse,
- *   after which nothing was changed; TakenBack, StuckBetween
+ *   PatroniMissing, NoRoom, …, after which nothing was changed; TakenBack, StuckBetween
  */
 export async function change(
   controller: Controller,
-  { kind, summary, after, afterStep }: Change,
+  { kind, summary, after, database, databaseBefore, afterStep }: Change,
   progress: ChangeProgress = {},
 ): Promise<number | undefined> {
-  const { deployment, journal, catalog, databaseUrl, present } = controller;
+  const { journal, present, databaseUrl } = controller;
   return journal.exclusively(databaseUrl, async () => {
     const cutOff = await journal.unfinished();
     if (cutOff) throw new OperationCutOff(cutOff);
-    const steps = await planChange(controller, after);
-    await precheck(deployment, after, steps);
-    if (steps.length === 0) {
-      await catalog.write(WEB_SHAPE, after);
+    const goal = goalOf(controller, after, database);
+    const plan = await planFor(controller, goal);
+    await precheck(controller, goal, plan);
+    if (plan.web.length + plan.database.length === 0) {
+      await writeReached(controller, goal);
       return undefined;
     }
-    const id = await journal.begin(kind, summary, present, after);
-    await goThere(controller, id, summary, present, after, afterStep, progress);
+    const before = goalOf(controller, present, databaseBefore);
+    const id = await journal.begin(kind, summary, before, goal);
+    await goThere(controller, id, summary, before, goal, afterStep, progress);
     return id;
   });
 }
@@ -98,12 +123,12 @@ export async function change(
 export async function resume(
   controller: Controller,
   progress: ChangeProgress = {},
-): Promise<Operation<WebShape>> {
-  const { journal, databaseUrl, present } = controller;
+): Promise<Operation<Goal>> {
+  const { journal, present, databaseUrl } = controller;
   return journal.exclusively(databaseUrl, async () => {
-    const operation = await journal.unfinished<WebShape>();
+    const operation = await journal.unfinished<Goal>();
     if (!operation) throw new NothingToResume('banyan resume');
-    const { id, summary, before = present, after } = operation;
+    const { id, summary, before = goalOf(controller, present), after } = operation;
     await journal.takeOver(id);
     await goThere(controller, id, summary, before, after, undefined, progress);
     return operation;
@@ -114,20 +139,16 @@ export async function resume(
 export async function undo(
   controller: Controller,
   progress: ChangeProgress = {},
-): Promise<Operation<WebShape>> {
-  const { journal, catalog, databaseUrl } = controller;
+): Promise<Operation<Goal>> {
+  const { journal, databaseUrl } = controller;
   return journal.exclusively(databaseUrl, async () => {
-    const recent = await journal.last<WebShape>(20);
+    const recent = await journal.last<Goal>(20);
     const operation =
-      (await journal.unfinished<WebShape>()) ?? recent.find(({ state }) => state === 'done');
+      (await journal.unfinished<Goal>()) ?? recent.find(({ state }) => state === 'done');
     if (!operation?.before) throw new NothingToResume('banyan undo');
     await journal.takeOver(operation.id);
-    await converge(
-      controller.contextFor(operation.before),
-      operation.before,
-      noting(controller, operation.id, progress),
-    );
-    await catalog.write(WEB_SHAPE, operation.before);
+    await convergeTo(controller, operation.before, noting(controller, operation.id, progress));
+    await writeReached(controller, operation.before);
     await journal.end(operation.id, 'undone');
     return operation;
   });
@@ -137,21 +158,21 @@ async function goThere(
   controller: Controller,
   id: number,
   summary: string,
-  before: WebShape,
-  after: WebShape,
+  before: Goal,
+  after: Goal,
   afterStep: Change['afterStep'],
   progress: ChangeProgress,
 ): Promise<void> {
-  const { journal, catalog } = controller;
+  const { journal } = controller;
   try {
-    await converge(controller.contextFor(after), after, {
+    await convergeTo(controller, after, {
       ...noting(controller, id, progress),
       ...(afterStep ? { afterStep } : {}),
     });
   } catch (error) {
     progress.takingBack?.(error);
     try {
-      await converge(controller.contextFor(before), before, noting(controller, id, progress));
+      await convergeTo(controller, before, noting(controller, id, progress));
     } catch (backError) {
       // It stays unfinished in the journal, so that nothing else begins on top of it.
       throw new StuckBetween(id, error, backError);
@@ -159,13 +180,14 @@ async function goThere(
     await journal.end(id, 'undone', (error as Error).message);
     throw new TakenBack(summary, error);
   }
-  await catalog.write(WEB_SHAPE, after);
+  await writeReached(controller, after);
   await journal.end(id, 'done');
 }
 
 function noting(controller: Controller, id: number, progress: ChangeProgress): Progress {
   return {
     ...(progress.begin ? { begin: progress.begin } : {}),
+    ...(progress.note ? { note: progress.note } : {}),
     done: async (what, ms) => {
       await controller.journal.stepDone(id, { what, ms: Math.round(ms) });
       await progress.done?.(what, ms);

@@ -11,6 +11,8 @@ export interface Progress {
   afterStep?: (step: Step) => Promise<unknown>;
   /** A step begins; `number` of `total`. */
   begin?: (what: string, number: number, total: number) => void;
+  /** How far a long step is. */
+  note?: (text: string) => void;
   /** A step is done. */
   done?: (what: string, ms: number) => Promise<void> | void;
 }

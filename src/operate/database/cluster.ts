@@ -1,0 +1,141 @@
+/** A replicated database that runs: how it is started whole, and who is who in it. */
+import type { NodeStanding } from '../../engines/patroni-api.ts';
+import type { ClusterSettings, DatabaseNode } from '../../engines/patroni-config.ts';
+import { BanyanError } from '../../errors.ts';
+import type { Machine } from '../../machines/unit.ts';
+import type { Member } from '../../map/runtime-map.ts';
+import type { Deployment } from '../deployment.ts';
+import { pollUntil } from '../poll.ts';
+import { ClusterHome, newClusterRecord, withFreePorts } from './cluster-home.ts';
+import { provision, withClient } from './provision.ts';
+import { type ClusterRecord, writeDatabaseRecord } from './record.ts';
+import { DATA_CENTRE, ownerUrl, type RunningDatabase, superuserUrl } from './running.ts';
+
+/** After a start all nodes are there and one of them has to be elected. */
+const PRIMARY_TIMEOUT_MS = 60_000;
+
+export class NoPrimary extends BanyanError {
+  constructor(standings: NodeStanding[]) {
+    const seen = standings.map(({ name, role, state }) => `${name} is a ${role}, ${state}`);
+    super('NO_PRIMARY', {
+      what: 'The replicated database has no primary that takes writes',
+      where: seen.join('; ') || 'no node answers',
+      remedy:
+        'See `banyan logs` of the nodes. When the last primary is lost for good, `banyan failover <node>` makes another the primary',
+    });
+  }
+}
+
+/** Makes a new replicated database: etcd, the first node, then the others as copies of it. */
+export async function createCluster(
+  machine: Machine,
+  deployment: Deployment,
+  names: { etcd: string[]; nodes: string[] },
+  settings: ClusterSettings,
+): Promise<RunningDatabase> {
+  const home = await ClusterHome.open(deployment);
+  const record = await newClusterRecord(home, deployment, names, settings);
+  await writeDatabaseRecord(deployment, { serving: 'cluster', cluster: record });
+  await startEtcd(machine, home, record);
+  const [first, ...others] = record.nodes;
+  await home.startNode(machine, record, first!);
+  await primaryOf(home, record);
+  await provision(deployment, first!);
+  await Promise.all(others.map(node => home.startNode(machine, record, node)));
+  return runningCluster(deployment, home, record, first!);
+}
+
+/** Starts one that was stopped. */
+export async function startCluster(
+  machine: Machine,
+  deployment: Deployment,
+  stopped: ClusterRecord,
+): Promise<RunningDatabase> {
+  const home = await ClusterHome.open(deployment);
+  const record = await withFreePorts(stopped);
+  await writeDatabaseRecord(deployment, { serving: 'cluster', cluster: record });
+  await startEtcd(machine, home, record);
+  await Promise.all(record.nodes.map(node => home.startNode(machine, record, node)));
+  const primary = await primaryOf(home, record);
+  await provision(deployment, primary);
+  return runningCluster(deployment, home, record, primary);
+}
+
+async function startEtcd(
+  machine: Machine,
+  home: ClusterHome,
+  record: ClusterRecord,
+): Promise<void> {
+  // Together: none of them is well before most of them are there.
+  await Promise.all(record.etcd.map(member => home.startEtcd(machine, record, member)));
+}
+
+function runningCluster(
+  deployment: Deployment,
+  home: ClusterHome,
+  record: ClusterRecord,
+  primary: DatabaseNode,
+): RunningDatabase {
+  const replicas = record.nodes.length - 1;
+  return {
+    url: ownerUrl(deployment, primary),
+    members: membersOf(record),
+    name: deployment.database,
+    maxConnections: record.settings.maxConnections,
+    summary: `PostgreSQL ${home.postgres.version}, ${primary.name} and ${replicas} replica${replicas === 1 ? '' : 's'}`,
+  };
+}
+
+/** For the runtime map. */
+export function membersOf({ nodes }: ClusterRecord): Member[] {
+  return nodes.map(({ host, port }) => ({ host, port, dataCentre: DATA_CENTRE }));
+}
+
+/** How each node stands, asked from whichever answers; empty when none does. */
+export async function standingsOf(
+  home: ClusterHome,
+  { nodes }: ClusterRecord,
+): Promise<NodeStanding[]> {
+  for (const node of nodes) {
+    try {
+      return await (await home.api(node)).cluster();
+    } catch {
+      // The next one may answer.
+    }
+  }
+  return [];
+}
+
+/**
+ * The primary, when it takes writes.
+ * @throws NoPrimary after a minute
+ */
+export async function primaryOf(home: ClusterHome, record: ClusterRecord): Promise<DatabaseNode> {
+  let standings: NodeStanding[] = [];
+  const found = await pollUntil(PRIMARY_TIMEOUT_MS, async () => {
+    standings = await standingsOf(home, record);
+    const leader = standings.find(({ role }) => role === 'primary');
+    const node = record.nodes.find(({ name }) => name === leader?.name);
+    return node && (await takesWrites(home, node)) ? node : undefined;
+  });
+  if (!found) throw new NoPrimary(standings);
+  return found;
+}
+
+/** A node that was just elected answers reads alone for a moment. */
+async function takesWrites(home: ClusterHome, node: DatabaseNode): Promise<boolean> {
+  try {
+    return await withClient(superuserUrlOf(home, node), async client => {
+      const { rows } = await client.query<{ standby: boolean }>(
+        'select pg_is_in_recovery() as standby',
+      );
+      return rows[0]?.standby === false;
+    });
+  } catch {
+    return false;
+  }
+}
+
+function superuserUrlOf({ passwords }: ClusterHome, node: DatabaseNode): string {
+  return superuserUrl({ secrets: { superuserPassword: passwords.superuser } }, node, 'postgres');
+}

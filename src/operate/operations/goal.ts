@@ -1,0 +1,107 @@
+/** What a deployment should be, all tiers: what an operation leads to, and what the journal keeps. */
+import type { Controller } from '../controller.ts';
+import { DatabaseTier } from '../database/carry-out.ts';
+import { observeDatabase } from '../database/context.ts';
+import { explainDatabase } from '../database/explain.ts';
+import { type DatabaseStep, planDatabase } from '../database/plan.ts';
+import { precheckDatabase } from '../database/precheck.ts';
+import { DATABASE_SHAPE, type DatabaseShape, settingsRevision } from '../database/shape.ts';
+import { converge as convergeWeb, type Progress, planFor as planForWeb } from '../web/converge.ts';
+import { type ExplainedStep, explain as explainWeb } from '../web/explain.ts';
+import type { Step as WebStep } from '../web/plan.ts';
+import { precheck as precheckWeb } from '../web/precheck.ts';
+import { WEB_SHAPE, type WebShape } from '../web/shape.ts';
+
+export interface Goal {
+  web: WebShape;
+  database: DatabaseShape;
+}
+
+export interface Plan {
+  database: DatabaseStep[];
+  web: WebStep[];
+}
+
+export type { Progress };
+
+export async function planFor(controller: Controller, goal: Goal): Promise<Plan> {
+  const [database, web] = await Promise.all([
+    planForDatabase(controller, goal.database),
+    planForWeb(controller.contextFor(goal.web), goal.web),
+  ]);
+  return { database, web };
+}
+
+async function planForDatabase(
+  controller: Controller,
+  shape: DatabaseShape,
+): Promise<DatabaseStep[]> {
+  return planDatabase(await observeDatabase(controller.databaseContext), shape, ({ settings }) =>
+    settingsRevision(settings),
+  );
+}
+
+/** All steps in the order in which they are done, in words. */
+export function explainPlan(
+  plan: Plan,
+  goal: Goal,
+  present: WebShape,
+): ((DatabaseStep | WebStep) & ExplainedStep)[] {
+  const database = plan.database.map(step => ({ ...step, ...explainDatabase(step) }));
+  const web = plan.web.map(step => ({ ...step, ...explainWeb(step) }));
+  return isWebFirst(goal, present) ? [...web, ...database] : [...database, ...web];
+}
+
+/** What can be found out before anything is touched. */
+export async function precheck(controller: Controller, goal: Goal, plan: Plan): Promise<void> {
+  await precheckWeb(controller.deployment, goal.web, plan.web);
+  await precheckDatabase(controller.databaseContext, goal.database, plan.database);
+}
+
+/** Goes there. @throws whatever a step throws; what served before then still serves */
+export async function convergeTo(
+  controller: Controller,
+  goal: Goal,
+  progress: Progress = {},
+): Promise<void> {
+  const web = () => convergeWeb(controller.contextFor(goal.web), goal.web, progress);
+  if (isWebFirst(goal, controller.present)) await web();
+  await convergeDatabase(controller, goal.database, progress);
+  if (!isWebFirst(goal, controller.present)) await web();
+}
+
+/** Servers give connections back before the database has fewer. */
+function isWebFirst({ web }: Goal, present: WebShape): boolean {
+  return web.maxConnections < present.maxConnections;
+}
+
+async function convergeDatabase(
+  controller: Controller,
+  shape: DatabaseShape,
+  progress: Progress,
+): Promise<void> {
+  const steps = await planForDatabase(controller, shape);
+  const tier = new DatabaseTier(controller.databaseContext, shape, progress.note ?? (() => {}));
+  for (const [index, step] of steps.entries()) {
+    const { what } = explainDatabase(step);
+    const begun = performance.now();
+    progress.begin?.(what, index + 1, steps.length);
+    await tier.carryOut(step);
+    await progress.done?.(what, performance.now() - begun);
+  }
+}
+
+/** Notes what was reached. Wishes that are fulfilled (who is the primary) are none any more. */
+export async function writeReached(
+  { catalog }: Controller,
+  { web, database }: Goal,
+): Promise<void> {
+  await catalog.write(WEB_SHAPE, web);
+  await catalog.write(DATABASE_SHAPE, withoutWishes(database));
+}
+
+function withoutWishes(shape: DatabaseShape): DatabaseShape {
+  if (shape.kind !== 'cluster') return shape;
+  const { primary: _primary, retired: _retired, startedAfter: _started, ...rest } = shape;
+  return rest;
+}
