@@ -60,7 +60,13 @@ export interface PatroniUnitOptions {
 }
 
 /** The unit that runs it. Its file, `patroniFileOf(node)`, has to be there. */
-export function patroniUnit({ node, certificate, account, copies, labels = {} }: PatroniUnitOptions): UnitSpec {
+export function patroniUnit({
+  node,
+  certificate,
+  account,
+  copies,
+  labels = {},
+}: PatroniUnitOptions): UnitSpec {
   const { ca, certificate: cert, key } = certificate;
   return {
     name: node.name,

@@ -111,7 +111,8 @@ export class ClusterHome {
   async startNode(machine: Machine, record: ClusterRecord, node: DatabaseNode): Promise<void> {
     const certificate = await this.writeNodeFile(record, node);
     const copies =
-      !existsSync(path.join(dataFolderOf(node), 'PG_VERSION')) && record.nodes[0]?.name !== node.name;
+      !existsSync(path.join(dataFolderOf(node), 'PG_VERSION')) &&
+      record.nodes[0]?.name !== node.name;
     await machine.start(patroniUnit({ node, certificate, account: this.#account, copies }));
   }
 

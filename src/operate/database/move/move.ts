@@ -91,7 +91,6 @@ async function copyRows(
     }
     return { open, tables: tables.length };
   } finally {
-    await schema.close();
     await target.end();
   }
 }

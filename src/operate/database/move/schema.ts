@@ -4,12 +4,11 @@
  * indexes, foreign keys, triggers).
  */
 import { execFile, spawn } from 'node:child_process';
-import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { promisify } from 'node:util';
 import type { SystemPostgres } from '../../../engines/system-postgres.ts';
 import { BanyanError } from '../../../errors.ts';
+import type { ServerAddress } from '../running.ts';
 import { olderFace } from './older-face.ts';
 
 /** A database on a server, with a superuser's credentials. */
@@ -34,8 +33,13 @@ export class SchemaNotCopied extends BanyanError {
   }
 }
 
-/** Entries of a dump's table of contents that wait until the rows are there. */
-const LATER = /^\d+; \d+ \d+ (INDEX|INDEX ATTACH|FK CONSTRAINT|TRIGGER|EVENT TRIGGER|STATISTICS) /;
+/**
+ * How an entry begins in the dump's part with keys, indexes and triggers. (Its other part has function bodies, which
+ * may hold anything; this one has not.)
+ */
+const ENTRY = /^--\n-- Name: .*; Type: (.+?); Schema: .*$/m;
+/** Primary keys, and what else is a constraint of one table: rows are followed by them. */
+const KEYS = ['CONSTRAINT'];
 
 /** pg_dump before 17 takes a missing target for 0, which would switch statistics off. */
 const EMPTY_STATISTICS = /^ALTER TABLE ONLY .+ ALTER COLUMN .+ SET STATISTICS 0;$/gm;
@@ -45,7 +49,9 @@ export class SchemaCopy {
   readonly #tools: SystemPostgres;
   readonly #source: MoveEnd;
   readonly #target: MoveEnd;
-  #folder = '';
+  #tables = '';
+  #keys = '';
+  #indexes = '';
 
   constructor(tools: SystemPostgres, source: MoveEnd, target: MoveEnd) {
     this.#tools = tools;
@@ -55,62 +61,64 @@ export class SchemaCopy {
 
   /** Reads the source's schema. @throws SchemaNotCopied */
   async read(): Promise<void> {
-    this.#folder = await mkdtemp(path.join(tmpdir(), 'banyan-schema-'));
     const relay =
       this.#source.major > this.#tools.major
         ? await olderFace(this.#source, `${this.#tools.major}.0`)
         : undefined;
     try {
       const at = relay ?? this.#source;
-      await this.#run('pg_dump', this.#source, [
-        '--schema-only',
-        '--format=custom',
-        '--no-publications',
-        '--no-subscriptions',
-        `--file=${this.#dump}`,
-        `--host=${at.host}`,
-        `--port=${at.port}`,
-        `--username=${this.#source.user}`,
-        this.#source.database,
-      ]);
+      this.#tables = await this.#dump(at, 'pre-data');
+      const rest = await this.#dump(at, 'post-data');
+      const [preamble = '', ...entries] = rest.split(new RegExp(`(?=${ENTRY.source})`, 'm'));
+      const isKey = (entry: string) => KEYS.includes(ENTRY.exec(entry)?.[1] ?? '');
+      // A split at a look-ahead with a group gives the group too; entries begin with their comment.
+      const whole = entries.filter(entry => entry.startsWith('--'));
+      this.#keys = [preamble, ...whole.filter(isKey)].join('');
+      this.#indexes = [preamble, ...whole.filter(entry => !isKey(entry))].join('');
     } finally {
       relay?.close();
     }
   }
 
   /** Makes what rows need. @throws SchemaNotCopied */
-  makeTables(): Promise<void> {
-    return this.#restore(line => !LATER.test(line));
+  async makeTables(): Promise<void> {
+    await this.#execute(this.#tables);
+    await this.#execute(this.#keys);
   }
 
   /** Makes the rest. @throws SchemaNotCopied */
   makeIndexes(): Promise<void> {
-    return this.#restore(line => LATER.test(line));
+    return this.#execute(this.#indexes);
   }
 
-  async close(): Promise<void> {
-    if (this.#folder) await rm(this.#folder, { recursive: true, force: true });
-  }
-
-  get #dump(): string {
-    return path.join(this.#folder, 'schema.dump');
-  }
-
-  async #restore(keep: (line: string) => boolean): Promise<void> {
-    const contents = await this.#run('pg_restore', undefined, ['--list', this.#dump]);
-    const list = path.join(this.#folder, 'list');
-    const kept = contents.split('\n').filter(line => /^\d/.test(line) && keep(line));
-    if (kept.length === 0) return;
-    await writeFile(list, `${kept.join('\n')}\n`);
-    const script = path.join(this.#folder, 'schema.sql');
-    await this.#run('pg_restore', undefined, [
-      `--use-list=${list}`,
-      `--file=${script}`,
-      this.#dump,
-    ]);
-    let text = await readFile(script, 'utf8');
-    if (this.#source.major >= STATISTICS_MAY_BE_MISSING) text = text.replace(EMPTY_STATISTICS, '');
-    await this.#execute(text);
+  async #dump({ host, port }: ServerAddress, section: string): Promise<string> {
+    const { user, database } = this.#source;
+    try {
+      const { stdout } = await promisify(execFile)(
+        path.join(this.#tools.bin, 'pg_dump'),
+        [
+          '--schema-only',
+          `--section=${section}`,
+          '--no-publications',
+          '--no-subscriptions',
+          `--host=${host}`,
+          `--port=${port}`,
+          `--username=${user}`,
+          database,
+        ],
+        { env: toolEnv(this.#source), cwd: '/', maxBuffer: 256 * 1024 * 1024 },
+      );
+      // Only psql's own, for dumps of unknown origin; each part is run on its own.
+      const text = stdout.replace(/^\\(un)?restrict .*$/gm, '');
+      return this.#source.major >= STATISTICS_MAY_BE_MISSING
+        ? text.replace(EMPTY_STATISTICS, '')
+        : text;
+    } catch (error) {
+      throw new SchemaNotCopied(
+        'pg_dump',
+        (error as { stderr?: string }).stderr || (error as Error).message,
+      );
+    }
   }
 
   async #execute(text: string): Promise<void> {
@@ -142,29 +150,13 @@ export class SchemaCopy {
     });
     if (code !== 0) throw new SchemaNotCopied('psql', complaints);
   }
-
-  async #run(program: string, end: MoveEnd | undefined, args: string[]): Promise<string> {
-    try {
-      const { stdout } = await promisify(execFile)(path.join(this.#tools.bin, program), args, {
-        env: toolEnv(end),
-        cwd: '/',
-        maxBuffer: 256 * 1024 * 1024,
-      });
-      return stdout;
-    } catch (error) {
-      throw new SchemaNotCopied(
-        program,
-        (error as { stderr?: string }).stderr || (error as Error).message,
-      );
-    }
-  }
 }
 
-function toolEnv(end: MoveEnd | undefined): NodeJS.ProcessEnv {
+function toolEnv({ password }: MoveEnd): NodeJS.ProcessEnv {
   return {
     PATH: process.env.PATH,
     LC_ALL: 'C.UTF-8',
     PGSSLMODE: 'disable',
-    ...(end ? { PGPASSWORD: end.password } : {}),
+    PGPASSWORD: password,
   };
 }
