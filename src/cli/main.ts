@@ -129,6 +129,29 @@ command('rollback', 'Goes back to an earlier release, online; the schema stays a
   .argument('[release]', 'its number', wholeNumber(1_000_000))
   .action(async (wanted, options) => (await import('./release.ts')).rollback(wanted, options));
 
+command('switchover', 'Makes another database server the primary, online', [
+  ['banyan switchover', 'the replica that acknowledges with the primary'],
+  ['banyan switchover --to database-2', 'a certain one'],
+])
+  .option('--to <server>', 'a database server, such as database-2')
+  .action(async options => (await import('./database.ts')).switchover(options));
+
+command('failover', 'Makes a replica the primary when the last one is lost for good', [
+  ['banyan failover database-2', ''],
+])
+  .argument('<server>', 'a database server, such as database-2')
+  .action(async (name, options) => (await import('./database.ts')).failover(name, options));
+
+command('restart', 'Restarts the database servers one by one, online: for a new minor version', [
+  ['banyan restart', ''],
+]).action(async options => (await import('./database.ts')).restart(options));
+
+command('replace', 'Lets a new database server take the place of one, online', [
+  ['banyan replace database-1', 'a copy is made, takes over if need be, and database-1 goes'],
+])
+  .argument('<server>', 'a database server, such as database-1')
+  .action(async (name, options) => (await import('./database.ts')).replace(name, options));
+
 command('operations', 'Shows what was changed, when, and how it ended', [['banyan operations', '']])
   .option('-n, --lines <count>', 'how many', wholeNumber(10_000), 20)
   .action(async options => (await import('./operations.ts')).operations(options));

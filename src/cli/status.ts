@@ -1,6 +1,7 @@
 /** `banyan status`: what runs, and how it fares. */
 import pc from 'picocolors';
 import { ControlClient, NotRunning } from '../operate/control/client.ts';
+import type { DatabaseServer } from '../operate/database/standing.ts';
 import { DeploymentPaths } from '../operate/deployment.ts';
 import type { ServerTraffic, Status } from '../operate/status.ts';
 import { ago, type CommonOptions, columns, EXIT, printJson } from './output.ts';
@@ -34,6 +35,7 @@ function render(found: Status): string {
       : '',
     unit.labels.release ? `release ${unit.labels.release}` : '',
     unit.address ?? '',
+    describeServer(found.databaseServers?.find(({ name }) => name === unit.name)),
     describeTraffic(found.traffic?.servers.find(({ name }) => name === unit.name)),
   ]);
   const reasons = found.units
@@ -52,6 +54,19 @@ function render(found: Status): string {
     ...(found.units.some(unit => unit.tier === 'database') ? [] : [`  ${pc.dim(found.database)}`]),
     ...reasons,
   ].join('\n');
+}
+
+function describeServer(server: DatabaseServer | undefined): string {
+  if (!server) return '';
+  const { role, state, lagBytes, lagSeconds, pendingRestart } = server;
+  const words = [role === 'primary' ? pc.bold(role) : role];
+  if (!/^(running|streaming)$/.test(state)) words.push(pc.yellow(state));
+  if (lagBytes !== undefined) {
+    const seconds = lagSeconds === undefined ? '' : `, ${lagSeconds.toFixed(1)} s`;
+    words.push(pc.dim(lagBytes === 0 ? 'up to date' : `behind by ${lagBytes} bytes${seconds}`));
+  }
+  if (pendingRestart) words.push(pc.yellow('a setting waits for a restart'));
+  return words.join(', ');
 }
 
 function describeTraffic(traffic: ServerTraffic | undefined): string {

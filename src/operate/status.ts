@@ -1,6 +1,7 @@
 /** What `banyan status` tells: how a deployment fares at this moment, asked from the units themselves. */
 import { type BalancerStatistics, HaproxyRuntime } from '../engines/haproxy-runtime.ts';
 import type { UnitState } from '../machines/unit.ts';
+import type { DatabaseServer } from './database/standing.ts';
 
 export interface Status {
   deployment: string;
@@ -15,6 +16,8 @@ export interface Status {
   /** Epoch of the runtime map in force. */
   epoch: number;
   database: string;
+  /** Of a replicated database; undefined for a single server. */
+  databaseServers?: DatabaseServer[];
   units: UnitState[];
   /** What the load balancers count, all together; undefined without one. */
   traffic?: Traffic;

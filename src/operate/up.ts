@@ -37,6 +37,7 @@ import { findPrimary } from './database/primary.ts';
 import { readDatabaseRecord, writeDatabaseRecord } from './database/record.ts';
 import { DATA_CENTRE, ownerUrl, type RunningDatabase } from './database/running.ts';
 import { DATABASE_SHAPE, databaseShapeOf } from './database/shape.ts';
+import { databaseServers } from './database/standing.ts';
 import { type Deployment, DeploymentPaths, openDeployment } from './deployment.ts';
 import { runMigrations } from './migrations.ts';
 import { Journal } from './operations/journal.ts';
@@ -158,6 +159,8 @@ export class RunningDeployment extends EventEmitter<UpEvents> {
   async status(): Promise<Status> {
     const units = await this.#machine.states();
     const balancers = units.filter(({ tier, phase }) => tier === 'balancer' && phase === 'ready');
+    const servers =
+      this.#deployment && (await databaseServers(this.#deployment).catch(() => undefined));
     const traffic = await trafficOf(balancers.map(({ name }) => this.#paths.socketFor(name)));
     return {
       deployment: this.#topology.name,
@@ -168,6 +171,7 @@ export class RunningDeployment extends EventEmitter<UpEvents> {
       epoch: this.#epoch(),
       database: this.#database?.summary ?? 'starting',
       units,
+      ...(servers ? { databaseServers: servers } : {}),
       ...(traffic ? { traffic } : {}),
     };
   }

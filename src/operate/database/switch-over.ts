@@ -63,8 +63,9 @@ export async function switchOver(
 /**
  * Only who acknowledges with the primary has everything. When it is a certain one that is wished for, all replicas
  * are made to acknowledge for the moment.
+ * @throws NoCandidate
  */
-async function candidateOf(
+export async function candidateOf(
   home: ClusterHome,
   cluster: ClusterRecord,
   wanted: string | undefined,
