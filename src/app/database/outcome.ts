@@ -171,30 +171,28 @@ async function askOnce(
   signal: AbortSignal,
 ): Promise<CommitOutcome | undefined> {
   const client = await connect();
-  let ended = false;
-  const end = (broken: boolean) => {
-    if (!ended) client.release(broken);
-    ended = true;
+  let isGivenBack = false;
+  const giveBack = (broken: boolean) => {
+    if (isGivenBack) return;
+    isGivenBack = true;
+    if (!broken) client.removeListener('error', ignore);
+    client.release(broken);
   };
   // A server that hangs, or waits for a standby, would keep the connection.
-  const giveUp = () => end(true);
-  const ignore = () => {};
-  signal.addEventListener('abort', giveUp);
+  const giveUp = () => giveBack(true);
   client.on('error', ignore);
+  signal.addEventListener('abort', giveUp);
   try {
-    if (signal.aborted) return undefined;
-    const outcome = await ask(client, mark);
-    client.removeListener('error', ignore);
-    end(false);
+    const outcome = signal.aborted ? 'unknown' : await ask(client, mark);
+    giveBack(false);
     return outcome;
-  } catch (error) {
-    end(true);
-    throw error;
   } finally {
-    end(false);
+    giveBack(true);
     signal.removeEventListener('abort', giveUp);
   }
 }
+
+const ignore = () => {};
 
 async function ask(client: pg.ClientBase, mark: CommitMark): Promise<CommitOutcome | undefined> {
   const { rows } = await client.query<Whereabouts>(`select ${WHEREABOUTS}`);
