@@ -1,12 +1,12 @@
 /** How often the database is asked: not more often for more rows. */
-import type pg from 'pg';
+import { createPool, type Pool } from 'banyan';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { deployExample, type Site } from '../../../test/support/deployment.ts';
 import { createApp } from '../app.ts';
 import { Api, type Member } from './support/api.ts';
 
 let site: Site;
-let pool: pg.Pool;
+let pool: Pool;
 let reader: Member;
 let slug: string;
 let asked = 0;
@@ -25,14 +25,17 @@ beforeAll(async () => {
     const comment = { comment: { body: 'Hello' } };
     await api.call(`POST /articles/${slug}/comments`, { token, body: comment });
   }
-  pool = site.pool({ max: 4 });
+  pool = createPool({ connectionString: site.databaseUrl, max: 4 });
   const { query } = pool;
   pool.query = ((...args: Parameters<typeof query>) => {
     asked++;
     return query.apply(pool, args);
   }) as typeof query;
 });
-afterAll(() => site?.remove());
+afterAll(async () => {
+  await pool?.end();
+  await site?.remove();
+});
 
 /** The same application, in this process, on a pool that counts. */
 async function queriesOf(path: string): Promise<number> {

@@ -16,6 +16,7 @@ import type { Member, RuntimeMap } from '../../map/runtime-map.ts';
 import { readEnvironment } from '../environment.ts';
 import { log } from '../telemetry/log.ts';
 import { Holding, type HoldLimits, isAway } from './holding.ts';
+import { type TransactionOptions, transaction } from './transaction.ts';
 
 export interface PoolOptions extends pg.PoolConfig {
   /**
@@ -38,7 +39,13 @@ export interface PoolOptions extends pg.PoolConfig {
 }
 
 /** `pg.Pool`, following the runtime map. Made by {@link createPool}. */
-export type Pool = pg.Pool;
+export interface Pool extends pg.Pool {
+  /** See {@link transaction}: `fn` may run several times. */
+  transaction<T>(
+    fn: (client: pg.PoolClient) => Promise<T>,
+    options?: TransactionOptions,
+  ): Promise<T>;
+}
 
 export class DatabaseNotConfigured extends BanyanError {
   constructor() {
@@ -160,6 +167,13 @@ class BanyanPool extends pg.Pool {
       });
     }
     return undefined;
+  }
+
+  transaction<T>(
+    fn: (client: pg.PoolClient) => Promise<T>,
+    options?: TransactionOptions,
+  ): Promise<T> {
+    return transaction(this, fn, options);
   }
 
   /** Whether a session can be had, over a connection beside the pool's: those may all be in use. */
