@@ -1,4 +1,5 @@
 /** How often the database is asked: not more often for more rows. */
+import type { Pool } from 'banyan';
 import type pg from 'pg';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { deployExample, type Site } from '../../../test/support/deployment.ts';
@@ -36,7 +37,7 @@ afterAll(() => site?.remove());
 
 /** The same application, in this process, on a pool that counts. */
 async function queriesOf(path: string): Promise<number> {
-  const app = createApp(pool);
+  const app = createApp(pool as Pool);
   const user = { email: reader.email, password: reader.password };
   const login = await app.request('/api/users/login', {
     method: 'POST',
