@@ -145,6 +145,11 @@ export class Site {
     if (result.code !== 0) throw new Error(`banyan up failed (${result.code}):\n${result.output}`);
     const { address } = await this.status();
     this.#address = address;
+    await this.refresh();
+  }
+
+  /** Looks again where the primary of the database is. */
+  async refresh(): Promise<void> {
     const { topology } = await loadTopology(this.folder);
     this.#databaseUrl = (await reachDatabase(this.paths, topology)).url;
   }

@@ -113,12 +113,15 @@ export class Witness {
     }
   }
 
-  /** Lets the sessions finish what they do, recounts everything, and gives the account. */
-  async stop(): Promise<Account> {
+  /**
+   * Lets the sessions finish what they do, recounts everything, and gives the account.
+   * @param recount counts in the end, if the subject cannot any more
+   */
+  async stop(recount: Pick<Subject, 'recount'> = this.#subject): Promise<Account> {
     this.#leaving.abort();
     await this.#running;
     for (const [session, memory] of this.#sessions.entries()) {
-      this.#compare(session, memory, await this.#subject.recount(session));
+      this.#compare(session, memory, await recount.recount(session));
     }
     return this.#account;
   }

@@ -44,6 +44,18 @@ export class OutcomeUnknown extends BanyanError {
   }
 }
 
+/** A read-only transaction runs on a replica, and asks in its middle for what only the primary has. */
+export class NeedsPrimary extends BanyanError {
+  /** @param reason completes "it runs on the primary, since it …" */
+  constructor(reason: string) {
+    super('NEEDS_PRIMARY', {
+      what: `This statement runs on the primary alone, since it ${reason}, and its read-only transaction runs on a replica`,
+      where: 'a transaction that began with READ ONLY',
+      remedy: 'Begin the transaction without READ ONLY, or run this statement first in it',
+    });
+  }
+}
+
 function messageOf(error: unknown): string {
   return (error as Error | undefined)?.message || String(error);
 }

@@ -1,5 +1,6 @@
 /** Makes what the application needs in a new server: the role that owns its database, and the database. */
 import pg from 'pg';
+import { outcomeFunctions } from '../../app/database/outcome-functions.ts';
 import { hasCode } from '../../errors.ts';
 import type { Deployment } from '../deployment.ts';
 import { ownerUrl, type ServerAddress, superuserUrl } from './running.ts';
@@ -24,6 +25,12 @@ export async function provision(deployment: Deployment, at: ServerAddress): Prom
     const found = await client.query('select from pg_database where datname = $1', [database]);
     if (!found.rowCount) await client.query(`create database ${name} owner ${name}`);
   });
+  await withClient(superuserUrl(deployment, at, database), client =>
+    client.query(
+      // The catalog's tables go into it, by the owner.
+      `create schema if not exists banyan authorization ${name}; ${outcomeFunctions(database)}`,
+    ),
+  );
 }
 
 /** Whether the owner can connect: false where provisioning mends it. */
