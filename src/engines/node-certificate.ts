@@ -27,19 +27,17 @@ const RENEW_DAYS = 365;
 
 /**
  * Sees that a node has a certificate.
- * @param authorityFolder where the authority's certificate and key lie; made when they are not there
  * @param folder where the node's go
  * @param account who reads the key
  */
 export async function prepareNodeCertificate(options: {
-  authorityFolder: string;
+  authority: Authority;
   folder: string;
   name: string;
   host: string;
   account: Account | undefined;
 }): Promise<CertificateFiles> {
-  const { folder, name, host, account } = options;
-  const authority = await prepareAuthority(options.authorityFolder);
+  const { authority, folder, name, host, account } = options;
   const files = {
     ca: path.join(folder, 'ca.crt'),
     certificate: path.join(folder, 'node.crt'),
@@ -85,7 +83,14 @@ function validity() {
   };
 }
 
-async function prepareAuthority(folder: string): Promise<{ certificate: string; key: string }> {
+export interface Authority {
+  /** PEM. */
+  certificate: string;
+  key: string;
+}
+
+/** The authority of a deployment; made when it is not there. Not for several at a time: each would make its own. */
+export async function prepareAuthority(folder: string): Promise<Authority> {
   const files = { certificate: path.join(folder, 'ca.crt'), key: path.join(folder, 'ca.key') };
   try {
     return {

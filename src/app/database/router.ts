@@ -88,7 +88,7 @@ export class Router {
       },
       onPrimary: (member, former) => {
         pool.usePrimary(member.address, former !== undefined);
-        log.info({ host: member.key, former: former?.key }, 'the database has a primary');
+        log.debug({ host: member.key, former: former?.key }, 'the database has a primary');
       },
       onSuspicion: () => pool.noticeAway(),
       onFrozen: ({ openPool }) => {

@@ -15,7 +15,12 @@ import path from 'node:path';
 import { deriveKeyFrom } from '../../app/environment.ts';
 import { canReach, isRoot, SYSTEM_FOLDER, unprivilegedAccount } from '../../engines/account.ts';
 import { type EtcdMember, etcdUnit, findEtcd } from '../../engines/etcd.ts';
-import { type CertificateFiles, prepareNodeCertificate } from '../../engines/node-certificate.ts';
+import {
+  type Authority,
+  type CertificateFiles,
+  prepareAuthority,
+  prepareNodeCertificate,
+} from '../../engines/node-certificate.ts';
 import { findPatroni, patroniFileOf, patroniUnit } from '../../engines/patroni.ts';
 import { PatroniApi } from '../../engines/patroni-api.ts';
 import {
@@ -48,17 +53,20 @@ export class ClusterHome {
   readonly postgres: SystemPostgres;
   readonly passwords: ClusterPasswords;
   readonly #account: Account | undefined;
+  readonly #authority: Authority;
 
   private constructor(
     folder: string,
     postgres: SystemPostgres,
     account: Account | undefined,
     passwords: ClusterPasswords,
+    authority: Authority,
   ) {
     this.folder = folder;
     this.postgres = postgres;
     this.#account = account;
     this.passwords = passwords;
+    this.#authority = authority;
   }
 
   /** @throws SystemPostgresMissing, PatroniMissing, EtcdMissing, NoAccount */
@@ -68,11 +76,13 @@ export class ClusterHome {
     const folder = await settle(paths.cluster, path.join(SYSTEM_FOLDER, id, 'cluster'), account);
     const derived = (purpose: string) =>
       deriveKeyFrom(secrets.application, purpose, 24).toString('base64url');
-    return new ClusterHome(folder, postgres, account, {
+    const passwords = {
       superuser: secrets.superuserPassword,
       replication: derived('postgres-replication'),
       rest: derived('patroni-rest'),
-    });
+    };
+    const authority = await prepareAuthority(path.join(folder, 'ca'));
+    return new ClusterHome(folder, postgres, account, passwords, authority);
   }
 
   /** A member of etcd that is not there yet. */
@@ -153,7 +163,7 @@ export class ClusterHome {
 
   #certificate(name: string, host: string): Promise<CertificateFiles> {
     return prepareNodeCertificate({
-      authorityFolder: path.join(this.folder, 'ca'),
+      authority: this.#authority,
       folder: path.join(this.#folderOf(name), 'tls'),
       name,
       host,

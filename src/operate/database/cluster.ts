@@ -98,7 +98,9 @@ export async function standingsOf(
 ): Promise<NodeStanding[]> {
   for (const node of nodes) {
     try {
-      return await (await home.api(node)).cluster();
+      const standings = await (await home.api(node)).cluster();
+      // Patroni goes on to name one that was removed, until it has not heard of it for long enough.
+      return standings.filter(({ name }) => nodes.some(each => each.name === name));
     } catch {
       // The next one may answer.
     }
@@ -124,15 +126,27 @@ export async function primaryOf(home: ClusterHome, record: ClusterRecord): Promi
 
 /** A node that was just elected answers reads alone for a moment. */
 async function takesWrites(home: ClusterHome, node: DatabaseNode): Promise<boolean> {
+  return (await roleOf(home, node)) === 'primary';
+}
+
+/** Whether its PostgreSQL takes sessions; Patroni's word may be of a moment ago. */
+export async function answers(home: ClusterHome, node: DatabaseNode): Promise<boolean> {
+  return (await roleOf(home, node)) !== undefined;
+}
+
+async function roleOf(
+  home: ClusterHome,
+  node: DatabaseNode,
+): Promise<'primary' | 'standby' | undefined> {
   try {
     return await withClient(superuserUrlOf(home, node), async client => {
       const { rows } = await client.query<{ standby: boolean }>(
         'select pg_is_in_recovery() as standby',
       );
-      return rows[0]?.standby === false;
+      return rows[0]?.standby ? 'standby' : 'primary';
     });
   } catch {
-    return false;
+    return undefined;
   }
 }
 

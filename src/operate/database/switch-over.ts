@@ -3,7 +3,7 @@
 import type { DatabaseNode } from '../../engines/patroni-config.ts';
 import { BanyanError } from '../../errors.ts';
 import { pollUntil } from '../poll.ts';
-import { primaryOf, standingsOf } from './cluster.ts';
+import { answers, primaryOf, standingsOf } from './cluster.ts';
 import type { ClusterHome } from './cluster-home.ts';
 import type { DatabaseContext } from './context.ts';
 import { whileHeld } from './hold.ts';
@@ -114,7 +114,8 @@ export async function restartNodes(
   for (const node of replicas) if (await needsIt(node)) await restart(home, cluster, node);
   if (!(await needsIt(primary))) return;
   await switchOver(context, home, cluster, undefined);
-  // Patroni has started it anew as a replica; a setting may still wait for a restart.
+  // Patroni starts it anew as a replica; a setting may still wait for a restart.
+  await untilRuns(home, cluster, primary);
   if (await needsIt(primary)) await restart(home, cluster, primary);
 }
 
@@ -124,10 +125,19 @@ async function restart(
   node: DatabaseNode,
 ): Promise<void> {
   await (await home.api(node)).restart(RESTART_TIMEOUT_MS);
+  await untilRuns(home, cluster, node);
+}
+
+/** It serves, and follows the primary if it is none. */
+async function untilRuns(
+  home: ClusterHome,
+  cluster: ClusterRecord,
+  node: DatabaseNode,
+): Promise<void> {
   await pollUntil(RESTART_TIMEOUT_MS, async () => {
     const standing = (await standingsOf(home, cluster)).find(({ name }) => name === node.name);
     const runs = standing?.state === 'running' || standing?.state === 'streaming';
-    return runs && !standing.pendingRestart ? true : undefined;
+    return (runs && (await answers(home, node))) || undefined;
   });
 }
 

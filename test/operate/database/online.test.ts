@@ -24,6 +24,9 @@ function config(database: Topology['database']): string {
 
 /** Runs commands while the witness is at work, and holds it to a perfect account. */
 async function online(...commands: string[][]): Promise<void> {
+  await site.refresh();
+  // Each witness counts from one.
+  await site.pool().query('delete from entries');
   const witness = new Witness(new LedgerSubject(site.address, site.pool(), { sessions: 4 }), {
     sessions: 4,
   }).start();

@@ -1,0 +1,116 @@
+/**
+ * What happens to a replicated database's servers, under the witness: nothing acknowledged is lost, nobody sees
+ * less than he wrote, reads go on, and writes are held until another server has taken over.
+ */
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { deployFiles, type Site } from '../../support/deployment.ts';
+import { LEDGER_APP } from '../../support/ledger.ts';
+import {
+  postgresPid,
+  postgresProcesses,
+  primaryOf,
+  serversOf,
+  untilWell,
+  witnessed,
+} from '../../support/replicated.ts';
+import { until } from '../../support/until.ts';
+import type { Account } from '../../support/witness.ts';
+
+const TIMEOUT_MS = 240_000;
+const SERVERS = 3;
+let site: Site;
+
+beforeAll(async () => {
+  site = await deployFiles({
+    ...LEDGER_APP,
+    'banyan.config.ts': `export default { database: { memoryMb: 64, replicas: ${SERVERS - 1}, etcd: 3 } };\n`,
+  });
+  await untilWell(site, SERVERS);
+}, TIMEOUT_MS);
+afterAll(() => site?.remove(), TIMEOUT_MS);
+
+/** Of a write that was under way nobody may know what became of it; all else is known. */
+function expectNothingLost(account: Account): void {
+  expect(account).toMatchObject({
+    reads: { failed: 0 },
+    lost: [],
+    stale: [],
+    duplicated: [],
+    phantoms: [],
+  });
+  // One for each session at most: what comes after is held, not failed.
+  expect(account.writes.unknown).toBeLessThanOrEqual(4);
+}
+
+describe('the primary', () => {
+  test.for([1, 2, 3])(
+    'its process is killed, for the %i. time',
+    { timeout: TIMEOUT_MS },
+    async () => {
+      const primary = await primaryOf(site);
+      const account = await witnessed(site, async () => {
+        process.kill(postgresPid(site, primary), 'SIGKILL');
+      });
+      expectNothingLost(account);
+      expect(await primaryOf(site)).not.toBe(primary);
+      await untilWell(site, SERVERS);
+    },
+  );
+
+  test('its machine is lost: PostgreSQL is gone, and Patroni says nothing more', {
+    timeout: TIMEOUT_MS,
+  }, async () => {
+    const primary = await primaryOf(site);
+    const patroni = await site.pidOf(primary);
+    try {
+      const account = await witnessed(site, async () => {
+        process.kill(patroni, 'SIGSTOP');
+        for (const pid of postgresProcesses(site, primary)) process.kill(pid, 'SIGKILL');
+      });
+      expectNothingLost(account);
+    } finally {
+      process.kill(patroni, 'SIGCONT');
+    }
+    expect(await primaryOf(site)).not.toBe(primary);
+    await untilWell(site, SERVERS);
+  });
+
+  test('it freezes with its Patroni, and wakes up when another has taken over', {
+    timeout: TIMEOUT_MS,
+  }, async () => {
+    const primary = await primaryOf(site);
+    const frozen = [await site.pidOf(primary), ...postgresProcesses(site, primary)];
+    try {
+      const account = await witnessed(site, async () => {
+        for (const pid of frozen) process.kill(pid, 'SIGSTOP');
+      });
+      expectNothingLost(account);
+    } finally {
+      for (const pid of frozen) process.kill(pid, 'SIGCONT');
+    }
+    await until(async () => (await primaryOf(site)) !== primary, {
+      what: 'another is the primary',
+    });
+    await untilWell(site, SERVERS);
+  });
+});
+
+test('a replica is killed: no request fails', { timeout: TIMEOUT_MS }, async () => {
+  const replicas = (await serversOf(site)).filter(({ role }) => role !== 'primary');
+  const account = await witnessed(site, async () => {
+    for (const { name } of replicas.slice(0, 1)) {
+      process.kill(postgresPid(site, name), 'SIGKILL');
+    }
+  });
+  expectNothingLost(account);
+  expect(account.failures).toEqual({});
+  await untilWell(site, SERVERS);
+});
+
+test('a member of etcd is killed: no request fails', { timeout: TIMEOUT_MS }, async () => {
+  const account = await witnessed(site, async () => {
+    process.kill(await site.pidOf('etcd-1'), 'SIGKILL');
+  });
+  expectNothingLost(account);
+  expect(account.failures).toEqual({});
+});

@@ -1,0 +1,73 @@
+/** A deployment with a replicated database, and what can happen to its servers. */
+import { readFileSync } from 'node:fs';
+import path from 'node:path';
+import { readDatabaseRecord } from '../../src/operate/database/record.ts';
+import type { DatabaseServer } from '../../src/operate/database/standing.ts';
+import type { Site } from './deployment.ts';
+import { LedgerSubject } from './ledger.ts';
+import { processesOf } from './processes.ts';
+import { until } from './until.ts';
+import { type Account, Witness } from './witness.ts';
+
+const SESSIONS = 4;
+
+/** As `banyan status` has it. */
+export async function serversOf(site: Site): Promise<DatabaseServer[]> {
+  return (await site.status()).databaseServers ?? [];
+}
+
+/** The name of the primary. */
+export async function primaryOf(site: Site): Promise<string> {
+  return until(
+    async () =>
+      (await serversOf(site)).find(({ role, state }) => role === 'primary' && state === 'running')
+        ?.name,
+    { what: 'there is a primary', timeoutMs: 60_000 },
+  );
+}
+
+/** Waits until every server runs, and a replica acknowledges with the primary. */
+export async function untilWell(site: Site, count: number): Promise<void> {
+  await until(
+    async () => {
+      const servers = await serversOf(site);
+      return (
+        servers.length === count &&
+        servers.every(({ state }) => state === 'running' || state === 'streaming') &&
+        servers.some(({ role }) => role === 'primary') &&
+        servers.some(({ role }) => role === 'synchronous replica')
+      );
+    },
+    { what: 'all database servers are well', timeoutMs: 120_000 },
+  );
+}
+
+/** The process id of a server's PostgreSQL, which Patroni put into a session of its own. */
+export function postgresPid(site: Site, name: string): number {
+  const file = path.join(dataOf(site, name), 'postmaster.pid');
+  return Number.parseInt(readFileSync(file, 'utf8'), 10);
+}
+
+/** PostgreSQL's main process and all that it has started. */
+export function postgresProcesses(site: Site, name: string): number[] {
+  return processesOf(dataOf(site, name)).map(({ pid }) => pid);
+}
+
+function dataOf(site: Site, name: string): string {
+  const { cluster } = readDatabaseRecord(site.paths) ?? {};
+  return path.join(cluster!.nodes.find(each => each.name === name)!.folder, 'data');
+}
+
+/** Lets the witness look at a fault: it writes and reads before, through it and after. */
+export async function witnessed(site: Site, fault: () => Promise<void>): Promise<Account> {
+  await site.refresh();
+  await site.pool().query('delete from entries');
+  const subject = new LedgerSubject(site.address, site.pool(), { sessions: SESSIONS });
+  const witness = new Witness(subject, { sessions: SESSIONS }).start();
+  await witness.untilAcknowledged(20);
+  await fault();
+  await witness.untilAcknowledged(40, 60_000);
+  // The primary may be another by now.
+  await site.refresh();
+  return witness.stop(new LedgerSubject(site.address, site.pool(), { sessions: SESSIONS }));
+}
