@@ -119,10 +119,7 @@ export class DatabaseTier {
     this.#note(`${name} copies the database`);
     await home.startNode(machine, cluster, node);
     const primary = await primaryOf(home, cluster);
-    if (primary.name === name) {
-      await provision(deployment, primary);
-      return;
-    }
+    if (primary.name === name) return;
     await pollUntil(STREAMING_TIMEOUT_MS, async () => {
       const standing = (await standingsOf(home, cluster)).find(each => each.name === name);
       return standing?.state === 'running' || standing?.state === 'streaming' ? true : undefined;
@@ -226,6 +223,7 @@ export class DatabaseTier {
     const home = await this.#home();
     const [embedded, cluster] = await this.#ends(home);
     const [from, target] = to === 'cluster' ? [embedded, cluster] : [cluster, embedded];
+    await provision(deployment, target);
     const { open: unsettled, tables } = await copyAndFollow(
       home.postgres,
       from,

@@ -40,8 +40,9 @@ export async function createCluster(
   const [first, ...others] = record.nodes;
   await home.startNode(machine, record, first!);
   await primaryOf(home, record);
-  await provision(deployment, first!);
   await Promise.all(others.map(node => home.startNode(machine, record, node)));
+  // Only now: a commit may have to wait for a replica.
+  await provision(deployment, first!);
   return runningCluster(deployment, home, record, first!);
 }
 
