@@ -47,7 +47,7 @@ export interface PoolOptions extends pg.PoolConfig {
   /**
    * How long a request may wait for a connection while the database is away (it restarts, it moves,
    * another takes over), in milliseconds; 0 to fail at once.
-   * Default: 10000 for the deployment's own database, 0 for any other.
+   * Default: 10000 for the deployment's own database, 28000 when it is replicated, 0 for any other.
    */
   holdTimeoutMs?: number;
   /**
@@ -87,8 +87,10 @@ export class DatabaseNotConfigured extends BanyanError {
 /** A wait for a connection beyond this is an error: a queue without a limit only hides an outage. */
 const CONNECTION_TIMEOUT_MS = 10_000;
 
-/** A database that is replaced is back within seconds; a user waits no longer than this. */
+/** A database that restarts is back within seconds; a user waits no longer than this. */
 const HOLD_TIMEOUT_MS = 10_000;
+/** A primary whose machine is lost is replaced within 25 seconds; then what waits goes on. */
+const REPLICATED_HOLD_TIMEOUT_MS = 28_000;
 /** More would fill the memory of a server that may be one of many. */
 const HELD_REQUESTS = 1_000;
 const PROBE_TIMEOUT_MS = 2_000;
@@ -123,7 +125,10 @@ export function createPool(options: PoolOptions = {}): Pool {
 
   const isOwnDatabase = options.mapFile !== undefined || url === environment.databaseUrl;
   const map = mapFile && url && isOwnDatabase ? readRuntimeMap(mapFile) : undefined;
-  const hold = { timeoutMs: holdTimeoutMs ?? (map ? HOLD_TIMEOUT_MS : 0), most: HELD_REQUESTS };
+  const hold = {
+    single: holdTimeoutMs ?? (map ? HOLD_TIMEOUT_MS : 0),
+    replicated: holdTimeoutMs ?? REPLICATED_HOLD_TIMEOUT_MS,
+  };
   const pool = new BanyanPool(hold, reads, {
     connectionTimeoutMillis: CONNECTION_TIMEOUT_MS,
     application_name: environment.unit,
@@ -146,12 +151,20 @@ type ConnectCallback = (
   done: (release?: Error | boolean) => void,
 ) => void;
 
+/** How long a request may be held, in milliseconds: with one server, and with replicas. */
+interface HoldTimes {
+  single: number;
+  replicated: number;
+}
+
 interface ReadLimits {
   maxReplicaLagMs: number;
   staleness: number | undefined;
 }
 
 class BanyanPool extends pg.Pool implements Pool, PrimaryPool {
+  readonly #holdTimes: HoldTimes;
+  readonly #limits: HoldLimits;
   readonly #holding: Holding;
   readonly #reads: ReadLimits;
   /** Undefined while there is one server. */
@@ -161,10 +174,12 @@ class BanyanPool extends pg.Pool implements Pool, PrimaryPool {
   #primary: Member | undefined;
   #stopWatching: (() => void) | undefined;
 
-  constructor(hold: HoldLimits, reads: ReadLimits, config: pg.PoolConfig) {
+  constructor(hold: HoldTimes, reads: ReadLimits, config: pg.PoolConfig) {
     super(config);
     this.#reads = reads;
-    this.#holding = new Holding(hold, () => this.#probe());
+    this.#holdTimes = hold;
+    this.#limits = { timeoutMs: hold.single, most: HELD_REQUESTS };
+    this.#holding = new Holding(this.#limits, () => this.#probe());
     listenForBreaks(this);
     // pg-pool's are accessors too, which its types do not say.
     Object.defineProperties(this, {
@@ -197,6 +212,8 @@ class BanyanPool extends pg.Pool implements Pool, PrimaryPool {
 
   #obey(map: RuntimeMap): void {
     const { members } = map.database.shards[0]!;
+    const { single, replicated } = this.#holdTimes;
+    this.#limits.timeoutMs = members.length > 1 ? replicated : single;
     if (members.length > 1) this.#routeTo(members, map.dataCentre);
     else {
       this.#router?.close();

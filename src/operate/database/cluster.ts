@@ -92,21 +92,18 @@ export function membersOf({ nodes }: ClusterRecord): Member[] {
   return nodes.map(({ host, port }) => ({ host, port, dataCentre: DATA_CENTRE }));
 }
 
-/** How each node stands, asked from whichever answers; empty when none does. */
+/** How each node stands, by whichever answers first (one may be frozen); empty when none does. */
 export async function standingsOf(
   home: ClusterHome,
   { nodes }: ClusterRecord,
 ): Promise<NodeStanding[]> {
-  for (const node of nodes) {
-    try {
-      const standings = await (await home.api(node)).cluster();
-      // Patroni goes on to name one that was removed, until it has not heard of it for long enough.
-      return standings.filter(({ name }) => nodes.some(each => each.name === name));
-    } catch {
-      // The next one may answer.
-    }
+  try {
+    const standings = await Promise.any(nodes.map(async node => (await home.api(node)).cluster()));
+    // Patroni goes on to name one that was removed, until it has not heard of it for long enough.
+    return standings.filter(({ name }) => nodes.some(each => each.name === name));
+  } catch {
+    return [];
   }
-  return [];
 }
 
 /**

@@ -8,6 +8,8 @@ import { ownerUrl } from './running.ts';
 
 /** A primary that was lost is replaced within this. */
 const PATIENCE_MS = 30_000;
+/** One that is frozen keeps nobody waiting: the others are asked at the same time. */
+const ANSWER_MS = 2_000;
 
 export class NobodyTakesWrites extends BanyanError {
   constructor(members: readonly Member[]) {
@@ -39,12 +41,16 @@ export async function findPrimary(
 
 async function takesWrites(deployment: Deployment, member: Member): Promise<boolean> {
   try {
-    return await withClient(ownerUrl(deployment, member), async client => {
-      const { rows } = await client.query<{ standby: boolean }>(
-        'select pg_is_in_recovery() as standby',
-      );
-      return rows[0]?.standby === false;
-    });
+    return await withClient(
+      ownerUrl(deployment, member),
+      async client => {
+        const { rows } = await client.query<{ standby: boolean }>(
+          'select pg_is_in_recovery() as standby',
+        );
+        return rows[0]?.standby === false;
+      },
+      { connectMs: ANSWER_MS, queryMs: ANSWER_MS },
+    );
   } catch {
     return false;
   }

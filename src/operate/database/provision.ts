@@ -45,14 +45,19 @@ export async function isProvisioned(deployment: Deployment, at: ServerAddress): 
   }
 }
 
-/** Runs `body` with one connection, which is closed in the end. */
+/**
+ * Runs `body` with one connection, which is closed in the end.
+ * @param limits in milliseconds: for whoever would rather do without the answer than wait
+ */
 export async function withClient<T>(
   connectionString: string,
   body: (client: pg.Client) => Promise<T>,
+  limits: { connectMs?: number; queryMs?: number } = {},
 ): Promise<T> {
   const client = new pg.Client({
     connectionString,
-    connectionTimeoutMillis: CONNECT_TIMEOUT_MS,
+    connectionTimeoutMillis: limits.connectMs ?? CONNECT_TIMEOUT_MS,
+    ...(limits.queryMs ? { query_timeout: limits.queryMs } : {}),
     application_name: 'banyan operation',
   });
   client.on('error', () => {});

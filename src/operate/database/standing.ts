@@ -20,6 +20,8 @@ export interface DatabaseServer {
   pendingRestart: boolean;
 }
 
+const ANSWER_MS = 1_000;
+
 interface Replication {
   name: string;
   bytes: string;
@@ -37,14 +39,19 @@ export async function databaseServers(
   const leader = standings.find(({ role }) => role === 'primary');
   const primary = cluster.nodes.find(({ name }) => name === leader?.name);
   const replication = primary
-    ? await withClient(superuserUrl(deployment, primary, 'postgres'), async client => {
-        const { rows } = await client.query<Replication>(
-          `select application_name as name, extract(epoch from replay_lag)::float8 as seconds,
+    ? await withClient(
+        superuserUrl(deployment, primary, 'postgres'),
+        async client => {
+          const { rows } = await client.query<Replication>(
+            `select application_name as name, extract(epoch from replay_lag)::float8 as seconds,
                   pg_wal_lsn_diff(pg_current_wal_lsn(), replay_lsn)::text as bytes
            from pg_stat_replication`,
-        );
-        return rows;
-      }).catch(() => [])
+          );
+          return rows;
+        },
+        // A primary that is frozen is told of by the others.
+        { connectMs: ANSWER_MS, queryMs: ANSWER_MS },
+      ).catch(() => [])
     : [];
   return standings.map(standing => withLag(standing, replication));
 }
