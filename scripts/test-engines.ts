@@ -10,7 +10,7 @@ import path from 'node:path';
 
 interface Engine {
   program: string;
-  /** Debian's package that brings it. */
+  /** Debian's packages that bring it. */
   package: string;
   why: string;
 }
@@ -27,6 +27,12 @@ const ENGINES: Engine[] = [
     package: 'postgresql-15',
     why: 'a primary and a standby; the npm package does not bring all programs',
   },
+  {
+    program: 'patroni',
+    package: 'patroni python3-etcd python3-idna',
+    why: 'a replicated database',
+  },
+  { program: 'etcd', package: 'etcd-server', why: 'where its servers agree on the primary' },
   { program: 'chromium', package: 'chromium', why: 'the pages are tried in a real browser' },
 ];
 
@@ -35,7 +41,7 @@ const POLICY = '/usr/sbin/policy-rc.d';
 
 const missing = ENGINES.filter(({ program }) => !isOnPath(program));
 if (missing.length > 0) {
-  const packages = [...new Set(missing.map(engine => engine.package))];
+  const packages = [...new Set(missing.flatMap(engine => engine.package.split(' ')))];
   const command = `apt-get install -y --no-install-recommends ${packages.join(' ')}`;
   for (const { program, why } of missing) console.log(`missing: ${program} (${why})`);
   if (process.getuid?.() !== 0 || !isOnPath('apt-get')) {

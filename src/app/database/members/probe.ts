@@ -31,7 +31,8 @@ export interface Answer {
 /**
  * Texts in all columns, whatever parsers the application has set. `offset 0` keeps the role from being asked
  * once for each use: it might change in between. The receiver's timeline is shown to members of `pg_monitor`
- * alone; that of the last checkpoint lags behind it.
+ * alone; that of the last checkpoint lags behind it. It counts when the receiver streams: before that it is the
+ * one that was asked for, also by an old primary whose log has gone another way and has to be rewound.
  */
 const QUESTION = {
   name: 'banyan_monitor',
@@ -42,7 +43,8 @@ const QUESTION = {
       (case when standby then pg_last_wal_receive_lsn() end - '0/0'::pg_lsn)::text as received,
       case when not standby then substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8) end
         as timeline,
-      case when standby then (select received_tli::text from pg_stat_wal_receiver) end
+      case when standby then (select received_tli::text from pg_stat_wal_receiver
+                              where status = 'streaming') end
         as received_timeline,
       case when standby then (select timeline_id::text from pg_control_checkpoint()) end
         as checkpoint_timeline,
