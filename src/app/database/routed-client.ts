@@ -275,7 +275,8 @@ export class RoutedClient extends EventEmitter {
     const send = () => sendHeld(client, statement);
     try {
       const isCommit = wasInside && !member && this.#commits(statement);
-      const result = await (isCommit ? commit(client, send) : send());
+      if (isCommit) return finish(undefined, await this.#commit(client, statement, send));
+      const result = await send();
       this.#note(statement);
       if (this.#pinsSession(statement)) this.#isSessionPinned = true;
       if (!isInTransaction(client)) this.#settle(statement);
@@ -283,6 +284,27 @@ export class RoutedClient extends EventEmitter {
     } catch (error) {
       finish(await this.#afterError(held, statement, error as Error, wasInside));
     }
+  }
+
+  /** @throws as `commit` does */
+  async #commit(
+    client: pg.PoolClient,
+    statement: Statement,
+    send: () => Promise<unknown>,
+  ): Promise<unknown> {
+    const asker = () => this.#router.statement('', undefined, () => {});
+    const { result, isConnectionGone } = await commit(
+      client,
+      statement.facts?.statements === 1,
+      send,
+      async () => (await this.#router.connectFor(asker(), false)).client,
+    );
+    this.#note(statement);
+    if (isConnectionGone) {
+      this.#router.noteWrite(statement.scope, this.#changedCatalog);
+      this.#drop(new Error('Connection terminated'));
+    } else if (!isInTransaction(client)) this.#settle(statement);
+    return result;
   }
 
   /** @returns the error that the application gets */
