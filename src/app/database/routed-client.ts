@@ -11,11 +11,11 @@
  * - A transaction that broke stays broken until it is rolled back: nothing that was meant to be part of it runs
  *   by itself.
  */
-import { EventEmitter } from 'node:events';
-import pg from 'pg';
+import type pg from 'pg';
 import { hasCode } from '../../errors.ts';
 import { isBroken, READ_ONLY, wasNotSent } from './breakage.ts';
 import { processIdAt } from './cancel.ts';
+import { ClientFace } from './client-face.ts';
 import { commit } from './commit.ts';
 import { stalenessOf } from './consistency/staleness.ts';
 import { NeedsPrimary, OutcomeUnknown, TransactionBroken } from './errors.ts';
@@ -57,9 +57,8 @@ const PRIMARY_ONLY: ReadonlySet<ReasonKind> = new Set<ReasonKind>([
   'server-state',
 ]);
 
-export class RoutedClient extends EventEmitter {
+export class RoutedClient extends ClientFace {
   readonly #router: Router;
-  readonly #options: pg.PoolConfig;
   readonly #jobs: Job[] = [];
   #isBusy = false;
   #held: Held | undefined;
@@ -72,12 +71,10 @@ export class RoutedClient extends EventEmitter {
   #changedCatalog = false;
   #broken: TransactionBroken | undefined;
   #release: { error: Error | boolean | undefined } | undefined;
-  #types: pg.CustomTypesConfig | undefined;
 
   constructor(router: Router, options: pg.PoolConfig) {
-    super();
+    super(options);
     this.#router = router;
-    this.#options = options;
     // pg's own clients in a pool do not end the process when they break in the application's hands.
     this.on('error', () => {});
   }
@@ -94,57 +91,20 @@ export class RoutedClient extends EventEmitter {
 
   get host(): string | undefined {
     return (
-      (this.#held?.client as unknown as { host?: string } | undefined)?.host ?? this.#options.host
+      (this.#held?.client as unknown as { host?: string } | undefined)?.host ?? this.options.host
     );
   }
 
   get port(): number | undefined {
     return (
-      (this.#held?.client as unknown as { port?: number } | undefined)?.port ?? this.#options.port
+      (this.#held?.client as unknown as { port?: number } | undefined)?.port ?? this.options.port
     );
-  }
-
-  get database(): string | undefined {
-    return this.#options.database;
-  }
-
-  get user(): string | undefined {
-    return this.#options.user;
   }
 
   getTransactionStatus(): 'I' | 'T' | 'E' | null {
     if (this.#broken) return 'E';
     const { client } = this.#held ?? {};
     return client ? client.getTransactionStatus() : 'I';
-  }
-
-  escapeIdentifier(text: string): string {
-    return pg.escapeIdentifier(text);
-  }
-
-  escapeLiteral(text: string): string {
-    return pg.escapeLiteral(text);
-  }
-
-  setTypeParser(...args: Parameters<pg.TypeOverrides['setTypeParser']>): void {
-    this.#types ??= new pg.TypeOverrides(this.#options.types as never) as never;
-    (this.#types as unknown as pg.TypeOverrides).setTypeParser(...args);
-  }
-
-  getTypeParser(...args: Parameters<pg.TypeOverrides['getTypeParser']>): unknown {
-    return ((this.#types ?? this.#options.types ?? pg.types) as pg.TypeOverrides).getTypeParser(
-      ...args,
-    );
-  }
-
-  ref(): void {}
-  unref(): void {}
-
-  connect(callback?: (error: Error) => void): Promise<never> | undefined {
-    const error = new Error('Client has already been connected. You cannot reuse a client.');
-    if (!callback) return Promise.reject(error);
-    process.nextTick(callback, error);
-    return undefined;
   }
 
   /** Ends the session, as of any client of a pool: its place in the pool is free then. */
@@ -200,8 +160,8 @@ export class RoutedClient extends EventEmitter {
       return;
     }
     const typed =
-      this.#types && !(config as { types?: unknown }).types
-        ? { ...(typeof config === 'string' ? { text: config } : config), types: this.#types }
+      this.types && !(config as { types?: unknown }).types
+        ? { ...(typeof config === 'string' ? { text: config } : config), types: this.types }
         : config;
     this.#jobs.push({
       kind: 'statement',
