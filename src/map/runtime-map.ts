@@ -25,9 +25,25 @@ const memberSchema = v.object({
   dataCentre: v.string(),
 });
 
+/** One that lasts longer is an outage: a request is not held for longer either. */
+const MAX_HOLD_MS = 60_000;
+
 const shardSchema = v.object({
   id: v.string(),
+  /** In any order: which of them is the primary, the members say themselves. */
   members: v.pipe(v.array(memberSchema), v.minLength(1)),
+  /**
+   * For a planned change of the primary. Send nothing new to the primary for at most `forMs` from when
+   * this map is first seen, and close the connections to it as they become idle; then, or with a map
+   * without it, go on. A hold of the same `id` is the same hold. What a replica may serve is not held.
+   */
+  hold: v.optional(
+    v.object({
+      id: v.pipe(v.string(), v.nonEmpty()),
+      /** In milliseconds. */
+      forMs: v.pipe(v.number(), v.integer(), v.minValue(1), v.maxValue(MAX_HOLD_MS)),
+    }),
+  ),
 });
 
 export const runtimeMapSchema = v.object({
@@ -53,6 +69,8 @@ export const runtimeMapSchema = v.object({
 
 export type RuntimeMap = v.InferOutput<typeof runtimeMapSchema>;
 export type Member = v.InferOutput<typeof memberSchema>;
+export type Shard = v.InferOutput<typeof shardSchema>;
+export type Hold = NonNullable<Shard['hold']>;
 
 /** The map was there and could not be understood: damaged, or of another version of Banyan. */
 export class InvalidRuntimeMap extends BanyanError {

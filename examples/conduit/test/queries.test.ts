@@ -1,12 +1,13 @@
 /** How often the database is asked: not more often for more rows. */
-import { createPool, type Pool } from 'banyan';
+import type { Pool } from 'banyan';
+import type pg from 'pg';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { deployExample, type Site } from '../../../test/support/deployment.ts';
 import { createApp } from '../app.ts';
 import { Api, type Member } from './support/api.ts';
 
 let site: Site;
-let pool: Pool;
+let pool: pg.Pool;
 let reader: Member;
 let slug: string;
 let asked = 0;
@@ -25,21 +26,18 @@ beforeAll(async () => {
     const comment = { comment: { body: 'Hello' } };
     await api.call(`POST /articles/${slug}/comments`, { token, body: comment });
   }
-  pool = createPool({ connectionString: site.databaseUrl, max: 4 });
+  pool = site.pool({ max: 4 });
   const { query } = pool;
   pool.query = ((...args: Parameters<typeof query>) => {
     asked++;
     return query.apply(pool, args);
   }) as typeof query;
 });
-afterAll(async () => {
-  await pool?.end();
-  await site?.remove();
-});
+afterAll(() => site?.remove());
 
 /** The same application, in this process, on a pool that counts. */
 async function queriesOf(path: string): Promise<number> {
-  const app = createApp(pool);
+  const app = createApp(pool as Pool);
   const user = { email: reader.email, password: reader.password };
   const login = await app.request('/api/users/login', {
     method: 'POST',

@@ -1,6 +1,7 @@
 /**
- * Holding instead of failing: while the database is away (it restarts, it moves, another takes over), who
- * wants a connection waits, up to a limit, and does not fail.
+ * Holding instead of failing: while the database is away (it restarts, it moves, another takes over), or is
+ * not to be asked for a moment (the map says `hold`), who wants a connection waits, up to a limit, and does
+ * not fail.
  *
  * Holds true here:
  * - Only what was provably not executed is held: nothing was sent before there is a connection.
@@ -10,6 +11,7 @@
  */
 import { setTimeout as delay } from 'node:timers/promises';
 import { BanyanError, hasCode } from '../../errors.ts';
+import type { Hold } from '../../map/runtime-map.ts';
 
 export interface HoldLimits {
   /** How long one may wait. */
@@ -42,6 +44,9 @@ const AWAY = [
   '57P03',
   '57P01',
   '57P02',
+  // too_many_connections: how a place that the database has left is fenced (CONNECTION LIMIT 0). Also a
+  // server that has none left for the moment.
+  '53300',
 ];
 
 /** The pause between two probes: a restart takes a few tenths of a second. */
@@ -60,8 +65,13 @@ export function isAway(error: unknown): boolean {
 export class Holding {
   readonly #limits: HoldLimits;
   readonly #probe: () => Promise<unknown>;
-  /** Resolves when the database is back; undefined while it is not known to be away. */
-  #back: Promise<void> | undefined;
+  /** What those who wait wait for; undefined while nothing keeps them. */
+  #gate: { opened: Promise<void>; open: () => void } | undefined;
+  #isAway = false;
+  /** What the map asks for, while it lasts. */
+  #planned: { id: string; timer: NodeJS.Timeout; onEnd: () => void } | undefined;
+  /** A hold that is over is not obeyed again when another map brings it. */
+  #lastPlanned: string | undefined;
   #waiting = 0;
   #stopped = false;
 
@@ -71,36 +81,95 @@ export class Holding {
     this.#probe = probe;
   }
 
-  /** The database is known to be away. */
+  /** The database is known to be away, or the map says to hold. */
   get isHolding(): boolean {
-    return this.#back !== undefined;
+    return this.#gate !== undefined;
+  }
+
+  /** The map says to hold. */
+  get isPlanned(): boolean {
+    return this.#planned !== undefined;
+  }
+
+  /** Whether there is any waiting at all: not with a time of 0, nor after the end. */
+  get isPossible(): boolean {
+    return this.#limits.timeoutMs > 0 && !this.#stopped;
   }
 
   /**
    * Connects, and waits while the database is away.
+   * @param since when the request came, by `performance.now()`: one that is held for a second time has no more time
    * @throws DatabaseAway, and whatever else `connect` throws
    */
-  async connect<T>(connect: () => Promise<T>): Promise<T> {
-    const deadline = performance.now() + this.#limits.timeoutMs;
+  async connect<T>(connect: () => Promise<T>, since = performance.now()): Promise<T> {
+    const deadline = since + this.#limits.timeoutMs;
     for (;;) {
-      if (this.#back) await this.#wait(deadline);
+      while (this.#gate && !this.#stopped) await this.#wait(this.#gate.opened, deadline);
       try {
         return await connect();
       } catch (error) {
-        const holds = this.#limits.timeoutMs > 0 && !this.#stopped;
-        if (!holds || !isAway(error)) throw error;
+        if (!this.isPossible || !isAway(error)) throw error;
         if (performance.now() >= deadline) throw new DatabaseAway(this.#timeIsUp(), error);
-        this.#back ??= this.#untilBack();
+        this.noticeAway();
       }
     }
+  }
+
+  /** Holds whoever comes until the probe succeeds. */
+  noticeAway(): void {
+    if (this.#isAway || !this.isPossible) return;
+    this.#isAway = true;
+    this.#close();
+    void this.#untilBack();
+  }
+
+  /**
+   * Takes what the map says: a hold begins when its id is first seen, and ends after its time or when the
+   * map no longer says it.
+   * @param onEnd called once when it has ended
+   * @returns whether one has begun
+   */
+  plan(hold: Hold | undefined, onEnd: () => void): boolean {
+    if (this.#planned && hold?.id === this.#planned.id) return false;
+    this.#endPlanned();
+    if (!hold || hold.id === this.#lastPlanned || this.#stopped) return false;
+    const timer = setTimeout(() => this.#endPlanned(), hold.forMs);
+    this.#planned = { id: hold.id, timer, onEnd };
+    this.#lastPlanned = hold.id;
+    this.#close();
+    return true;
   }
 
   /** Ends the waiting: who waits gets the error of its own attempt. */
   stop(): void {
     this.#stopped = true;
+    this.#endPlanned();
+    this.#gate?.open();
+    this.#gate = undefined;
   }
 
-  async #wait(deadline: number): Promise<void> {
+  #endPlanned(): void {
+    if (!this.#planned) return;
+    const { timer, onEnd } = this.#planned;
+    clearTimeout(timer);
+    this.#planned = undefined;
+    this.#openUnlessKept();
+    onEnd();
+  }
+
+  #close(): void {
+    if (this.#gate) return;
+    const { promise, resolve } = Promise.withResolvers<void>();
+    this.#gate = { opened: promise, open: resolve };
+  }
+
+  #openUnlessKept(): void {
+    if (this.#isAway || this.#planned) return;
+    this.#gate?.open();
+    this.#gate = undefined;
+  }
+
+  async #wait(opened: Promise<void>, deadline: number): Promise<void> {
     if (this.#waiting >= this.#limits.most) {
       throw new DatabaseAway(`${this.#limits.most} requests wait for it already`, undefined);
     }
@@ -110,7 +179,7 @@ export class Holding {
       signal: patience.signal,
     }).catch(() => undefined);
     try {
-      const outcome = await Promise.race([this.#back, late]);
+      const outcome = await Promise.race([opened, late]);
       if (outcome === 'late') throw new DatabaseAway(this.#timeIsUp(), undefined);
     } finally {
       patience.abort();
@@ -122,8 +191,11 @@ export class Holding {
     let pause = PROBE_PAUSE_MS;
     while (!this.#stopped) {
       try {
-        await this.#probe();
-        break;
+        // What the map says to leave alone is left alone.
+        if (!this.#planned) {
+          await this.#probe();
+          break;
+        }
       } catch (error) {
         // It answers, if only to say no: whoever waits should hear that.
         if (!isAway(error)) break;
@@ -131,7 +203,8 @@ export class Holding {
       await delay(pause);
       pause = Math.min(pause * 1.5, PROBE_PAUSE_LIMIT_MS);
     }
-    this.#back = undefined;
+    this.#isAway = false;
+    this.#openUnlessKept();
   }
 
   #timeIsUp(): string {

@@ -16,6 +16,7 @@ import type { Member, RuntimeMap } from '../../map/runtime-map.ts';
 import { readEnvironment } from '../environment.ts';
 import { log } from '../telemetry/log.ts';
 import { Holding, type HoldLimits, isAway } from './holding.ts';
+import { internalsOf, leaveConnections, resize, serveWaiting } from './pool-internals.ts';
 import { type TransactionOptions, transaction } from './transaction.ts';
 
 export interface PoolOptions extends pg.PoolConfig {
@@ -40,6 +41,8 @@ export interface PoolOptions extends pg.PoolConfig {
 
 /** `pg.Pool`, following the runtime map. Made by {@link createPool}. */
 export interface Pool extends pg.Pool {
+  /** Whether statements to the primary wait at the moment, since it is away or the map says to hold. */
+  readonly isHolding: boolean;
   /** See {@link transaction}: `fn` may run several times. */
   transaction<T>(
     fn: (client: pg.PoolClient) => Promise<T>,
@@ -95,16 +98,7 @@ export function createPool(options: PoolOptions = {}): Pool {
   return pool;
 }
 
-/** The parts of pg-pool that its types leave out and that moving house needs. */
-interface PoolInternals {
-  _clients: pg.PoolClient[];
-  _idle: { client: pg.PoolClient }[];
-  /** Clients that are closed, not kept, when they are released. */
-  _expired: WeakSet<pg.PoolClient>;
-  _remove(client: pg.PoolClient): void;
-  /** Gives whoever waits a client, when there may be one. */
-  _pulseQueue(): void;
-}
+const pulseQueue = internalsOf(pg.Pool.prototype)._pulseQueue;
 
 /** pg-pool's own default. */
 const DEFAULT_MAX = 10;
@@ -115,7 +109,7 @@ type ConnectCallback = (
   done: (release?: Error | boolean) => void,
 ) => void;
 
-class BanyanPool extends pg.Pool {
+class BanyanPool extends pg.Pool implements Pool {
   readonly #holding: Holding;
   #stopWatching: (() => void) | undefined;
 
@@ -129,19 +123,27 @@ class BanyanPool extends pg.Pool {
     this.on('connect', client => client.on('error', () => {}));
   }
 
+  get isHolding(): boolean {
+    return this.#holding.isHolding;
+  }
+
   /** @param wanted connections that the application asked for; undefined when it left that open */
   follow(mapFile: string, url: string, map: RuntimeMap, wanted: number | undefined): void {
     let current = primaryOf(map);
+    this.#plan(map);
     this.#stopWatching = watchRuntimeMap(
       mapFile,
       map,
       next => {
-        this.#resize(shareOf(next, wanted));
+        resize(this, shareOf(next, wanted));
         const primary = primaryOf(next);
-        if (primary.host === current.host && primary.port === current.port) return;
-        current = primary;
-        this.options.connectionString = atPrimary(url, next);
-        this.#leaveOldConnections();
+        if (primary.host !== current.host || primary.port !== current.port) {
+          current = primary;
+          this.options.connectionString = atPrimary(url, next);
+          leaveConnections(this);
+        }
+        // Last, so that what was held goes where the new map says.
+        this.#plan(next);
       },
       error => log.warn({ err: error }, 'the runtime map cannot be read; the last one stays'),
     );
@@ -187,22 +189,15 @@ class BanyanPool extends pg.Pool {
     }
   }
 
-  /** More servers leave each a smaller share: what is idle beyond it goes now, the rest when it is released. */
-  #resize(max: number): void {
-    if (max === this.options.max) return;
-    const internals = this as unknown as PoolInternals;
-    this.options.max = max;
-    for (const { client } of [...internals._idle]) {
-      if (internals._clients.length > max) internals._remove(client);
-    }
-    for (const client of internals._clients.slice(max)) internals._expired.add(client);
-    internals._pulseQueue();
+  /** While the map says to hold, nobody gets a connection: also who waits for one that is in use. */
+  #plan({ database: { shards } }: RuntimeMap): void {
+    if (this.#holding.plan(shards[0]?.hold, () => serveWaiting(this))) leaveConnections(this);
   }
 
-  #leaveOldConnections(): void {
-    const internals = this as unknown as PoolInternals;
-    for (const client of internals._clients) internals._expired.add(client);
-    for (const { client } of [...internals._idle]) internals._remove(client);
+  /** pg-pool's own: gives one of those who wait a connection. Its types do not know it. */
+  _pulseQueue(): void {
+    if (this.#holding?.isPlanned && !this.ending) return;
+    pulseQueue.call(this);
   }
 
   override end(): Promise<void>;

@@ -293,11 +293,14 @@ class Attempt {
    * @returns what to throw for it
    */
   async #rolledBack(client: pg.PoolClient, error: unknown): Promise<unknown> {
+    // Where there are replicas the client outlives its connection, and the error alone tells.
+    const brokeBefore = causes(error).some(isBrokenBefore);
     if (!(await this.#rollback(client))) {
       this.#isBroken = true;
-      const broke = causes(error).some(isBreak);
+      const broke = brokeBefore || causes(error).some(isBreak);
       return broke ? new RunAgain(asBroken(error)) : error;
     }
+    if (brokeBefore) return new RunAgain(error);
     if (hasCause(error, CONFLICT)) return new RunAgain(error);
     if (!this.#options.readOnly && hasCause(error, [READ_ONLY])) {
       this.#isBroken = true;
@@ -326,6 +329,7 @@ class Attempt {
         throw hasCause(error, CONFLICT) ? new RunAgain(error) : error;
       }
       this.#isBroken = true;
+      if (isBrokenBefore(error)) throw new RunAgain(error);
       // Its place in the pool may be needed to ask.
       this.#giveBack(client);
       return this.#resolve(mark, error);
@@ -364,14 +368,13 @@ function causes(error: unknown): unknown[] {
 const hasCause = (error: unknown, codes: string[]): boolean =>
   causes(error).some(cause => hasCode(cause, ...codes));
 
+/** The pool's own word that the connection broke before COMMIT was sent. */
+const isBrokenBefore = (error: unknown): boolean =>
+  error instanceof TransactionBroken && error.safeToRetry;
+
 /** An error of a connection that broke, or had broken before. */
-function isBreak(error: unknown): boolean {
-  return (
-    error instanceof TransactionBroken ||
-    isAway(error) ||
-    /not queryable/.test((error as Error | undefined)?.message ?? '')
-  );
-}
+const isBreak = (error: unknown): boolean =>
+  isAway(error) || /not queryable/.test((error as Error | undefined)?.message ?? '');
 
 const asBroken = (error: unknown): TransactionBroken =>
   error instanceof TransactionBroken ? error : new TransactionBroken(error);

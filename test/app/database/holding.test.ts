@@ -2,9 +2,9 @@
 import { rm } from 'node:fs/promises';
 import path from 'node:path';
 import pg from 'pg';
-import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
 import { DatabaseAway, Holding, isAway } from '../../../src/app/database/holding.ts';
-import { createPool } from '../../../src/app/database/pool.ts';
+import { createPool, type PoolOptions } from '../../../src/app/database/pool.ts';
 import { log } from '../../../src/app/telemetry/log.ts';
 import { publishRuntimeMap } from '../../../src/map/map-file.ts';
 import { temporaryFolder } from '../../support/deployment.ts';
@@ -21,23 +21,30 @@ beforeAll(async () => {
   server = await TestPostgres.start();
   folder = temporaryFolder();
   mapFile = path.join(folder, 'map.json');
-  const { host, port } = server;
-  await publishRuntimeMap(mapFile, {
-    deployment: 'test',
-    dataCentre: 'local',
-    database: {
-      name: 'postgres',
-      shards: [{ id: '0', members: [{ host, port, dataCentre: 'local' }] }],
-    },
-    assets: { baseUrl: '' },
-  });
+  await publish();
 });
 afterAll(async () => {
   await server.remove();
   await rm(folder, { recursive: true });
 });
 
-const holding = (options: { holdTimeoutMs?: number; max?: number } = {}) =>
+/** Of the map as it was; with `hold` where one is given. */
+function publish(hold?: { id: string; forMs: number }) {
+  const { host, port } = server;
+  return publishRuntimeMap(mapFile, {
+    deployment: 'test',
+    dataCentre: 'local',
+    database: {
+      name: 'postgres',
+      shards: [
+        { id: '0', members: [{ host, port, dataCentre: 'local' }], ...(hold ? { hold } : {}) },
+      ],
+    },
+    assets: { baseUrl: '' },
+  });
+}
+
+const holding = (options: PoolOptions = {}) =>
   server.adopt(createPool({ connectionString: server.url(), mapFile, ...options }));
 
 describe.each(['kill', 'stop'] as const)('after a %s', how => {
@@ -89,6 +96,81 @@ test('beyond the limit: a clear error that says that nothing was executed', asyn
     await server.start();
   }
   expect((await pool.query('select 1 as one')).rows).toEqual([{ one: 1 }]);
+});
+
+describe('a hold that the map asks for', () => {
+  afterEach(() => publish());
+
+  /** Sessions of the pool, by the server's own account. */
+  async function sessions(): Promise<number> {
+    const watcher = await server.pool({ connectionString: server.url(), max: 1 });
+    const { rows } = await watcher.query<{ count: number }>(
+      `select count(*)::int as count from pg_stat_activity where application_name = 'held'`,
+    );
+    await watcher.end();
+    return rows[0]!.count;
+  }
+
+  test('what runs ends, nothing new begins, every connection goes; then all goes on in its order', async () => {
+    const pool = holding({ application_name: 'held', max: 2 });
+    const transaction = await pool.connect();
+    await transaction.query('begin');
+    const other = await pool.connect();
+    const order: number[] = [];
+    const ask = (number: number) =>
+      pool.query('select $1::int as n', [number]).then(({ rows }) => order.push(rows[0].n));
+    // Waits for a connection that is in use when the hold begins.
+    const waiting = [ask(0)];
+    await publish({ id: 'one', forMs: 60_000 });
+    await until(() => pool.isHolding, { what: 'the hold is seen' });
+    waiting.push(ask(1), ask(2));
+    other.release();
+    await transaction.query('commit');
+    transaction.release();
+    await until(async () => (await sessions()) === 0, { what: 'every connection is closed' });
+    expect(order).toEqual([]);
+    await publish();
+    await Promise.all(waiting);
+    expect(order.toSorted()).toEqual([0, 1, 2]);
+    expect(order[0]).toBe(0);
+  });
+
+  test('it ends by itself after its time, and the same hold does not begin again', async () => {
+    const pool = holding({ application_name: 'held' });
+    await publish({ id: 'two', forMs: 300 });
+    await until(() => pool.isHolding, { what: 'the hold is seen' });
+    expect((await pool.query('select 1 as one')).rows).toEqual([{ one: 1 }]);
+    expect(pool.isHolding).toBe(false);
+    const { host, port } = server;
+    await publishRuntimeMap(mapFile, {
+      deployment: 'test',
+      dataCentre: 'local',
+      database: {
+        name: 'postgres',
+        connectionsPerServer: 3,
+        shards: [
+          {
+            id: '0',
+            members: [{ host, port, dataCentre: 'local' }],
+            hold: { id: 'two', forMs: 60_000 },
+          },
+        ],
+      },
+      assets: { baseUrl: '' },
+    });
+    await until(() => pool.options.max === 3, { what: 'the other map is seen' });
+    expect((await pool.query('select 2 as two')).rows).toEqual([{ two: 2 }]);
+  });
+
+  test('a process that starts while the map says to hold, holds', async () => {
+    await publish({ id: 'three', forMs: 60_000 });
+    const pool = holding({ application_name: 'held' });
+    const answer = pool.query('select 3 as three');
+    expect(pool.isHolding).toBe(true);
+    expect(await sessions()).toBe(0);
+    await publish();
+    expect((await answer).rows).toEqual([{ three: 3 }]);
+  });
 });
 
 test('the end of the pool ends the waiting', async () => {
@@ -167,11 +249,11 @@ describe('Holding', () => {
 
   test('what says that it is away, and what does not', () => {
     const code = (value: string) => Object.assign(new Error('x'), { code: value });
-    for (const each of ['ECONNREFUSED', 'ECONNRESET', '57P03', '57P01']) {
+    for (const each of ['ECONNREFUSED', 'ECONNRESET', '57P03', '57P01', '53300']) {
       expect(isAway(code(each))).toBe(true);
     }
     expect(isAway(new Error('Connection terminated unexpectedly'))).toBe(true);
-    for (const each of ['28P01', '3D000', '42601', '53300']) expect(isAway(code(each))).toBe(false);
+    for (const each of ['28P01', '3D000', '42601']) expect(isAway(code(each))).toBe(false);
     expect(isAway(new pg.DatabaseError('no', 1, 'error'))).toBe(false);
   });
 });

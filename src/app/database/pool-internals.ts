@@ -1,0 +1,64 @@
+/**
+ * The parts of pg-pool that its types leave out, and what is done with them: to leave a place, to have fewer
+ * connections, to send nothing for a while. Each is a few lines over pg-pool's own fields, here and nowhere
+ * else, so that a new version of pg-pool has one place to break.
+ */
+import type pg from 'pg';
+
+export interface PoolInternals {
+  _clients: pg.PoolClient[];
+  _idle: { client: pg.PoolClient }[];
+  _pendingQueue: unknown[];
+  /** Clients that are closed, not kept, when they are released. */
+  _expired: WeakSet<pg.PoolClient>;
+  _isFull(): boolean;
+  _remove(client: pg.PoolClient): void;
+  /** Gives one of those who wait a client, when there may be one. */
+  _pulseQueue(): void;
+}
+
+export function internalsOf(pool: pg.Pool): PoolInternals {
+  return pool as unknown as PoolInternals;
+}
+
+/** What is idle is closed now, what is in use when it is released. */
+export function leaveConnections(pool: pg.Pool): void {
+  const internals = internalsOf(pool);
+  for (const client of internals._clients) internals._expired.add(client);
+  for (const { client } of [...internals._idle]) internals._remove(client);
+}
+
+/**
+ * Closes every connection at once, also those in use: what runs on them fails as with a broken connection. For
+ * a server that may never answer again, so nothing waits for its goodbye.
+ */
+export function breakConnections(pool: pg.Pool): void {
+  for (const client of [...internalsOf(pool)._clients]) breakConnection(client);
+  leaveConnections(pool);
+}
+
+/** Closes one connection without a word. */
+export function breakConnection(client: pg.ClientBase): void {
+  (client as unknown as { connection?: pg.Connection }).connection?.stream.destroy();
+}
+
+/** Fewer at most: what is idle beyond it goes now, the rest when it is released. */
+export function resize(pool: pg.Pool, max: number): void {
+  if (max === pool.options.max) return;
+  const internals = internalsOf(pool);
+  pool.options.max = max;
+  for (const { client } of [...internals._idle]) {
+    if (internals._clients.length > max) internals._remove(client);
+  }
+  for (const client of internals._clients.slice(max)) internals._expired.add(client);
+  serveWaiting(pool);
+}
+
+/** Gives all who wait a client, as far as there may be more. */
+export function serveWaiting(pool: pg.Pool): void {
+  const internals = internalsOf(pool);
+  for (let left = internals._pendingQueue.length; left > 0; left--) {
+    if (internals._idle.length === 0 && internals._isFull()) return;
+    internals._pulseQueue();
+  }
+}
