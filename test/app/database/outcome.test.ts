@@ -71,6 +71,21 @@ async function useNumber(pool: pg.Pool, { mark }: Written): Promise<boolean> {
 const statusOf = async (pool: pg.Pool, { mark }: Written) =>
   (await pool.query('select pg_xact_status($1::xid8) as status', [mark.xid])).rows[0].status;
 
+/** Kills one backend badly: the postmaster lives, and starts all else anew. */
+async function killBackend(superuser: pg.Pool): Promise<void> {
+  const postmaster = await postmasterOf(superuser);
+  const client = await superuser.connect();
+  const ignore = () => {};
+  client.on('error', ignore);
+  const { rows } = await client.query<{ pid: number }>('select pg_backend_pid() as pid');
+  process.kill(rows[0]!.pid, 'SIGKILL');
+  await client.query('select pg_sleep(60)').catch(ignore);
+  client.release(true);
+  await until(async () => (await postmasterOf(superuser)) === postmaster, {
+    what: 'the server is back, with the same postmaster',
+  });
+}
+
 describe('the server goes on', () => {
   let postgres: TestPostgres;
   let pool: pg.Pool;
@@ -125,7 +140,7 @@ describe('the server goes on', () => {
     const one = await write(pool, 'deposed');
     await one.client.query('rollback');
     one.client.release();
-    const later = { ...one, mark: { ...one.mark, timeline: 2, run: 'another' } };
+    const later = { ...one, mark: { ...one.mark, timeline: 2 } };
     expect(await resolve(pool, later, { timeoutMs: 300 })).toBe('unknown');
   });
 
@@ -176,18 +191,7 @@ describe('the same server is started anew', () => {
     await postgres.start();
   };
 
-  /** Kills one backend badly: the postmaster lives, and starts all else anew. */
-  const crashWithin = async () => {
-    const postmaster = await postmasterOf(superuser);
-    const client = await pool.connect();
-    const { rows } = await client.query<{ pid: number }>('select pg_backend_pid() as pid');
-    process.kill(rows[0]!.pid, 'SIGKILL');
-    await client.query('select pg_sleep(60)').catch(() => {});
-    client.release(true);
-    await until(async () => (await postmasterOf(superuser)) === postmaster, {
-      what: 'the server is back, with the same postmaster',
-    });
-  };
+  const crashWithin = () => killBackend(superuser);
 
   test.each([
     ['after SIGKILL', restart],
@@ -201,7 +205,7 @@ describe('the same server is started anew', () => {
     const now = await write(pool, 'now');
     await now.client.query('rollback');
     now.client.release();
-    expect(now.mark.run).not.toBe(kept.mark.run);
+    expect(now.mark.memory).not.toBe(kept.mark.memory);
   });
 
   test.each([
@@ -221,6 +225,20 @@ describe('the same server is started anew', () => {
     expect(await statusOf(pool, lost)).toBe('committed');
     expect(await resolve(pool, lost)).toBe('aborted');
     expect(await isThere(pool, lost)).toBe(false);
+  });
+
+  test('in order: what was committed is committed, what was not is aborted, also without the functions', async () => {
+    await superuser.query('drop schema banyan cascade');
+    const kept = await write(pool, 'kept in order');
+    await kept.client.query('commit');
+    const cut = await write(pool, 'cut in order');
+    await postgres.stop();
+    for (const { client } of [kept, cut]) client.release(true);
+    await postgres.start();
+    expect(await resolve(pool, kept)).toBe('committed');
+    expect(await resolve(pool, cut)).toBe('aborted');
+    expect(await isThere(pool, cut)).toBe(false);
+    await superuser.query(outcomeFunctions('app'));
   });
 
   test('markers are found wherever they lie on a page, and missed where none lies', async () => {
@@ -374,6 +392,13 @@ test('a COMMIT that waits for a synchronous standby is neither known nor disturb
     expect((await committed).command).toBe('COMMIT');
     waiting.client.release();
     expect(await isThere(pair.standby, waiting)).toBe(true);
+
+    // This version, too, tells that it crashed.
+    await killBackend(pair.primary);
+    const later = await until(() => write(app, 'later'));
+    expect(later.mark.memory).not.toBe(waiting.mark.memory);
+    later.client.release(true);
+    expect(await resolve(app, waiting)).toBe('committed');
   } finally {
     await app.end();
     await pair.remove();
