@@ -6,7 +6,12 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { type CommitMark, markCommit, resolveCommit } from '../../../src/app/database/outcome.ts';
 import { outcomeFunctions } from '../../../src/app/database/outcome-functions.ts';
 import { TestPostgres } from '../../support/postgres.ts';
-import { freezeSenders, killServer, postmasterOf } from '../../support/server-processes.ts';
+import {
+  freezeReceiver,
+  freezeSenders,
+  killServer,
+  postmasterOf,
+} from '../../support/server-processes.ts';
 import { StandbyPair } from '../../support/standby.ts';
 import { until } from '../../support/until.ts';
 
@@ -44,9 +49,14 @@ interface Written {
 /** A transaction that wrote and is about to commit. */
 async function write(pool: pg.Pool, text: string): Promise<Written> {
   const client = await pool.connect();
-  await client.query('begin');
-  await client.query('insert into notes values ($1)', [text]);
-  return { client, text, mark: (await markCommit(client))! };
+  try {
+    await client.query('begin');
+    await client.query('insert into notes values ($1)', [text]);
+    return { client, text, mark: (await markCommit(client))! };
+  } catch (error) {
+    client.release(true);
+    throw error;
+  }
 }
 
 const commitUnheard = ({ client }: Written) => void client.query('commit').catch(() => {});
@@ -364,10 +374,13 @@ async function promoteAgain(pool: pg.Pool): Promise<void> {
   });
 }
 
-test('a COMMIT that waits for a synchronous standby is neither known nor disturbed', async () => {
-  const pair = await StandbyPair.start();
-  const app = asApp(pair.primary);
-  try {
+describe('with a synchronous standby', () => {
+  let pair: StandbyPair;
+  let app: pg.Pool;
+
+  beforeAll(async () => {
+    pair = await StandbyPair.start();
+    app = asApp(pair.primary);
     await pair.primary.query(SETUP);
     await pair.caughtUp();
     await pair.primary.query("alter system set synchronous_standby_names = '*'");
@@ -376,15 +389,25 @@ test('a COMMIT that waits for a synchronous standby is neither known nor disturb
       const { rows } = await pair.primary.query('select sync_state from pg_stat_replication');
       return rows[0]?.sync_state === 'sync';
     });
-    const waiting = await write(app, 'waiting');
-    const goOn = await freezeSenders(pair.primary);
-    const committed = waiting.client.query('commit');
-    await until(async () => {
+  });
+  afterAll(async () => {
+    await app?.end();
+    await pair?.remove();
+  });
+
+  const somebodyWaits = () =>
+    until(async () => {
       const { rowCount } = await pair.primary.query(
         "select from pg_stat_activity where wait_event = 'SyncRep'",
       );
       return rowCount === 1;
     });
+
+  test('a COMMIT that waits for it is neither known nor disturbed', async () => {
+    const waiting = await write(app, 'waiting');
+    const goOn = await freezeSenders(pair.primary);
+    const committed = waiting.client.query('commit');
+    await somebodyWaits();
     expect(await resolve(app, waiting, { timeoutMs: 500 })).toBe('unknown');
     const answer = resolve(app, waiting);
     goOn();
@@ -392,15 +415,32 @@ test('a COMMIT that waits for a synchronous standby is neither known nor disturb
     expect((await committed).command).toBe('COMMIT');
     waiting.client.release();
     expect(await isThere(pair.standby, waiting)).toBe(true);
+  });
 
-    // This version, too, tells that it crashed.
+  test('a COMMIT that only the dead primary had is not called committed until the standby has it', async () => {
+    const alone = await write(app, 'alone');
+    const goOn = await freezeReceiver(pair.standby);
+    commitUnheard(alone);
+    await somebodyWaits();
+    await killServer(pair.primary);
+    alone.client.release(true);
+    // A start from the log shows it without waiting for anyone.
+    await until(() => isThere(pair.primary, alone), { what: 'the primary is back' });
+    expect(await resolve(app, alone, { timeoutMs: 1_000 })).toBe('unknown');
+    expect(await isThere(pair.standby, alone)).toBe(false);
+    goOn();
+    expect(await resolve(app, alone)).toBe('committed');
+    expect(await isThere(pair.standby, alone)).toBe(true);
+  });
+
+  test('a crash that the postmaster survives is noticed by this version, too', async () => {
+    const kept = await write(app, 'kept');
+    await kept.client.query('commit');
     await killBackend(pair.primary);
+    kept.client.release(true);
     const later = await until(() => write(app, 'later'));
-    expect(later.mark.memory).not.toBe(waiting.mark.memory);
     later.client.release(true);
-    expect(await resolve(app, waiting)).toBe('committed');
-  } finally {
-    await app.end();
-    await pair.remove();
-  }
+    expect(later.mark.memory).not.toBe(kept.mark.memory);
+    expect(await resolve(app, kept)).toBe('committed');
+  });
 });
