@@ -1,10 +1,12 @@
 /** What became of a COMMIT, asked from real servers after what may happen to them. */
+import { randomBytes } from 'node:crypto';
 import { chown, stat, writeFile } from 'node:fs/promises';
 import path from 'node:path';
 import pg from 'pg';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { type CommitMark, markCommit, resolveCommit } from '../../../src/app/database/outcome.ts';
 import { outcomeFunctions } from '../../../src/app/database/outcome-functions.ts';
+import { parseLsn } from '../../../src/app/database/timelines.ts';
 import { TestPostgres } from '../../support/postgres.ts';
 import {
   freezeReceiver,
@@ -251,29 +253,51 @@ describe('the same server is started anew', () => {
     await superuser.query(outcomeFunctions('app'));
   });
 
-  test('markers are found wherever they lie on a page, and missed where none lies', async () => {
-    const client = await pool.connect();
-    const marks: CommitMark[] = [];
-    for (let i = 0; i < 200; i++) {
-      await client.query('begin');
-      // Each time another place on the page; the whole row goes into the log.
-      await client.query('insert into notes values ($1)', ['x'.repeat(i * 8)]);
-      marks.push((await markCommit(client))!);
-      await client.query('commit');
-    }
-    client.release();
-    const holds = async ({ lsn, token }: CommitMark) => {
-      const { rows } = await pool.query(
-        'select banyan.log_holds($1::pg_lsn, $2::int[], $3::bytea) as holds',
-        [lsn, [1], token],
+  /** Moves the end of the log to a place on a page, by records of no meaning, in steps of 8 bytes. */
+  async function moveLogTo(client: pg.PoolClient, goal: number): Promise<void> {
+    for (;;) {
+      const { rows } = await client.query<{ at: number }>(
+        "select ((pg_current_wal_insert_lsn() - '0/0') % 8192)::int as at",
       );
-      return rows[0].holds;
-    };
-    for (const [i, mark] of marks.entries()) {
-      expect([i, mark.lsn, await holds(mark)]).toEqual([i, mark.lsn, true]);
-      const other = marks[(i + 1) % marks.length]!.token;
-      expect(await holds({ ...mark, token: other })).toBe(false);
+      const distance = (goal - rows[0]!.at + 8192) % 8192;
+      if (distance === 0) return;
+      // Such a record has 57 bytes and what it says; no more than 240 in all, and no less is left over.
+      const size = Math.min(240, distance < 304 ? distance : distance - 64);
+      await client.query("select pg_logical_emit_message(false, '123456', $1::bytea)", [
+        Buffer.alloc(Math.max(64, size) - 57),
+      ]);
     }
+  }
+
+  const holds = async ({ lsn, token }: CommitMark) => {
+    const { rows } = await pool.query(
+      'select banyan.log_holds($1::pg_lsn, $2::int[], $3::bytea) as holds',
+      [lsn, [1], token],
+    );
+    return rows[0].holds;
+  };
+
+  // 80 bytes of record and 24 of the next page's header behind it.
+  test.each([
+    ['in the middle of a page', 4_000, 4_080],
+    ['at its end', 8_112, 0],
+    ['over two pages, the token but for a byte before the header', 8_120, 32],
+    ['over two pages, the token on both sides of the header', 8_128, 40],
+    ['over two pages, the token after the header', 8_144, 56],
+  ])('a marker is found %s, and no other in its place', async (_, start, end) => {
+    const mark = await until(async () => {
+      const client = await pool.connect();
+      await client.query('begin');
+      await client.query("insert into notes values ('placed')");
+      await moveLogTo(client, start);
+      const made = (await markCommit(client))!;
+      await client.query('commit');
+      client.release();
+      // Unless some other process has written in between.
+      return Number(parseLsn(made.lsn) % 8192n) === end && made;
+    });
+    expect(await holds(mark)).toBe(true);
+    expect(await holds({ ...mark, token: randomBytes(16) })).toBe(false);
   });
 
   test('without the functions nothing is proven', async () => {
@@ -359,6 +383,15 @@ describe('another server takes over', () => {
       expect([name, await resolve(promoted, written[name]!)]).toEqual([name, 'aborted']);
     }
   });
+
+  test('when that part of the log is gone, the history alone proves what was left behind', async () => {
+    await until(async () => {
+      await pair.standby.query('select pg_switch_wal()');
+      await pair.standby.query('checkpoint');
+      return (await resolve(promoted, written.committed!)) === 'unknown';
+    });
+    expect(await resolve(promoted, written.reused!)).toBe('aborted');
+  });
 });
 
 /** Makes the server a standby that nobody sends anything, and promotes it: a timeline more. */
@@ -415,6 +448,22 @@ describe('with a synchronous standby', () => {
     expect((await committed).command).toBe('COMMIT');
     waiting.client.release();
     expect(await isThere(pair.standby, waiting)).toBe(true);
+  });
+
+  test('a COMMIT whose wait was cancelled is not called committed until the standby has it', async () => {
+    const cancelled = await write(app, 'cancelled');
+    const goOn = await freezeSenders(pair.primary);
+    const committed = cancelled.client.query('commit');
+    await somebodyWaits();
+    await pair.primary.query(
+      "select pg_cancel_backend(pid) from pg_stat_activity where wait_event = 'SyncRep'",
+    );
+    // So PostgreSQL says, with a warning that nobody reads.
+    expect((await committed).command).toBe('COMMIT');
+    cancelled.client.release();
+    expect(await resolve(app, cancelled, { timeoutMs: 500 })).toBe('unknown');
+    goOn();
+    expect(await resolve(app, cancelled)).toBe('committed');
   });
 
   test('a COMMIT that only the dead primary had is not called committed until the standby has it', async () => {

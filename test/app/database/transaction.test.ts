@@ -439,6 +439,11 @@ describe('a mistake in the function is told', () => {
     await expect(attempt).rejects.toBeInstanceOf(StatementFailed);
   });
 
+  test('a commit in a read-only transaction', async () => {
+    const attempt = pool.transaction(client => client.query('commit'), { readOnly: true });
+    await expect(attempt).rejects.toBeInstanceOf(TransactionEndedWithin);
+  });
+
   test('a client that is kept: nothing gets through to whoever has the connection then', async () => {
     let kept: pg.PoolClient | undefined;
     await pool.transaction(async client => {
