@@ -248,6 +248,19 @@ describe('the line breaks', () => {
     expect(runs).toBe(1);
   });
 
+  test('says the pool, which has kept the client: it is done again when nothing was kept', async () => {
+    let runs = 0;
+    await pool.transaction(async () => {
+      if (++runs === 1) throw new TransactionBroken(new Error('gone'));
+    });
+    expect(runs).toBe(2);
+    const kept = new TransactionBroken(new Error('gone'), { safeToRetry: false });
+    const attempt = pool.transaction(async () => {
+      throw kept;
+    });
+    expect(await attempt.catch(thrown => thrown)).toBe(kept);
+  });
+
   test.each([
     ['answer', 'a in run 1'],
     ['request', 'a in run 2'],
