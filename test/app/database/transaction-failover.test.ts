@@ -1,4 +1,5 @@
 /** The primary is killed under load and its synchronous standby takes over: each transaction is told the truth. */
+import { once } from 'node:events';
 import { rm } from 'node:fs/promises';
 import path from 'node:path';
 import { afterAll, beforeAll, expect, test } from 'vitest';
@@ -20,6 +21,7 @@ let folder: string;
 let mapFile: string;
 let pair: StandbyPair;
 let pool: Pool;
+let poolToStandby: Pool;
 
 const publish = (where: 'primary' | 'standby') =>
   publishRuntimeMap(mapFile, {
@@ -56,9 +58,16 @@ beforeAll(async () => {
     max: SESSIONS,
     holdTimeoutMs: 40_000,
   });
+  poolToStandby = createPool({
+    host: '127.0.0.1',
+    port: pair.standby.options.port!,
+    user,
+    password,
+    database: 'postgres',
+  });
 });
 afterAll(async () => {
-  await pool?.end();
+  await Promise.all([pool?.end(), poolToStandby?.end()]);
   await pair?.remove();
   await rm(folder, { recursive: true });
 });
@@ -92,12 +101,20 @@ test('what was said to be done is done once, what was said to have failed is not
     return until(() => done.length >= goal, { what: 'transactions succeed', timeoutMs: 45_000 });
   };
   await more(200);
+  // One that looks for the primary where it will be, and finds a standby until then.
+  const refused = once(poolToStandby, 'remove');
+  const early = poolToStandby.transaction(async () => 'done', {
+    retries: 1_000,
+    timeoutMs: 40_000,
+  });
+  await refused;
   await killServer(pair.primary);
   await pair.standby.query('select pg_promote()');
   await publish('standby');
   await more(200);
   leaving.abort();
   await Promise.all(sessions);
+  expect(await early).toBe('done');
 
   const { rows } = await pair.standby.query<{ id: number }>('select id from done order by id');
   expect(rows.map(({ id }) => id)).toEqual(done.toSorted((a, b) => a - b));
