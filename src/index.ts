@@ -3,6 +3,7 @@ export { type Assets, type AssetsOptions, createAssets } from './app/assets/asse
 export { expressAssets, fastifyAssets, honoAssets } from './app/assets/middleware.ts';
 export { type MigrationResult, migrate } from './app/database/migrate.ts';
 export { createPool, type Pool, type PoolOptions } from './app/database/pool.ts';
+export type { TransactionOptions } from './app/database/transaction.ts';
 export { deriveKey } from './app/environment.ts';
 export { type Lifecycle, type LifecycleOptions, lifecycle } from './app/lifecycle/lifecycle.ts';
 export type { ReadinessCheck } from './app/lifecycle/readiness.ts';

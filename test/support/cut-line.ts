@@ -53,6 +53,7 @@ export class CutLine {
   #join(client: Socket, port: number): void {
     const upstream = connect(port, HOST);
     let swallows: (() => void) | undefined;
+    let hasSwallowed = false;
     const end = () => {
       client.destroy();
       upstream.destroy();
@@ -73,7 +74,10 @@ export class CutLine {
       }
       const { side, meanwhile } = this.#next;
       this.#next = undefined;
-      swallows = () => void meanwhile().then(end);
+      swallows = () => {
+        if (!hasSwallowed) void meanwhile().finally(end);
+        hasSwallowed = true;
+      };
       if (side === 'answer') upstream.write(data);
       else {
         upstream.destroy();

@@ -21,9 +21,14 @@ export async function killServer(pool: pg.Pool): Promise<void> {
 }
 
 /** Nothing of the log leaves this primary until it is let go on. @returns lets it go on */
-export async function freezeSenders(pool: pg.Pool): Promise<() => void> {
-  const { rows } = await pool.query<{ pid: number }>('select pid from pg_stat_replication');
-  if (rows.length === 0) throw new Error('nobody follows this server');
+export const freezeSenders = (primary: pg.Pool) => freeze(primary, 'pg_stat_replication');
+
+/** Nothing of the log gets to this standby until it is let go on. @returns lets it go on */
+export const freezeReceiver = (standby: pg.Pool) => freeze(standby, 'pg_stat_wal_receiver');
+
+async function freeze(pool: pg.Pool, view: string): Promise<() => void> {
+  const { rows } = await pool.query<{ pid: number }>(`select pid from ${view}`);
+  if (rows.length === 0) throw new Error(`there is nobody in ${view}`);
   for (const { pid } of rows) process.kill(pid, 'SIGSTOP');
   return () => {
     for (const { pid } of rows) process.kill(pid, 'SIGCONT');

@@ -36,7 +36,16 @@ test('a folder with a package.json alone gets sensible defaults', () => {
       maxConcurrency: 256,
       sticky: false,
     },
-    database: { port: 0, memoryMb: 2_048, maxConnections: 100, settings: {} },
+    database: {
+      readers: [],
+      port: 0,
+      replicas: 0,
+      etcd: 1,
+      strict: false,
+      memoryMb: 2_048,
+      maxConnections: 100,
+      settings: {},
+    },
     logs: { maxFileMb: 10, keepFiles: 5 },
   });
 });
@@ -70,6 +79,10 @@ test('what the topology says wins over every default', () => {
   };
   const database = {
     url: 'postgres://h/x',
+    readers: ['h:1'],
+    replicas: 0,
+    etcd: 3 as const,
+    strict: true,
     port: 1,
     migrate: 'm',
     memoryMb: 64,

@@ -17,7 +17,7 @@ export class TransactionBroken extends BanyanError {
       what: `The connection broke within a transaction: ${messageOf(cause)}`,
       where: 'the database connection',
       remedy: safeToRetry
-        ? 'COMMIT had not been sent, so nothing of the transaction was kept: run the whole of it again'
+        ? 'Nothing of the transaction was kept: run the whole of it again'
         : 'Look whether what it was to do has been done before running it again',
       cause,
     });

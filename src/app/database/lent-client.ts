@@ -62,22 +62,29 @@ export function lend(real: pg.PoolClient): Loan {
     return result;
   };
 
-  const replaced: Record<string | symbol, unknown> = {
-    query,
-    release: () => {
-      throw new NotYoursToRelease();
-    },
-    transaction: () => {
-      throw new NestedTransaction();
-    },
-  };
+  const replaced = new Map<string | symbol, unknown>([
+    ['query', query],
+    [
+      'release',
+      () => {
+        throw new NotYoursToRelease();
+      },
+    ],
+    [
+      'transaction',
+      () => {
+        throw new NestedTransaction();
+      },
+    ],
+  ]);
 
   const client = new Proxy(real, {
     get(target, key) {
-      if (key in replaced) return replaced[key];
+      if (replaced.has(key)) return replaced.get(key);
       const value: unknown = Reflect.get(target, key, target);
-      // The real client's own fields are out of a proxy's reach.
-      return typeof value === 'function' ? value.bind(target) : value;
+      // Libraries look at the class; and a method, on the proxy, could not reach private fields.
+      if (typeof value !== 'function' || key === 'constructor') return value;
+      return value.bind(target);
     },
   });
   return {

@@ -12,20 +12,23 @@
  * is known, and our commit record can only come after it.
  *
  * What is proven, and by what:
- * 1. *The same run of the server*: memory was not lost, so the number is still ours. A run is told by the start
- *    of the postmaster, and by the time of its statistics' reset: when one backend dies badly, the
- *    postmaster lives, and restarts all else from the log, with new statistics
- *    (pgstat_discard_stats, since 15; a test holds this to the installed versions).
- * 2. *Another run, and the marker is in its log*: then the number was met in the log, was given to nobody
- *    else, and is ours. Nobody else could have written these bytes.
- * 3. *Another run, and the marker is not in its log*, for the history left our timeline before it
+ * 1. *The same timeline, and no crash in between*: the server has not forgotten which numbers it gave, so the
+ *    number is still ours. An orderly restart writes the next number down. That there was no crash is
+ *    told by the time at which the server's statistics were last emptied: a start after a crash empties
+ *    them, an orderly one does not (StartupXLOG, pgstat_discard_stats; since 15, and tests hold it to
+ *    the installed versions). The start of the postmaster would not tell: when one backend dies badly,
+ *    the postmaster lives, and starts all else anew from the log. (Not covered: somebody puts a cold copy
+ *    of the data back within the seconds in which this is asked.)
+ * 2. *Else, and the marker is in the log*: then the number was met in the log, was given to nobody else, and
+ *    is ours. Nobody else could have written these bytes.
+ * 3. *Else, and the marker is not in the log*, for the history left our timeline before it
  *    (`timelines.ts`), or the log does not reach that far, or other bytes are there: the commit record
  *    comes after the marker, so it is not there either: aborted.
  *    The bytes are read only below the flushed end of the log, after a record of our own: what a crash left
  *    beyond the valid end has been written over by then.
- * 4. Else nothing is proven: `unknown`. So it is when the segment has been recycled, when there are no
- *    functions to read the log (`outcome-functions.ts`), and on another cluster (`system`), where numbers
- *    mean nothing.
+ * 4. Else nothing is proven: `unknown`. So it is when that part of the log is gone (`wal_keep_size` keeps some),
+ *    when there are no functions to read it (`outcome-functions.ts`), and on another cluster (`system`),
+ *    where numbers mean nothing.
  *
  * With the number known as ours, one statement asks for its fate. It has ended when this statement's snapshot
  * no longer lists it as running (`pg_visible_in_snapshot`), and only then its status counts: a
@@ -59,8 +62,8 @@ interface Whereabouts {
   /** The cluster's identifier: the same on a primary and its standbys. */
   readonly system: string;
   readonly timeline: number;
-  /** Changes whenever the server's memory is lost. */
-  readonly run: string;
+  /** When the server's statistics were last emptied: changes with every crash. */
+  readonly memory: string | null;
 }
 
 export type CommitOutcome = 'committed' | 'aborted' | 'unknown';
@@ -74,8 +77,7 @@ const TOKEN_BYTES = 16;
 const WHEREABOUTS = `
   (select system_identifier::text from pg_control_system()) as system,
   ('x' || substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8))::bit(32)::int as timeline,
-  extract(epoch from pg_postmaster_start_time()) || ' ' ||
-    coalesce(extract(epoch from pg_stat_get_bgwriter_stat_reset_time())::text, '') as run`;
+  extract(epoch from pg_stat_get_bgwriter_stat_reset_time())::text as memory`;
 
 const MARK = `select pg_current_xact_id_if_assigned()::text as xid,
   case when pg_current_xact_id_if_assigned() is not null
@@ -198,7 +200,7 @@ async function ask(client: pg.ClientBase, mark: CommitMark): Promise<CommitOutco
   const { rows } = await client.query<Whereabouts>(`select ${WHEREABOUTS}`);
   const here = rows[0]!;
   if (here.system !== mark.system) return 'unknown';
-  if (here.run === mark.run) {
+  if (isUnbroken(mark, here)) {
     const outcome = await statusOf(client, mark);
     if (outcome) await client.query(COMMIT_SOMETHING);
     return outcome;
@@ -214,6 +216,11 @@ async function ask(client: pg.ClientBase, mark: CommitMark): Promise<CommitOutco
     case 'unknown':
       return 'unknown';
   }
+}
+
+/** Whether the server has known all the time which numbers it gave. */
+function isUnbroken(before: Whereabouts, now: Whereabouts): boolean {
+  return now.timeline === before.timeline && now.memory !== null && now.memory === before.memory;
 }
 
 /** @returns undefined while it has not ended */

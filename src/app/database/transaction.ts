@@ -26,13 +26,13 @@ import {
   OtherTransaction,
   resolveCommit,
 } from './outcome.ts';
+import { Limit } from './time-limit.ts';
 import {
   InvalidTransactionOption,
   NestedTransaction,
   QueriesStillRunning,
   StatementFailed,
   TransactionEndedWithin,
-  TransactionTimeout,
 } from './transaction-errors.ts';
 
 export interface TransactionOptions {
@@ -68,8 +68,12 @@ const ISOLATIONS = ['read committed', 'repeatable read', 'serializable'];
 
 /** serialization_failure, deadlock_detected: the server rolled it back for another's sake. */
 const CONFLICT = ['40001', '40P01'];
-/** read_only_sql_transaction: what was the primary is a standby now. */
+/**
+ * read_only_sql_transaction, and feature_not_supported for BEGIN READ WRITE: what was the primary is a
+ * standby now.
+ */
 const READ_ONLY = '25006';
+const NOT_SUPPORTED = '0A000';
 /** in_failed_sql_transaction */
 const FAILED = '25P02';
 
@@ -140,60 +144,6 @@ function check(options: TransactionOptions, retries: number, timeoutMs: number):
   }
 }
 
-/** How long all attempts may take together. */
-class Limit {
-  readonly #timeoutMs: number;
-  readonly #deadline: number;
-  readonly #passed = Promise.withResolvers<never>();
-  readonly #timer: NodeJS.Timeout;
-  readonly #signal: AbortSignal | undefined;
-  readonly #onAbort = () => this.#passed.reject(this.#signal?.reason);
-  /** Why the last attempt has to be repeated. */
-  lastReason: unknown;
-
-  constructor(timeoutMs: number, signal: AbortSignal | undefined) {
-    this.#timeoutMs = timeoutMs;
-    this.#deadline = performance.now() + timeoutMs;
-    this.#signal = signal;
-    this.#passed.promise.catch(() => {});
-    this.#timer = setTimeout(() => this.#passed.reject(this.timeout()), timeoutMs);
-    if (signal?.aborted) this.#onAbort();
-    else signal?.addEventListener('abort', this.#onAbort);
-  }
-
-  get leftMs(): number {
-    return Math.max(0, this.#deadline - performance.now());
-  }
-
-  timeout(): TransactionTimeout {
-    return new TransactionTimeout(this.#timeoutMs, this.lastReason);
-  }
-
-  /** The work's result, unless time is up first or the signal aborts. @throws TransactionTimeout */
-  before<T>(work: Promise<T>): Promise<T> {
-    return Promise.race([this.#passed.promise, work]);
-  }
-
-  /** The same, whatever the signal says. */
-  async inTime<T>(work: Promise<T>): Promise<T> {
-    const patience = new AbortController();
-    const late = delay(this.leftMs, undefined, { signal: patience.signal }).then(() => {
-      throw this.timeout();
-    });
-    late.catch(() => {});
-    try {
-      return await Promise.race([work, late]);
-    } finally {
-      patience.abort();
-    }
-  }
-
-  [Symbol.dispose](): void {
-    clearTimeout(this.#timer);
-    this.#signal?.removeEventListener('abort', this.#onAbort);
-  }
-}
-
 const ignore = () => {};
 
 /** One run of the function, on one connection. */
@@ -245,13 +195,17 @@ class Attempt {
     let value: T;
     try {
       begun = await this.#limit.before(this.#begin(client));
+    } catch (error) {
+      throw await this.#rolledBack(client, error, [READ_ONLY, NOT_SUPPORTED]);
+    }
+    try {
       value = await this.#limit.before(this.#call(client, fn));
     } catch (error) {
       throw await this.#rolledBack(client, error);
     }
     let mark: CommitMark | undefined;
     try {
-      if (begun !== undefined) mark = await this.#limit.before(markCommit(client, begun));
+      if (!this.#options.readOnly) mark = await this.#limit.before(markCommit(client, begun));
     } catch (error) {
       throw await this.#rolledBack(client, explainMark(error));
     }
@@ -290,30 +244,27 @@ class Attempt {
 
   /**
    * Rolls back after an error before COMMIT.
+   * @param atStandby codes with which a standby says that it is one
    * @returns what to throw for it
    */
-  async #rolledBack(client: pg.PoolClient, error: unknown): Promise<unknown> {
-    if (!(await this.#rollback(client))) {
-      this.#isBroken = true;
-      const broke = causes(error).some(isBreak);
-      return broke ? new RunAgain(asBroken(error)) : error;
+  async #rolledBack(
+    client: pg.PoolClient,
+    error: unknown,
+    atStandby = [READ_ONLY],
+  ): Promise<unknown> {
+    this.#isBroken = !(await answersRollback(client, work => this.#limit.before(work)));
+    if (this.#limit.isOver) return error;
+    // Where there are replicas the client outlives its connection, and the error alone tells.
+    if (causes(error).some(isBrokenBefore)) return new RunAgain(error);
+    if (this.#isBroken) {
+      return causes(error).some(isBreak) ? new RunAgain(new TransactionBroken(error)) : error;
     }
     if (hasCause(error, CONFLICT)) return new RunAgain(error);
-    if (!this.#options.readOnly && hasCause(error, [READ_ONLY])) {
+    if (!this.#options.readOnly && hasCause(error, atStandby)) {
       this.#isBroken = true;
       return new RunAgain(error);
     }
     return error;
-  }
-
-  /** False when the connection is broken, or does not answer in time. */
-  async #rollback(client: pg.PoolClient): Promise<boolean> {
-    try {
-      await this.#limit.before(client.query('rollback'));
-      return true;
-    } catch {
-      return false;
-    }
   }
 
   async #commit(client: pg.PoolClient, mark: CommitMark | undefined): Promise<void> {
@@ -322,10 +273,12 @@ class Attempt {
       ({ command } = await this.#limit.inTime(client.query('commit')));
     } catch (error) {
       // An error that the server sent is the answer to COMMIT only if it goes on answering after it.
-      if (error instanceof pg.DatabaseError && (await this.#rollback(client))) {
-        throw hasCause(error, CONFLICT) ? new RunAgain(error) : error;
-      }
+      const isAnswer =
+        error instanceof pg.DatabaseError &&
+        (await answersRollback(client, work => this.#limit.inTime(work)));
+      if (isAnswer) throw hasCause(error, CONFLICT) ? new RunAgain(error) : error;
       this.#isBroken = true;
+      if (isBrokenBefore(error)) throw new RunAgain(error);
       // Its place in the pool may be needed to ask.
       this.#giveBack(client);
       return this.#resolve(mark, error);
@@ -343,6 +296,19 @@ class Attempt {
     });
     if (outcome === 'aborted') throw new RunAgain(new TransactionBroken(reason));
     if (outcome === 'unknown') throw new OutcomeUnknown('COMMIT', reason);
+  }
+}
+
+/** False when the connection is broken, or does not answer in time. */
+async function answersRollback(
+  client: pg.PoolClient,
+  within: <T>(work: Promise<T>) => Promise<T>,
+): Promise<boolean> {
+  try {
+    await within(client.query('rollback'));
+    return true;
+  } catch {
+    return false;
   }
 }
 
@@ -364,17 +330,13 @@ function causes(error: unknown): unknown[] {
 const hasCause = (error: unknown, codes: string[]): boolean =>
   causes(error).some(cause => hasCode(cause, ...codes));
 
-/** An error of a connection that broke, or had broken before. */
-function isBreak(error: unknown): boolean {
-  return (
-    error instanceof TransactionBroken ||
-    isAway(error) ||
-    /not queryable/.test((error as Error | undefined)?.message ?? '')
-  );
-}
+/** The pool's own word that the connection broke before COMMIT was sent. */
+const isBrokenBefore = (error: unknown): boolean =>
+  error instanceof TransactionBroken && error.safeToRetry;
 
-const asBroken = (error: unknown): TransactionBroken =>
-  error instanceof TransactionBroken ? error : new TransactionBroken(error);
+/** An error of a connection that broke, or had broken before. */
+const isBreak = (error: unknown): boolean =>
+  isAway(error) || /not queryable/.test((error as Error | undefined)?.message ?? '');
 
 /** The connection's own error. */
 const original = (error: unknown): unknown =>

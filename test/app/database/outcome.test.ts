@@ -1,12 +1,19 @@
 /** What became of a COMMIT, asked from real servers after what may happen to them. */
+import { randomBytes } from 'node:crypto';
 import { chown, stat, writeFile } from 'node:fs/promises';
 import path from 'node:path';
 import pg from 'pg';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { type CommitMark, markCommit, resolveCommit } from '../../../src/app/database/outcome.ts';
 import { outcomeFunctions } from '../../../src/app/database/outcome-functions.ts';
+import { parseLsn } from '../../../src/app/database/timelines.ts';
 import { TestPostgres } from '../../support/postgres.ts';
-import { freezeSenders, killServer, postmasterOf } from '../../support/server-processes.ts';
+import {
+  freezeReceiver,
+  freezeSenders,
+  killServer,
+  postmasterOf,
+} from '../../support/server-processes.ts';
 import { StandbyPair } from '../../support/standby.ts';
 import { until } from '../../support/until.ts';
 
@@ -44,9 +51,14 @@ interface Written {
 /** A transaction that wrote and is about to commit. */
 async function write(pool: pg.Pool, text: string): Promise<Written> {
   const client = await pool.connect();
-  await client.query('begin');
-  await client.query('insert into notes values ($1)', [text]);
-  return { client, text, mark: (await markCommit(client))! };
+  try {
+    await client.query('begin');
+    await client.query('insert into notes values ($1)', [text]);
+    return { client, text, mark: (await markCommit(client))! };
+  } catch (error) {
+    client.release(true);
+    throw error;
+  }
 }
 
 const commitUnheard = ({ client }: Written) => void client.query('commit').catch(() => {});
@@ -70,6 +82,21 @@ async function useNumber(pool: pg.Pool, { mark }: Written): Promise<boolean> {
 
 const statusOf = async (pool: pg.Pool, { mark }: Written) =>
   (await pool.query('select pg_xact_status($1::xid8) as status', [mark.xid])).rows[0].status;
+
+/** Kills one backend badly: the postmaster lives, and starts all else anew. */
+async function killBackend(superuser: pg.Pool): Promise<void> {
+  const postmaster = await postmasterOf(superuser);
+  const client = await superuser.connect();
+  const ignore = () => {};
+  client.on('error', ignore);
+  const { rows } = await client.query<{ pid: number }>('select pg_backend_pid() as pid');
+  process.kill(rows[0]!.pid, 'SIGKILL');
+  await client.query('select pg_sleep(60)').catch(ignore);
+  client.release(true);
+  await until(async () => (await postmasterOf(superuser)) === postmaster, {
+    what: 'the server is back, with the same postmaster',
+  });
+}
 
 describe('the server goes on', () => {
   let postgres: TestPostgres;
@@ -125,7 +152,7 @@ describe('the server goes on', () => {
     const one = await write(pool, 'deposed');
     await one.client.query('rollback');
     one.client.release();
-    const later = { ...one, mark: { ...one.mark, timeline: 2, run: 'another' } };
+    const later = { ...one, mark: { ...one.mark, timeline: 2 } };
     expect(await resolve(pool, later, { timeoutMs: 300 })).toBe('unknown');
   });
 
@@ -176,18 +203,7 @@ describe('the same server is started anew', () => {
     await postgres.start();
   };
 
-  /** Kills one backend badly: the postmaster lives, and starts all else anew. */
-  const crashWithin = async () => {
-    const postmaster = await postmasterOf(superuser);
-    const client = await pool.connect();
-    const { rows } = await client.query<{ pid: number }>('select pg_backend_pid() as pid');
-    process.kill(rows[0]!.pid, 'SIGKILL');
-    await client.query('select pg_sleep(60)').catch(() => {});
-    client.release(true);
-    await until(async () => (await postmasterOf(superuser)) === postmaster, {
-      what: 'the server is back, with the same postmaster',
-    });
-  };
+  const crashWithin = () => killBackend(superuser);
 
   test.each([
     ['after SIGKILL', restart],
@@ -201,7 +217,7 @@ describe('the same server is started anew', () => {
     const now = await write(pool, 'now');
     await now.client.query('rollback');
     now.client.release();
-    expect(now.mark.run).not.toBe(kept.mark.run);
+    expect(now.mark.memory).not.toBe(kept.mark.memory);
   });
 
   test.each([
@@ -223,29 +239,65 @@ describe('the same server is started anew', () => {
     expect(await isThere(pool, lost)).toBe(false);
   });
 
-  test('markers are found wherever they lie on a page, and missed where none lies', async () => {
-    const client = await pool.connect();
-    const marks: CommitMark[] = [];
-    for (let i = 0; i < 200; i++) {
-      await client.query('begin');
-      // Each time another place on the page; the whole row goes into the log.
-      await client.query('insert into notes values ($1)', ['x'.repeat(i * 8)]);
-      marks.push((await markCommit(client))!);
-      await client.query('commit');
-    }
-    client.release();
-    const holds = async ({ lsn, token }: CommitMark) => {
-      const { rows } = await pool.query(
-        'select banyan.log_holds($1::pg_lsn, $2::int[], $3::bytea) as holds',
-        [lsn, [1], token],
+  test('in order: what was committed is committed, what was not is aborted, also without the functions', async () => {
+    await superuser.query('drop schema banyan cascade');
+    const kept = await write(pool, 'kept in order');
+    await kept.client.query('commit');
+    const cut = await write(pool, 'cut in order');
+    await postgres.stop();
+    for (const { client } of [kept, cut]) client.release(true);
+    await postgres.start();
+    expect(await resolve(pool, kept)).toBe('committed');
+    expect(await resolve(pool, cut)).toBe('aborted');
+    expect(await isThere(pool, cut)).toBe(false);
+    await superuser.query(outcomeFunctions('app'));
+  });
+
+  /** Moves the end of the log to a place on a page, by records of no meaning, in steps of 8 bytes. */
+  async function moveLogTo(client: pg.PoolClient, goal: number): Promise<void> {
+    for (;;) {
+      const { rows } = await client.query<{ at: number }>(
+        "select ((pg_current_wal_insert_lsn() - '0/0') % 8192)::int as at",
       );
-      return rows[0].holds;
-    };
-    for (const [i, mark] of marks.entries()) {
-      expect([i, mark.lsn, await holds(mark)]).toEqual([i, mark.lsn, true]);
-      const other = marks[(i + 1) % marks.length]!.token;
-      expect(await holds({ ...mark, token: other })).toBe(false);
+      const distance = (goal - rows[0]!.at + 8192) % 8192;
+      if (distance === 0) return;
+      // Such a record has 57 bytes and what it says; no more than 240 in all, and no less is left over.
+      const size = Math.min(240, distance < 304 ? distance : distance - 64);
+      await client.query("select pg_logical_emit_message(false, '123456', $1::bytea)", [
+        Buffer.alloc(Math.max(64, size) - 57),
+      ]);
     }
+  }
+
+  const holds = async ({ lsn, token }: CommitMark) => {
+    const { rows } = await pool.query(
+      'select banyan.log_holds($1::pg_lsn, $2::int[], $3::bytea) as holds',
+      [lsn, [1], token],
+    );
+    return rows[0].holds;
+  };
+
+  // 80 bytes of record and 24 of the next page's header behind it.
+  test.each([
+    ['in the middle of a page', 4_000, 4_080],
+    ['at its end', 8_112, 0],
+    ['over two pages, the token but for a byte before the header', 8_120, 32],
+    ['over two pages, the token on both sides of the header', 8_128, 40],
+    ['over two pages, the token after the header', 8_144, 56],
+  ])('a marker is found %s, and no other in its place', async (_, start, end) => {
+    const mark = await until(async () => {
+      const client = await pool.connect();
+      await client.query('begin');
+      await client.query("insert into notes values ('placed')");
+      await moveLogTo(client, start);
+      const made = (await markCommit(client))!;
+      await client.query('commit');
+      client.release();
+      // Unless some other process has written in between.
+      return Number(parseLsn(made.lsn) % 8192n) === end && made;
+    });
+    expect(await holds(mark)).toBe(true);
+    expect(await holds({ ...mark, token: randomBytes(16) })).toBe(false);
   });
 
   test('without the functions nothing is proven', async () => {
@@ -331,6 +383,15 @@ describe('another server takes over', () => {
       expect([name, await resolve(promoted, written[name]!)]).toEqual([name, 'aborted']);
     }
   });
+
+  test('when that part of the log is gone, the history alone proves what was left behind', async () => {
+    await until(async () => {
+      await pair.standby.query('select pg_switch_wal()');
+      await pair.standby.query('checkpoint');
+      return (await resolve(promoted, written.committed!)) === 'unknown';
+    });
+    expect(await resolve(promoted, written.reused!)).toBe('aborted');
+  });
 });
 
 /** Makes the server a standby that nobody sends anything, and promotes it: a timeline more. */
@@ -346,10 +407,13 @@ async function promoteAgain(pool: pg.Pool): Promise<void> {
   });
 }
 
-test('a COMMIT that waits for a synchronous standby is neither known nor disturbed', async () => {
-  const pair = await StandbyPair.start();
-  const app = asApp(pair.primary);
-  try {
+describe('with a synchronous standby', () => {
+  let pair: StandbyPair;
+  let app: pg.Pool;
+
+  beforeAll(async () => {
+    pair = await StandbyPair.start();
+    app = asApp(pair.primary);
     await pair.primary.query(SETUP);
     await pair.caughtUp();
     await pair.primary.query("alter system set synchronous_standby_names = '*'");
@@ -358,15 +422,25 @@ test('a COMMIT that waits for a synchronous standby is neither known nor disturb
       const { rows } = await pair.primary.query('select sync_state from pg_stat_replication');
       return rows[0]?.sync_state === 'sync';
     });
-    const waiting = await write(app, 'waiting');
-    const goOn = await freezeSenders(pair.primary);
-    const committed = waiting.client.query('commit');
-    await until(async () => {
+  });
+  afterAll(async () => {
+    await app?.end();
+    await pair?.remove();
+  });
+
+  const somebodyWaits = () =>
+    until(async () => {
       const { rowCount } = await pair.primary.query(
         "select from pg_stat_activity where wait_event = 'SyncRep'",
       );
       return rowCount === 1;
     });
+
+  test('a COMMIT that waits for it is neither known nor disturbed', async () => {
+    const waiting = await write(app, 'waiting');
+    const goOn = await freezeSenders(pair.primary);
+    const committed = waiting.client.query('commit');
+    await somebodyWaits();
     expect(await resolve(app, waiting, { timeoutMs: 500 })).toBe('unknown');
     const answer = resolve(app, waiting);
     goOn();
@@ -374,8 +448,48 @@ test('a COMMIT that waits for a synchronous standby is neither known nor disturb
     expect((await committed).command).toBe('COMMIT');
     waiting.client.release();
     expect(await isThere(pair.standby, waiting)).toBe(true);
-  } finally {
-    await app.end();
-    await pair.remove();
-  }
+  });
+
+  test('a COMMIT whose wait was cancelled is not called committed until the standby has it', async () => {
+    const cancelled = await write(app, 'cancelled');
+    const goOn = await freezeSenders(pair.primary);
+    const committed = cancelled.client.query('commit');
+    await somebodyWaits();
+    await pair.primary.query(
+      "select pg_cancel_backend(pid) from pg_stat_activity where wait_event = 'SyncRep'",
+    );
+    // So PostgreSQL says, with a warning that nobody reads.
+    expect((await committed).command).toBe('COMMIT');
+    cancelled.client.release();
+    expect(await resolve(app, cancelled, { timeoutMs: 500 })).toBe('unknown');
+    goOn();
+    expect(await resolve(app, cancelled)).toBe('committed');
+  });
+
+  test('a COMMIT that only the dead primary had is not called committed until the standby has it', async () => {
+    const alone = await write(app, 'alone');
+    const goOn = await freezeReceiver(pair.standby);
+    commitUnheard(alone);
+    await somebodyWaits();
+    await killServer(pair.primary);
+    alone.client.release(true);
+    // A start from the log shows it without waiting for anyone.
+    await until(() => isThere(pair.primary, alone), { what: 'the primary is back' });
+    expect(await resolve(app, alone, { timeoutMs: 1_000 })).toBe('unknown');
+    expect(await isThere(pair.standby, alone)).toBe(false);
+    goOn();
+    expect(await resolve(app, alone)).toBe('committed');
+    expect(await isThere(pair.standby, alone)).toBe(true);
+  });
+
+  test('a crash that the postmaster survives is noticed by this version, too', async () => {
+    const kept = await write(app, 'kept');
+    await kept.client.query('commit');
+    await killBackend(pair.primary);
+    kept.client.release(true);
+    const later = await until(() => write(app, 'later'));
+    later.client.release(true);
+    expect(later.mark.memory).not.toBe(kept.mark.memory);
+    expect(await resolve(app, kept)).toBe('committed');
+  });
 });
