@@ -1,0 +1,8 @@
+import { runOn } from './topology.ts';
+
+/** Two web servers picked at random, a primary and two replicas: whoever wrote sees it, wherever he is sent. */
+runOn({
+  web: { servers: 2 },
+  balancer: { algorithm: 'random' },
+  database: { replicas: 2, memoryMb: 64 },
+});
