@@ -44,6 +44,21 @@ export class OutcomeUnknown extends BanyanError {
   }
 }
 
+/**
+ * A read-only transaction runs on a replica, has run something there already, and asks for what only the
+ * primary has.
+ */
+export class NeedsPrimary extends BanyanError {
+  /** @param why completes "it …" */
+  constructor(why: string) {
+    super('NEEDS_PRIMARY', {
+      what: `The statement ${why}, and its read-only transaction runs on a replica`,
+      where: 'a transaction that was begun with READ ONLY',
+      remedy: 'Begin the transaction without READ ONLY, or make this its first statement',
+    });
+  }
+}
+
 function messageOf(error: unknown): string {
   return (error as Error | undefined)?.message || String(error);
 }

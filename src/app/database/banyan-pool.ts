@@ -1,0 +1,355 @@
+/**
+ * The application's pool: `pg.Pool`'s interface over the database that the runtime map names.
+ *
+ * Holds true here:
+ * - It *is* a `pg.Pool`, so Drizzle (which asks `instanceof`), Kysely and plain `pg` code work on it: the pool of
+ *   connections to the primary. Beside it are pools to the replicas, which the router has.
+ * - With one member there is no router: nothing is parsed, nobody is watched.
+ * - Host and port come from the map, credentials and options from `DATABASE_URL`. When the map
+ *   moves the database, idle connections to the old place are closed and new ones go to the new;
+ *   connections in use finish what they do and are closed on release.
+ * - A connection that breaks is logged, never thrown, also while the application holds it between two
+ *   queries: a restart of PostgreSQL must not take the application with it.
+ */
+import { setTimeout as delay } from 'node:timers/promises';
+import pg from 'pg';
+import { watchRuntimeMap } from '../../map/map-file.ts';
+import type { Member, RuntimeMap } from '../../map/runtime-map.ts';
+import { log } from '../telemetry/log.ts';
+import { stalenessOf } from './consistency/staleness.ts';
+import { Holding, type HoldLimits, isAway } from './holding.ts';
+import {
+  breakConnections,
+  internalsOf,
+  leaveConnections,
+  resize,
+  serveWaiting,
+} from './pool-internals.ts';
+import { RoutedClient } from './routed-client.ts';
+import { type PrimaryPool, Router } from './router.ts';
+import type { Done, QueryConfig } from './statement.ts';
+import { isSubmittable } from './submittable.ts';
+
+/** `pg.Pool`, following the runtime map. Made by `createPool`. */
+export interface Pool extends pg.Pool {
+  /** Whether statements to the primary wait at the moment, since it is away or the map says to hold. */
+  readonly isHolding: boolean;
+}
+
+export interface BanyanPoolOptions {
+  readonly hold: HoldLimits;
+  readonly maxReplicaLagMs: number;
+  /** Milliseconds that any answer may be old; undefined: not at all. */
+  readonly staleness: number | undefined;
+}
+
+type ConnectCallback = (
+  error: Error | undefined,
+  client: pg.PoolClient | undefined,
+  done: (release?: Error | boolean) => void,
+) => void;
+
+const pulseQueue = internalsOf(pg.Pool.prototype)._pulseQueue;
+const PROBE_TIMEOUT_MS = 2_000;
+/** pg-pool's own default. */
+const DEFAULT_MAX = 10;
+/** Which tell of single connections, wherever those lead. */
+const FORWARDED = ['connect', 'acquire', 'remove', 'release', 'error'] as const;
+
+export class BanyanPool extends pg.Pool implements Pool, PrimaryPool {
+  readonly #config: pg.PoolConfig;
+  readonly #behaviour: BanyanPoolOptions;
+  readonly #holding: Holding;
+  #url = '';
+  /** Where the primary is taken to be. */
+  #address: Member | undefined;
+  #router: Router | undefined;
+  /** Routers of before, whose reads end. */
+  readonly #closing = new Set<Promise<void>>();
+  #stopWatching: (() => void) | undefined;
+
+  constructor(config: pg.PoolConfig, behaviour: BanyanPoolOptions) {
+    super(config);
+    this.#config = config;
+    this.#behaviour = behaviour;
+    this.#holding = new Holding(
+      behaviour.hold,
+      () => this.#probe(),
+      () => serveWaiting(this),
+    );
+    this.on('error', error => log.warn({ err: error }, 'an idle database connection broke'));
+    // pg-pool listens for errors while a client is idle. One that breaks in the application's hands,
+    // between two queries of a transaction, would otherwise end the process: the next query on it
+    // rejects, which is all that the application needs.
+    this.on('connect', client => client.on('error', () => {}));
+  }
+
+  get isHolding(): boolean {
+    return this.#holding.isHolding;
+  }
+
+  /** @internal Of a pool with replicas; undefined while the map has none. */
+  get router(): Router | undefined {
+    return this.#router;
+  }
+
+  /** @param wanted connections that the application asked for; undefined when it left that open */
+  follow(mapFile: string, url: string, map: RuntimeMap, wanted: number | undefined): void {
+    this.#url = url;
+    this.#address = membersOf(map)[0];
+    this.#take(map, wanted, true);
+    this.#stopWatching = watchRuntimeMap(
+      mapFile,
+      map,
+      next => this.#take(next, wanted, false),
+      error => log.warn({ err: error }, 'the runtime map cannot be read; the last one stays'),
+    );
+  }
+
+  #take(map: RuntimeMap, wanted: number | undefined, isFirst: boolean): void {
+    const max = shareOf(map, wanted);
+    const members = membersOf(map);
+    resize(this, max);
+    if (members.length > 1) {
+      const isNew = this.#router === undefined;
+      this.#router ??= new Router(this, { ...this.#behaviour, dataCentre: map.dataCentre });
+      this.#router.follow(members, map.dataCentre, isNew && !isFirst ? this.#address : undefined);
+      for (const pool of this.#router.replicaPools()) resize(pool, max);
+    } else {
+      this.#closeRouter();
+      this.usePrimary(members[0]!, false);
+    }
+    // Last, so that what was held goes where the new map says.
+    const isBegun = this.#holding.plan(map.database.shards[0]?.hold, () =>
+      this.#router?.monitor.resume(),
+    );
+    if (!isBegun) return;
+    leaveConnections(this);
+    this.#router?.monitor.pause();
+  }
+
+  override query(config: unknown, values?: unknown, callback?: unknown): never {
+    const router = this.#router;
+    if (typeof config === 'function' || isSubmittable(config) || !router) {
+      return this.#queryAsPg(config, values, callback);
+    }
+    const given = (typeof values === 'function' ? values : callback) as Done | undefined;
+    const own = Array.isArray(values) ? values : undefined;
+    if (given) {
+      this.#route(router, config as QueryConfig, own, given);
+      return undefined as never;
+    }
+    return new Promise((resolve, reject) => {
+      this.#route(router, config as QueryConfig, own, (error, result) =>
+        error ? reject(error) : resolve(result),
+      );
+    }).catch(error => {
+      // As pg-pool does: leads to the application's line, not to the socket's.
+      if (error instanceof Error) Error.captureStackTrace(error);
+      throw error;
+    }) as never;
+  }
+
+  #queryAsPg(config: unknown, values: unknown, callback: unknown): never {
+    const query = super.query as (...args: unknown[]) => never;
+    return query.call(this, config, values, callback);
+  }
+
+  #route(router: Router, config: QueryConfig, values: unknown[] | undefined, done: Done): void {
+    if (this.ending || config === null || config === undefined) {
+      this.#queryAsPg(config, values, done);
+      return;
+    }
+    let staleness: number | undefined;
+    try {
+      staleness = stalenessOf(config, router.staleness);
+    } catch (error) {
+      done(error as Error);
+      return;
+    }
+    router.run(router.statement(config, values, done, staleness));
+  }
+
+  /** Without replicas `pool.query` comes by here as well; while all is well this costs one call more than pg-pool's own. */
+  override connect(): Promise<pg.PoolClient>;
+  override connect(callback: ConnectCallback): void;
+  override connect(callback?: ConnectCallback): Promise<pg.PoolClient> | undefined {
+    if (this.#router && !this.ending) {
+      const client = new RoutedClient(this.#router, this.options) as unknown as pg.PoolClient;
+      if (!callback) return Promise.resolve(client);
+      process.nextTick(callback, undefined, client, client.release);
+      return undefined;
+    }
+    if (!callback) return this.#holding.connect(() => super.connect());
+    this.connectPrimary(
+      (error, client) => callback(error, client, client ? client.release : () => {}),
+      performance.now(),
+    );
+    return undefined;
+  }
+
+  /** @internal */
+  connectPrimary(
+    callback: (error: Error | undefined, client: pg.PoolClient | undefined) => void,
+    came: number,
+  ): void {
+    const deliver = () => {
+      this.#holding
+        .connect(async () => {
+          await this.#firstPrimary();
+          return super.connect();
+        }, came)
+        .then(
+          client => callback(undefined, client),
+          error => callback(error, undefined),
+        );
+    };
+    const monitor = this.#router?.monitor;
+    if (this.#holding.isHolding || (monitor && !monitor.primary)) {
+      deliver();
+      return;
+    }
+    super.connect((error, client) => {
+      if (error && isAway(error)) {
+        monitor?.suspect();
+        deliver();
+      } else callback(error, client);
+    });
+  }
+
+  /** Where nothing is held there is a wait all the same until the members have said who the primary is. */
+  async #firstPrimary(): Promise<void> {
+    const monitor = this.#router?.monitor;
+    if (!monitor || monitor.primary) return;
+    const limit = new AbortController();
+    const late = delay(this.options.connectionTimeoutMillis, undefined, { signal: limit.signal });
+    await Promise.race([monitor.served(), late]).finally(() => limit.abort());
+  }
+
+  /** @internal */
+  noticeAway(): void {
+    this.#holding.noticeAway();
+  }
+
+  /** @internal */
+  usePrimary(address: Member, isDeposed: boolean): void {
+    const before = this.#address;
+    this.#address = address;
+    this.options.connectionString = atMember(this.#url, address);
+    if (before?.host === address.host && before.port === address.port) return;
+    if (isDeposed) breakConnections(this);
+    else leaveConnections(this);
+  }
+
+  /** @internal */
+  poolTo(address: Member): pg.Pool {
+    const pool = new pg.Pool({ ...this.configFor(address), max: this.options.max });
+    for (const event of FORWARDED) {
+      pool.on(event as 'connect', (...args) => this.emit(event as 'connect', ...args));
+    }
+    return pool;
+  }
+
+  /** @internal */
+  configFor(address: Member): pg.PoolConfig {
+    return { ...this.#config, connectionString: atMember(this.#url, address) };
+  }
+
+  /** @internal All pools: the primary's and the replicas'. */
+  sum(count: (pool: pg.Pool) => number): number {
+    return (this.#router?.replicaPools() ?? []).reduce((total, pool) => total + count(pool), 0);
+  }
+
+  /** pg-pool's own: gives one of those who wait a connection. Its types do not know it. */
+  _pulseQueue(): void {
+    const holding = this.#holding;
+    const isHeld = holding?.isPlanned || (this.#router && holding?.isHolding);
+    if (!isHeld || this.ending) pulseQueue.call(this);
+  }
+
+  /** Whether a session can be had, over a connection beside the pool's: those may all be in use. */
+  async #probe(): Promise<void> {
+    const monitor = this.#router?.monitor;
+    await monitor?.served();
+    const client = new pg.Client({
+      ...this.#config,
+      connectionString: this.options.connectionString,
+      connectionTimeoutMillis: PROBE_TIMEOUT_MS,
+      query_timeout: PROBE_TIMEOUT_MS,
+    });
+    client.on('error', () => {});
+    try {
+      await client.connect();
+      // Who serves says so itself: a server that has just been demoted takes sessions as well.
+      if (monitor && (await isStandby(client))) {
+        throw Object.assign(new Error('the server is a standby'), { code: '57P03' });
+      }
+    } catch (error) {
+      if (isAway(error)) monitor?.suspect();
+      throw error;
+    } finally {
+      await client.end().catch(() => {});
+    }
+  }
+
+  #closeRouter(): void {
+    if (!this.#router) return;
+    const closing = this.#router.close();
+    this.#router = undefined;
+    this.#closing.add(closing);
+    closing.finally(() => this.#closing.delete(closing)).catch(() => {});
+  }
+
+  override end(): Promise<void>;
+  override end(callback: () => void): void;
+  override end(callback?: () => void): Promise<void> | void {
+    this.#stopWatching?.();
+    this.#holding.stop();
+    const ended = super.end();
+    this.#closeRouter();
+    const all = Promise.all([ended, ...this.#closing]).then(() => {});
+    if (!callback) return all;
+    all.then(callback, callback);
+  }
+}
+
+for (const [name, count] of Object.entries({
+  totalCount: (pool: pg.Pool) => pool.totalCount,
+  idleCount: (pool: pg.Pool) => pool.idleCount,
+  waitingCount: (pool: pg.Pool) => pool.waitingCount,
+})) {
+  const own = Object.getOwnPropertyDescriptor(Object.getPrototypeOf(pg.Pool.prototype), name)!;
+  Object.defineProperty(BanyanPool.prototype, name, {
+    configurable: true,
+    get(this: BanyanPool): number {
+      return own.get!.call(this) + this.sum(count);
+    },
+  });
+}
+
+async function isStandby(client: pg.Client): Promise<boolean> {
+  const { rows } = await client.query<{ standby: string }>(
+    'select pg_is_in_recovery()::text as standby',
+  );
+  return rows[0]?.standby === 'true';
+}
+
+/** What this server may hold, so that all of them together never take the database's last connection. */
+export function shareOf(map: RuntimeMap, wanted: number | undefined): number {
+  const share = map.database.connectionsPerServer;
+  if (share === undefined) return wanted ?? DEFAULT_MAX;
+  return Math.min(share, wanted ?? share);
+}
+
+function membersOf(map: RuntimeMap): Member[] {
+  return map.database.shards[0]?.members ?? [];
+}
+
+/** The URL with another host and port; as it is without a member. */
+export function atMember(connectionString: string, member: Member | undefined): string {
+  if (!member) return connectionString;
+  const url = new URL(connectionString);
+  url.hostname = member.host.includes(':') ? `[${member.host}]` : member.host;
+  url.port = String(member.port);
+  return url.href;
+}

@@ -1,0 +1,108 @@
+/**
+ * Who has to be shown what: read your writes, for a request or for the process.
+ *
+ * Holds true here:
+ * - `since` is the moment before which everything that was acknowledged has to be seen: when the request came,
+ *   when the scope's own last write was acknowledged, when the process began.
+ * - A position is a token for the scope only when it was asked after `since`; or when it came with the request,
+ *   signed and old enough (`session-token.ts`).
+ * - After a write of its own the scope does not wait for the position: it is asked a moment later, beside the
+ *   request, and reads go to the primary until it is there.
+ */
+import { AsyncLocalStorage } from 'node:async_hooks';
+import { subscribe, unsubscribe } from 'node:diagnostics_channel';
+import { requestContext } from '../../telemetry/request-context.ts';
+import { type Position, tick } from './position.ts';
+
+export class Scope {
+  #since: number;
+  /** What its reads have to see; undefined while that is not known. */
+  token: Position | undefined;
+  /** It wrote, and what it wrote has no position yet. */
+  isUnresolved = false;
+  /** It has written at all. */
+  hasWritten = false;
+
+  /** @param since a tick. Default: now */
+  constructor(since = tick()) {
+    this.#since = since;
+  }
+
+  get since(): number {
+    return this.#since;
+  }
+
+  /** A write of the scope was answered. */
+  noteWrite(): void {
+    this.#since = tick();
+    this.token = undefined;
+    this.isUnresolved = true;
+    this.hasWritten = true;
+  }
+
+  /** @param asked the tick at which the position was asked; one of before `since` proves nothing */
+  resolve(position: Position, asked: number): void {
+    if (asked <= this.#since) return;
+    this.token = position;
+    this.isUnresolved = false;
+  }
+}
+
+/** What one HTTP request has: a scope for each pool that it uses. */
+export class RequestScopes {
+  readonly #came = tick();
+  #owner: object | undefined;
+  #scope: Scope | undefined;
+  #others: Map<object, Scope> | undefined;
+
+  /** @param owner the pool's router */
+  of(owner: object): Scope {
+    // Nearly all requests use one pool.
+    if (this.#owner === owner) return this.#scope!;
+    if (!this.#owner) {
+      this.#owner = owner;
+      this.#scope = new Scope(this.#came);
+      return this.#scope;
+    }
+    this.#others ??= new Map();
+    const known = this.#others.get(owner);
+    if (known) return known;
+    const scope = new Scope(this.#came);
+    this.#others.set(owner, scope);
+    return scope;
+  }
+}
+
+/**
+ * Entered when Node has read a request's head, before anything of the application runs: so it works under any
+ * framework, with and without `lifecycle()`.
+ */
+const requests = new AsyncLocalStorage<RequestScopes>();
+/** HTTP/2 and upgraded connections are told of by `lifecycle()` alone. */
+const byContext = new WeakMap<object, RequestScopes>();
+
+const REQUEST_STARTS = 'http.server.request.start';
+const onRequest = () => requests.enterWith(new RequestScopes());
+let watchers = 0;
+
+/** Gives each HTTP request of this process scopes of its own, until the returned function is called. */
+export function watchRequests(): () => void {
+  if (watchers++ === 0) subscribe(REQUEST_STARTS, onRequest);
+  return () => {
+    if (--watchers === 0) unsubscribe(REQUEST_STARTS, onRequest);
+  };
+}
+
+/** Those of the request that is being served; undefined outside of one. */
+export function currentRequest(): RequestScopes | undefined {
+  const entered = requests.getStore();
+  if (entered) return entered;
+  const context = requestContext();
+  if (!context) return undefined;
+  let scopes = byContext.get(context);
+  if (!scopes) {
+    scopes = new RequestScopes();
+    byContext.set(context, scopes);
+  }
+  return scopes;
+}
