@@ -10,8 +10,8 @@ import { parseArgs } from 'node:util';
 import { deployFiles, type Site } from '../test/support/deployment.ts';
 import { LEDGER_APP } from '../test/support/ledger.ts';
 import {
+  killPostgres,
   postgresPid,
-  postgresProcesses,
   primaryOf,
   untilWell,
   witnessed,
@@ -86,7 +86,7 @@ async function loseMachine(): Promise<Account> {
   try {
     return await witnessed(site, async () => {
       process.kill(patroni, 'SIGSTOP');
-      for (const pid of postgresProcesses(site, primary)) process.kill(pid, 'SIGKILL');
+      killPostgres(site, primary);
     });
   } finally {
     process.kill(patroni, 'SIGCONT');

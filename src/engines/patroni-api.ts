@@ -67,6 +67,12 @@ export class PatroniApi {
     }));
   }
 
+  /** Whether a setting of this node counts only after a restart; `cluster` tells it a second later. */
+  async pendingRestart(): Promise<boolean> {
+    const { pending_restart } = (await this.#ask('/patroni')) as { pending_restart?: boolean };
+    return pending_restart ?? false;
+  }
+
   /** What all nodes agree on. */
   async config(): Promise<Record<string, unknown>> {
     return (await this.#ask('/config')) as Record<string, unknown>;

@@ -48,6 +48,17 @@ export function postgresPid(site: Site, name: string): number {
   return Number.parseInt(readFileSync(file, 'utf8'), 10);
 }
 
+/** Kills all of a server's PostgreSQL at once. */
+export function killPostgres(site: Site, name: string): void {
+  for (const pid of postgresProcesses(site, name)) {
+    try {
+      process.kill(pid, 'SIGKILL');
+    } catch {
+      // It has ended between the look and the kill.
+    }
+  }
+}
+
 /** PostgreSQL's main process and all that it has started. */
 export function postgresProcesses(site: Site, name: string): number[] {
   return processesOf(dataOf(site, name)).map(({ pid }) => pid);

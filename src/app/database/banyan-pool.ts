@@ -2,15 +2,16 @@
  * The application's pool: `pg.Pool`'s interface over the database that the runtime map names.
  *
  * Holds true here:
- * - It *is* a `pg.Pool`, so Drizzle (which asks `instanceof`), Kysely and plain `pg` code work on it.
+ * - It *is* a `pg.Pool`, so Drizzle (which asks `instanceof`), Kysely and plain `pg` code work on it: the pool of
+ *   connections to the primary. Beside it are pools to the replicas, which the router has.
+ * - With one member there is no router: nothing is parsed, nobody is watched.
  * - Host and port come from the map, credentials and options from `DATABASE_URL`. When the map
  *   moves the database, idle connections to the old place are closed and new ones go to the new;
  *   connections in use finish what they do and are closed on release.
- * - With one server it is that and no more. With several (a primary and replicas) the pool itself is the one of
- *   the primary, and a `Router` decides where each statement runs; the map may go from one to several and back.
  * - A connection that breaks is logged, never thrown, also while the application holds it between two
  *   queries: a restart of PostgreSQL must not take the application with it.
  */
+import { setTimeout as delay } from 'node:timers/promises';
 import pg from 'pg';
 import { watchRuntimeMap } from '../../map/map-file.ts';
 import type { Member, RuntimeMap } from '../../map/runtime-map.ts';
@@ -26,29 +27,29 @@ import {
 } from './pool-internals.ts';
 import { RoutedClient } from './routed-client.ts';
 import { type PrimaryPool, Router } from './router.ts';
-import type { QueryConfig } from './statement.ts';
+import type { Done, QueryConfig } from './statement.ts';
 import { isSubmittable } from './submittable.ts';
 import { type TransactionOptions, transaction } from './transaction.ts';
 
-/** `pg.Pool`, following the runtime map. Made by {@link createPool}. */
+/** `pg.Pool`, following the runtime map. Made by `createPool`. */
 export interface Pool extends pg.Pool {
+  /** Whether statements to the primary wait at the moment, since it is away or the map says to hold. */
+  readonly isHolding: boolean;
   /** See {@link transaction}: `fn` may run several times. */
   transaction<T>(
     fn: (client: pg.PoolClient) => Promise<T>,
     options?: TransactionOptions,
   ): Promise<T>;
-  /** Whether statements to the primary wait at the moment, since it is away or the map says to hold. */
-  readonly isHolding: boolean;
 }
 
-/** More would fill the memory of a server that may be one of many. */
-const HELD_REQUESTS = 1_000;
-const PROBE_TIMEOUT_MS = 2_000;
-
-const pulseQueue = internalsOf(pg.Pool.prototype)._pulseQueue;
-
-/** pg-pool's own default. */
-const DEFAULT_MAX = 10;
+export interface BanyanPoolOptions {
+  readonly hold: HoldLimits;
+  /** In the place of its time when there are replicas, in milliseconds. */
+  readonly replicatedHoldMs: number;
+  readonly maxReplicaLagMs: number;
+  /** Milliseconds that any answer may be old; undefined: not at all. */
+  readonly staleness: number | undefined;
+}
 
 type ConnectCallback = (
   error: Error | undefined,
@@ -56,168 +57,45 @@ type ConnectCallback = (
   done: (release?: Error | boolean) => void,
 ) => void;
 
-/** How long a request may be held, in milliseconds: with one server, and with replicas. */
-export interface HoldTimes {
-  single: number;
-  replicated: number;
-}
-
-export interface ReadLimits {
-  maxReplicaLagMs: number;
-  staleness: number | undefined;
-}
+const pulseQueue = internalsOf(pg.Pool.prototype)._pulseQueue;
+const PROBE_TIMEOUT_MS = 2_000;
+/** pg-pool's own default. */
+const DEFAULT_MAX = 10;
+/** Which tell of single connections, wherever those lead. */
+const FORWARDED = ['connect', 'acquire', 'remove', 'release', 'error'] as const;
 
 export class BanyanPool extends pg.Pool implements Pool, PrimaryPool {
-  readonly #holdTimes: HoldTimes;
-  readonly #limits: HoldLimits;
+  readonly #config: pg.PoolConfig;
+  readonly #behaviour: BanyanPoolOptions;
+  readonly #limits: { timeoutMs: number; most: number };
   readonly #holding: Holding;
-  readonly #reads: ReadLimits;
-  /** Undefined while there is one server. */
-  #router: Router | undefined;
-  /** Credentials and options, to be completed with a member's place. */
   #url = '';
-  #primary: Member | undefined;
+  /** Where the primary is taken to be. */
+  #address: Member | undefined;
+  #router: Router | undefined;
+  /** Routers of before, whose reads end. */
+  readonly #closing = new Set<Promise<void>>();
   #stopWatching: (() => void) | undefined;
 
-  constructor(hold: HoldTimes, reads: ReadLimits, config: pg.PoolConfig) {
+  constructor(config: pg.PoolConfig, behaviour: BanyanPoolOptions) {
     super(config);
-    this.#reads = reads;
-    this.#holdTimes = hold;
-    this.#limits = { timeoutMs: hold.single, most: HELD_REQUESTS };
-    this.#holding = new Holding(this.#limits, () => this.#probe());
-    listenForBreaks(this);
-    // pg-pool's are accessors too, which its types do not say.
-    Object.defineProperties(this, {
-      totalCount: { get: () => this.#sum(pool => internalsOf(pool)._clients.length) },
-      idleCount: { get: () => this.#sum(pool => internalsOf(pool)._idle.length) },
-      waitingCount: { get: () => this.#sum(pool => internalsOf(pool)._pendingQueue.length) },
-    });
+    this.#config = config;
+    this.#behaviour = behaviour;
+    this.#limits = { ...behaviour.hold };
+    this.#holding = new Holding(
+      this.#limits,
+      () => this.#probe(),
+      () => serveWaiting(this),
+    );
+    this.on('error', error => log.warn({ err: error }, 'an idle database connection broke'));
+    // pg-pool listens for errors while a client is idle. One that breaks in the application's hands,
+    // between two queries of a transaction, would otherwise end the process: the next query on it
+    // rejects, which is all that the application needs.
+    this.on('connect', client => client.on('error', () => {}));
   }
 
   get isHolding(): boolean {
     return this.#holding.isHolding;
-  }
-
-  /** @param wanted connections that the application asked for; undefined when it left that open */
-  follow(mapFile: string, url: string, map: RuntimeMap, wanted: number | undefined): void {
-    this.#url = url;
-    this.#primary = firstOf(map);
-    this.#obey(map);
-    this.#stopWatching = watchRuntimeMap(
-      mapFile,
-      map,
-      next => {
-        const max = shareOf(next, wanted);
-        for (const pool of [this, ...(this.#router?.replicaPools() ?? [])]) resize(pool, max);
-        this.#obey(next);
-      },
-      error => log.warn({ err: error }, 'the runtime map cannot be read; the last one stays'),
-    );
-  }
-
-  #obey(map: RuntimeMap): void {
-    const { members } = map.database.shards[0]!;
-    const { single, replicated } = this.#holdTimes;
-    this.#limits.timeoutMs = members.length > 1 ? replicated : single;
-    if (members.length > 1) this.#routeTo(members, map.dataCentre);
-    else {
-      this.#router?.close();
-      this.#router = undefined;
-      this.usePrimary(members[0]!, false);
-    }
-    // Last, so that what was held goes where the new map says.
-    this.#plan(map);
-  }
-
-  #routeTo(members: readonly Member[], dataCentre: string): void {
-    const isNew = !this.#router;
-    this.#router ??= new Router(this, { ...this.#reads, dataCentre });
-    this.#router.follow(members, dataCentre);
-    // The only server that there was has all the rows, and the new ones come from it.
-    if (isNew && this.#primary && this.totalCount > 0) this.#router.monitor.assume(this.#primary);
-  }
-
-  /** `pool.query` comes by here as well; while all is well this costs one call more than pg-pool's own. */
-  override connect(): Promise<pg.PoolClient>;
-  override connect(callback: ConnectCallback): void;
-  override connect(callback?: ConnectCallback): Promise<pg.PoolClient> | undefined {
-    if (this.#router && !this.ending) return this.#connectRouted(this.#router, callback);
-    if (!callback) return this.#holding.connect(() => super.connect());
-    this.#connectHeld(callback, performance.now());
-    return undefined;
-  }
-
-  #connectRouted(
-    router: Router,
-    callback: ConnectCallback | undefined,
-  ): Promise<pg.PoolClient> | undefined {
-    const client = new RoutedClient(router, this.options) as unknown as pg.PoolClient;
-    if (!callback) return Promise.resolve(client);
-    process.nextTick(callback, undefined, client, client.release);
-    return undefined;
-  }
-
-  #connectHeld(callback: ConnectCallback, came: number): void {
-    const deliver = () => {
-      this.#holding
-        .connect(() => super.connect(), came)
-        .then(
-          client => callback(undefined, client, client.release),
-          error => callback(error, undefined, () => {}),
-        );
-    };
-    if (this.#holding.isHolding) deliver();
-    else {
-      super.connect((error, client, done) => {
-        if (error && isAway(error)) deliver();
-        else callback(error, client, done);
-      });
-    }
-  }
-
-  connectPrimary(
-    callback: (error: Error | undefined, client: pg.PoolClient | undefined) => void,
-    came: number,
-  ): void {
-    this.#connectHeld((error, client) => {
-      if (error && isAway(error)) this.#router?.monitor.suspect();
-      callback(error, client);
-    }, came);
-  }
-
-  // biome-ignore lint/suspicious/noExplicitAny: pg's own overloads, which this stands in for
-  override query(config: any, values?: any, callback?: any): any {
-    const router = this.#router;
-    if (!router || this.ending || typeof config === 'function' || isSubmittable(config)) {
-      return super.query(config, values, callback);
-    }
-    const listener = typeof values === 'function' ? values : callback;
-    const parameters = typeof values === 'function' ? undefined : values;
-    if (typeof listener === 'function') {
-      this.#run(router, config, parameters, listener);
-      return undefined;
-    }
-    return new Promise((resolve, reject) => {
-      this.#run(router, config, parameters, (error, result) =>
-        error ? reject(error) : resolve(result),
-      );
-    });
-  }
-
-  #run(
-    router: Router,
-    config: QueryConfig,
-    values: unknown[] | undefined,
-    done: (error: Error | undefined, result?: unknown) => void,
-  ): void {
-    let staleness: number | undefined;
-    try {
-      staleness = stalenessOf(config, router.staleness);
-    } catch (error) {
-      process.nextTick(done, error as Error);
-      return;
-    }
-    router.run(router.statement(config, values, done, staleness));
   }
 
   transaction<T>(
@@ -227,66 +105,218 @@ export class BanyanPool extends pg.Pool implements Pool, PrimaryPool {
     return transaction(this, fn, options);
   }
 
+  /** @internal Of a pool with replicas; undefined while the map has none. */
+  get router(): Router | undefined {
+    return this.#router;
+  }
+
+  /** @param wanted connections that the application asked for; undefined when it left that open */
+  follow(mapFile: string, url: string, map: RuntimeMap, wanted: number | undefined): void {
+    this.#url = url;
+    this.#address = membersOf(map)[0];
+    this.#take(map, wanted, true);
+    this.#stopWatching = watchRuntimeMap(
+      mapFile,
+      map,
+      next => this.#take(next, wanted, false),
+      error => log.warn({ err: error }, 'the runtime map cannot be read; the last one stays'),
+    );
+  }
+
+  #take(map: RuntimeMap, wanted: number | undefined, isFirst: boolean): void {
+    const max = shareOf(map, wanted);
+    const members = membersOf(map);
+    resize(this, max);
+    const { hold, replicatedHoldMs } = this.#behaviour;
+    this.#limits.timeoutMs = members.length > 1 ? replicatedHoldMs : hold.timeoutMs;
+    if (members.length > 1) {
+      const isNew = this.#router === undefined;
+      this.#router ??= new Router(this, { ...this.#behaviour, dataCentre: map.dataCentre });
+      this.#router.follow(members, map.dataCentre, isNew && !isFirst ? this.#address : undefined);
+      for (const pool of this.#router.replicaPools()) resize(pool, max);
+    } else {
+      this.#closeRouter();
+      this.usePrimary(members[0]!, false);
+    }
+    // Last, so that what was held goes where the new map says.
+    const isBegun = this.#holding.plan(map.database.shards[0]?.hold, () =>
+      this.#router?.monitor.resume(),
+    );
+    if (!isBegun) return;
+    leaveConnections(this);
+    this.#router?.monitor.pause();
+  }
+
+  override query(config: unknown, values?: unknown, callback?: unknown): never {
+    const router = this.#router;
+    if (typeof config === 'function' || isSubmittable(config) || !router) {
+      return this.#queryAsPg(config, values, callback);
+    }
+    const given = (typeof values === 'function' ? values : callback) as Done | undefined;
+    const own = Array.isArray(values) ? values : undefined;
+    if (given) {
+      this.#route(router, config as QueryConfig, own, given);
+      return undefined as never;
+    }
+    return new Promise((resolve, reject) => {
+      this.#route(router, config as QueryConfig, own, (error, result) =>
+        error ? reject(error) : resolve(result),
+      );
+    }).catch(error => {
+      // As pg-pool does: leads to the application's line, not to the socket's.
+      if (error instanceof Error) Error.captureStackTrace(error);
+      throw error;
+    }) as never;
+  }
+
+  #queryAsPg(config: unknown, values: unknown, callback: unknown): never {
+    const query = super.query as (...args: unknown[]) => never;
+    return query.call(this, config, values, callback);
+  }
+
+  #route(router: Router, config: QueryConfig, values: unknown[] | undefined, done: Done): void {
+    if (this.ending || config === null || config === undefined) {
+      this.#queryAsPg(config, values, done);
+      return;
+    }
+    let staleness: number | undefined;
+    try {
+      staleness = stalenessOf(config, router.staleness);
+    } catch (error) {
+      done(error as Error);
+      return;
+    }
+    router.run(router.statement(config, values, done, staleness));
+  }
+
+  /** Without replicas `pool.query` comes by here as well; while all is well this costs one call more than pg-pool's own. */
+  override connect(): Promise<pg.PoolClient>;
+  override connect(callback: ConnectCallback): void;
+  override connect(callback?: ConnectCallback): Promise<pg.PoolClient> | undefined {
+    if (this.#router && !this.ending) {
+      const client = new RoutedClient(this.#router, this.options) as unknown as pg.PoolClient;
+      if (!callback) return Promise.resolve(client);
+      process.nextTick(callback, undefined, client, client.release);
+      return undefined;
+    }
+    if (!callback) return this.#holding.connect(() => super.connect());
+    this.connectPrimary(
+      (error, client) => callback(error, client, client ? client.release : () => {}),
+      performance.now(),
+    );
+    return undefined;
+  }
+
+  /** @internal */
+  connectPrimary(
+    callback: (error: Error | undefined, client: pg.PoolClient | undefined) => void,
+    came: number,
+  ): void {
+    const deliver = () => {
+      this.#holding
+        .connect(async () => {
+          await this.#firstPrimary();
+          return super.connect();
+        }, came)
+        .then(
+          client => callback(undefined, client),
+          error => callback(error, undefined),
+        );
+    };
+    const monitor = this.#router?.monitor;
+    if (this.#holding.isHolding || (monitor && !monitor.primary)) {
+      deliver();
+      return;
+    }
+    super.connect((error, client) => {
+      if (error && isAway(error)) {
+        monitor?.suspect();
+        deliver();
+      } else callback(error, client);
+    });
+  }
+
+  /** Where nothing is held there is a wait all the same until the members have said who the primary is. */
+  async #firstPrimary(): Promise<void> {
+    const monitor = this.#router?.monitor;
+    if (!monitor || monitor.primary) return;
+    const limit = new AbortController();
+    const late = delay(this.options.connectionTimeoutMillis, undefined, { signal: limit.signal });
+    await Promise.race([monitor.served(), late]).finally(() => limit.abort());
+  }
+
+  /** @internal */
   noticeAway(): void {
     this.#holding.noticeAway();
   }
 
+  /** @internal */
   usePrimary(address: Member, isDeposed: boolean): void {
-    const current = this.#primary;
-    this.#primary = address;
-    if (current?.host === address.host && current.port === address.port) return;
-    this.options.connectionString = at(this.#url, address);
+    const before = this.#address;
+    this.#address = address;
+    this.options.connectionString = atMember(this.#url, address);
+    if (before?.host === address.host && before.port === address.port) return;
     if (isDeposed) breakConnections(this);
     else leaveConnections(this);
   }
 
+  /** @internal */
   poolTo(address: Member): pg.Pool {
-    const pool = new pg.Pool({ ...this.options, connectionString: at(this.#url, address) });
-    listenForBreaks(pool);
-    for (const event of ['connect', 'acquire', 'remove', 'release'] as const) {
+    const pool = new pg.Pool({ ...this.configFor(address), max: this.options.max });
+    for (const event of FORWARDED) {
       pool.on(event as 'connect', (...args) => this.emit(event as 'connect', ...args));
     }
     return pool;
   }
 
-  configFor(address: Member): pg.ClientConfig {
-    return { ...this.options, connectionString: at(this.#url, address) };
+  /** @internal */
+  configFor(address: Member): pg.PoolConfig {
+    return { ...this.#config, connectionString: atMember(this.#url, address) };
+  }
+
+  /** @internal All pools: the primary's and the replicas'. */
+  sum(count: (pool: pg.Pool) => number): number {
+    return (this.#router?.replicaPools() ?? []).reduce((total, pool) => total + count(pool), 0);
+  }
+
+  /** pg-pool's own: gives one of those who wait a connection. Its types do not know it. */
+  _pulseQueue(): void {
+    const holding = this.#holding;
+    const isHeld = holding?.isPlanned || (this.#router && holding?.isHolding);
+    if (!isHeld || this.ending) pulseQueue.call(this);
   }
 
   /** Whether a session can be had, over a connection beside the pool's: those may all be in use. */
   async #probe(): Promise<void> {
-    await this.#router?.monitor.served();
-    const client = new pg.Client({ ...this.options, connectionTimeoutMillis: PROBE_TIMEOUT_MS });
+    const monitor = this.#router?.monitor;
+    await monitor?.served();
+    const client = new pg.Client({
+      ...this.#config,
+      connectionString: this.options.connectionString,
+      connectionTimeoutMillis: PROBE_TIMEOUT_MS,
+      query_timeout: PROBE_TIMEOUT_MS,
+    });
     client.on('error', () => {});
     try {
       await client.connect();
+      // Who serves says so itself: a server that has just been demoted takes sessions as well.
+      if (monitor && (await isStandby(client))) {
+        throw Object.assign(new Error('the server is a standby'), { code: '57P03' });
+      }
+    } catch (error) {
+      if (isAway(error)) monitor?.suspect();
+      throw error;
     } finally {
       await client.end().catch(() => {});
     }
   }
 
-  /** While the map says to hold, nobody gets a connection: also who waits for one that is in use. */
-  #plan({ database: { shards } }: RuntimeMap): void {
-    const begins = this.#holding.plan(shards[0]?.hold, () => {
-      this.#router?.monitor.resume();
-      serveWaiting(this);
-    });
-    if (!begins) return;
-    this.#router?.monitor.pause();
-    leaveConnections(this);
-  }
-
-  /** pg-pool's own: gives one of those who wait a connection. Its types do not know it. */
-  _pulseQueue(): void {
-    if (this.#holding?.isPlanned && !this.ending) return;
-    pulseQueue.call(this);
-  }
-
-  #sum(count: (pool: pg.Pool) => number): number {
-    return [this, ...(this.#router?.replicaPools() ?? [])].reduce(
-      (total, pool) => total + count(pool),
-      0,
-    );
+  #closeRouter(): void {
+    if (!this.#router) return;
+    const closing = this.#router.close();
+    this.#router = undefined;
+    this.#closing.add(closing);
+    closing.finally(() => this.#closing.delete(closing)).catch(() => {});
   }
 
   override end(): Promise<void>;
@@ -294,19 +324,33 @@ export class BanyanPool extends pg.Pool implements Pool, PrimaryPool {
   override end(callback?: () => void): Promise<void> | void {
     this.#stopWatching?.();
     this.#holding.stop();
-    this.#router?.close();
-    return callback ? super.end(callback) : super.end();
+    const ended = super.end();
+    this.#closeRouter();
+    const all = Promise.all([ended, ...this.#closing]).then(() => {});
+    if (!callback) return all;
+    all.then(callback, callback);
   }
 }
 
-/**
- * pg-pool listens for errors while a client is idle. One that breaks in the application's hands, between two
- * queries of a transaction, would otherwise end the process: the next query on it rejects, which is all that
- * the application needs.
- */
-function listenForBreaks(pool: pg.Pool): void {
-  pool.on('error', error => log.warn({ err: error }, 'an idle database connection broke'));
-  pool.on('connect', client => client.on('error', () => {}));
+for (const [name, count] of Object.entries({
+  totalCount: (pool: pg.Pool) => pool.totalCount,
+  idleCount: (pool: pg.Pool) => pool.idleCount,
+  waitingCount: (pool: pg.Pool) => pool.waitingCount,
+})) {
+  const own = Object.getOwnPropertyDescriptor(Object.getPrototypeOf(pg.Pool.prototype), name)!;
+  Object.defineProperty(BanyanPool.prototype, name, {
+    configurable: true,
+    get(this: BanyanPool): number {
+      return own.get!.call(this) + this.sum(count);
+    },
+  });
+}
+
+async function isStandby(client: pg.Client): Promise<boolean> {
+  const { rows } = await client.query<{ standby: string }>(
+    'select pg_is_in_recovery()::text as standby',
+  );
+  return rows[0]?.standby === 'true';
 }
 
 /** What this server may hold, so that all of them together never take the database's last connection. */
@@ -316,17 +360,15 @@ export function shareOf(map: RuntimeMap, wanted: number | undefined): number {
   return Math.min(share, wanted ?? share);
 }
 
-/** With several members, any of them: who is the primary is asked. */
-export function firstOf(map: RuntimeMap): Member {
-  const member = map.database.shards[0]?.members[0];
-  if (!member) throw new Error('a runtime map has at least one shard with one member');
-  return member;
+function membersOf(map: RuntimeMap): Member[] {
+  return map.database.shards[0]?.members ?? [];
 }
 
-/** The same database at a member's place. */
-export function at(connectionString: string, { host, port }: Member): string {
+/** The URL with another host and port; as it is without a member. */
+export function atMember(connectionString: string, member: Member | undefined): string {
+  if (!member) return connectionString;
   const url = new URL(connectionString);
-  url.hostname = host.includes(':') ? `[${host}]` : host;
-  url.port = String(port);
+  url.hostname = member.host.includes(':') ? `[${member.host}]` : member.host;
+  url.port = String(member.port);
   return url.href;
 }

@@ -17,7 +17,7 @@ export class TransactionBroken extends BanyanError {
       what: `The connection broke within a transaction: ${messageOf(cause)}`,
       where: 'the database connection',
       remedy: safeToRetry
-        ? 'Nothing of the transaction was kept: run the whole of it again'
+        ? 'COMMIT had not been sent, so nothing of the transaction was kept: run the whole of it again'
         : 'Look whether what it was to do has been done before running it again',
       cause,
     });
@@ -44,14 +44,17 @@ export class OutcomeUnknown extends BanyanError {
   }
 }
 
-/** A read-only transaction runs on a replica, and asks in its middle for what only the primary has. */
+/**
+ * A read-only transaction runs on a replica, has run something there already, and asks for what only the
+ * primary has.
+ */
 export class NeedsPrimary extends BanyanError {
-  /** @param reason completes "it runs on the primary, since it …" */
-  constructor(reason: string) {
+  /** @param why completes "it …" */
+  constructor(why: string) {
     super('NEEDS_PRIMARY', {
-      what: `This statement runs on the primary alone, since it ${reason}, and its read-only transaction runs on a replica`,
-      where: 'a transaction that began with READ ONLY',
-      remedy: 'Begin the transaction without READ ONLY, or run this statement first in it',
+      what: `The statement ${why}, and its read-only transaction runs on a replica`,
+      where: 'a transaction that was begun with READ ONLY',
+      remedy: 'Begin the transaction without READ ONLY, or make this its first statement',
     });
   }
 }

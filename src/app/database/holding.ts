@@ -70,15 +70,20 @@ export class Holding {
   #isAway = false;
   /** What the map asks for, while it lasts. */
   #planned: { id: string; timer: NodeJS.Timeout; onEnd: () => void } | undefined;
+  readonly #onOpen: () => void;
   /** A hold that is over is not obeyed again when another map brings it. */
   #lastPlanned: string | undefined;
   #waiting = 0;
   #stopped = false;
 
-  /** @param probe connects and gives the connection back; throws as `connect` does */
-  constructor(limits: HoldLimits, probe: () => Promise<unknown>) {
+  /**
+   * @param probe connects and gives the connection back; throws as `connect` does
+   * @param onOpen called when nothing keeps those who wait any more
+   */
+  constructor(limits: HoldLimits, probe: () => Promise<unknown>, onOpen = () => {}) {
     this.#limits = limits;
     this.#probe = probe;
+    this.#onOpen = onOpen;
   }
 
   /** The database is known to be away, or the map says to hold. */
@@ -126,7 +131,7 @@ export class Holding {
   /**
    * Takes what the map says: a hold begins when its id is first seen, and ends after its time or when the
    * map no longer says it.
-   * @param onEnd called once when it has ended
+   * @param onEnd called once when it has ended, before anyone goes on
    * @returns whether one has begun
    */
   plan(hold: Hold | undefined, onEnd: () => void): boolean {
@@ -153,8 +158,8 @@ export class Holding {
     const { timer, onEnd } = this.#planned;
     clearTimeout(timer);
     this.#planned = undefined;
-    this.#openUnlessKept();
     onEnd();
+    this.#openUnlessKept();
   }
 
   #close(): void {
@@ -164,9 +169,12 @@ export class Holding {
   }
 
   #openUnlessKept(): void {
-    if (this.#isAway || this.#planned) return;
-    this.#gate?.open();
+    if (this.#isAway || this.#planned || !this.#gate) return;
+    const { open } = this.#gate;
     this.#gate = undefined;
+    // Those who have come furthest go first.
+    this.#onOpen();
+    open();
   }
 
   async #wait(opened: Promise<void>, deadline: number): Promise<void> {

@@ -1,12 +1,10 @@
-/** `createPool`: what the application says of its pool, and what follows from where it runs. */
+/** How an application gets its pool: options, defaults, and whose database it is. See README.md. */
 import type pg from 'pg';
 import { BanyanError } from '../../errors.ts';
 import { readRuntimeMap } from '../../map/map-file.ts';
 import { readEnvironment } from '../environment.ts';
-import { at, BanyanPool, firstOf, type Pool, shareOf } from './banyan-pool.ts';
+import { atMember, BanyanPool, type Pool, shareOf } from './banyan-pool.ts';
 import { type Staleness, stalenessMs } from './consistency/staleness.ts';
-
-export type { Pool } from './banyan-pool.ts';
 
 export interface PoolOptions extends pg.PoolConfig {
   /**
@@ -27,17 +25,21 @@ export interface PoolOptions extends pg.PoolConfig {
    */
   holdTimeoutMs?: number;
   /**
-   * How old an answer may be, for all queries that do not say it themselves (`query({ text, staleness: '5s' })`):
-   * milliseconds, or a text such as `'500ms'`, `'5s'`, `'1m'`. Then any replica that lags no more may answer.
-   * Default: not at all: who wrote something sees it, on whatever server.
-   */
-  staleness?: Staleness;
-  /**
-   * A replica that lags by more gets no reads, in milliseconds.
+   * A replica that is further behind the primary than this gets no reads until it has caught up, in
+   * milliseconds. What a read has to see it sees whatever this says.
    * Default: 10000.
    */
   maxReplicaLagMs?: number;
+  /**
+   * How old any answer may be: milliseconds, or a text such as `500ms`, `5s`, `1m`. A replica that is no
+   * further behind may then answer also what it might not have seen yet, such as the request's own write.
+   * A query may say it for itself: `pool.query({ text, values, staleness: '5s' })`.
+   * Default: not at all; every read sees what was acknowledged before it came.
+   */
+  staleness?: Staleness;
 }
+
+export type { Pool };
 
 export class DatabaseNotConfigured extends BanyanError {
   constructor() {
@@ -56,48 +58,47 @@ const CONNECTION_TIMEOUT_MS = 10_000;
 const HOLD_TIMEOUT_MS = 10_000;
 /** A primary whose machine is lost is replaced within 25 seconds; then what waits goes on. */
 const REPLICATED_HOLD_TIMEOUT_MS = 28_000;
-/** A user who waits for what is older than this thinks that it is lost. */
+/** More would fill the memory of a server that may be one of many. */
+const HELD_REQUESTS = 1_000;
+/** Further behind than that something is the matter with it, and users would see the past. */
 const MAX_REPLICA_LAG_MS = 10_000;
 
 /**
  * A pool of connections to the deployment's database.
  * @throws DatabaseNotConfigured when there is nothing to connect to
- * @throws InvalidRuntimeMap when the map on disk is damaged
+ * @throws InvalidRuntimeMap when the map on disk is damaged; InvalidStaleness
  * @example
  * const pool = createPool();
  * const db = drizzle(pool);
  */
 export function createPool(options: PoolOptions = {}): Pool {
   const environment = readEnvironment();
-  const {
-    mapFile = environment.mapFile,
-    holdTimeoutMs,
-    staleness,
-    maxReplicaLagMs = MAX_REPLICA_LAG_MS,
-    ...config
-  } = options;
-  const reads = {
-    maxReplicaLagMs,
-    staleness:
-      staleness === undefined ? undefined : stalenessMs(staleness, 'createPool({ staleness })'),
-  };
+  const { mapFile = environment.mapFile, holdTimeoutMs, ...rest } = options;
+  const { maxReplicaLagMs = MAX_REPLICA_LAG_MS, staleness, ...config } = rest;
   // A host names another database; with a URL beside it pg would take the URL's.
   const url = config.connectionString ?? (config.host ? undefined : environment.databaseUrl);
   if (!url && !config.host) throw new DatabaseNotConfigured();
+  const old =
+    staleness === undefined ? undefined : stalenessMs(staleness, 'createPool({ staleness })');
 
   const isOwnDatabase = options.mapFile !== undefined || url === environment.databaseUrl;
   const map = mapFile && url && isOwnDatabase ? readRuntimeMap(mapFile) : undefined;
-  const hold = {
-    single: holdTimeoutMs ?? (map ? HOLD_TIMEOUT_MS : 0),
-    replicated: holdTimeoutMs ?? REPLICATED_HOLD_TIMEOUT_MS,
-  };
-  const pool = new BanyanPool(hold, reads, {
-    connectionTimeoutMillis: CONNECTION_TIMEOUT_MS,
-    application_name: environment.unit,
-    ...config,
-    ...(map ? { max: shareOf(map, config.max) } : {}),
-    ...(url ? { connectionString: map ? at(url, firstOf(map)) : url } : {}),
-  });
+  const hold = { timeoutMs: holdTimeoutMs ?? (map ? HOLD_TIMEOUT_MS : 0), most: HELD_REQUESTS };
+  const pool = new BanyanPool(
+    {
+      connectionTimeoutMillis: CONNECTION_TIMEOUT_MS,
+      application_name: environment.unit,
+      ...config,
+      ...(map ? { max: shareOf(map, config.max) } : {}),
+      ...(url ? { connectionString: atMember(url, map?.database.shards[0]?.members[0]) } : {}),
+    },
+    {
+      hold,
+      replicatedHoldMs: holdTimeoutMs ?? REPLICATED_HOLD_TIMEOUT_MS,
+      maxReplicaLagMs,
+      staleness: old,
+    },
+  );
   if (mapFile && url && map) pool.follow(mapFile, url, map, config.max);
   return pool;
 }

@@ -105,10 +105,13 @@ export class Router {
     void this.#prepare();
   }
 
-  /** Takes what the map says. */
-  follow(members: readonly Member[], dataCentre: string): void {
+  /**
+   * Takes what the map says.
+   * @param assumed the primary until it says otherwise: it was the only member
+   */
+  follow(members: readonly Member[], dataCentre: string, assumed?: Member): void {
     this.#replicaOptions.dataCentre = dataCentre;
-    this.monitor.setMembers(members);
+    this.monitor.setMembers(members, assumed);
   }
 
   /** Those members that have a pool for reads. */
@@ -141,6 +144,30 @@ export class Router {
     const { facts, text } = statement;
     if (facts?.access === 'read' && !statement.onPrimary) this.#read(statement);
     else if (!routeCancellation(text, statement, this)) this.#onPrimary(statement);
+  }
+
+  /**
+   * Takes a connection on which a statement that sends itself may run.
+   * @throws what connecting throws
+   */
+  async acquire(statement: Statement): Promise<[pg.PoolClient, MemberState | undefined]> {
+    if (statement.facts?.access === 'read') {
+      const { scope, staleness, tried } = statement;
+      const member = await this.#replicas.find(scope, staleness, tried);
+      const client = await member?.pool.connect().catch(() => undefined);
+      if (client) return [client, member];
+    }
+    return [await this.acquirePrimary(statement.came), undefined];
+  }
+
+  /**
+   * A connection to the primary, held while that is away.
+   * @param came when the request came, by `performance.now()`
+   */
+  acquirePrimary(came = performance.now()): Promise<pg.PoolClient> {
+    const { promise, resolve, reject } = Promise.withResolvers<pg.PoolClient>();
+    this.#pool.connectPrimary((error, client) => (client ? resolve(client) : reject(error)), came);
+    return promise;
   }
 
   /** Runs a statement at a member, whatever it is. */
@@ -180,10 +207,11 @@ export class Router {
     return false;
   }
 
-  close(): void {
+  /** Resolves when the replicas' connections are closed. */
+  close(): Promise<void> {
     this.#unwatch();
     this.#keeper.close();
-    this.monitor.close();
+    return this.monitor.close();
   }
 
   async #prepare(): Promise<void> {
@@ -287,26 +315,6 @@ export class Router {
     }
     if (facts?.access !== 'read') this.noteWrite(statement.scope, facts?.changesCatalog ?? false);
     statement.done(isHarmless ? error : new OutcomeUnknown('a write', error));
-  }
-
-  /** A connection for what sends itself. */
-  async connectFor(
-    statement: Statement,
-    isRead: boolean,
-  ): Promise<{ client: pg.PoolClient; member: MemberState | undefined }> {
-    if (isRead) {
-      const { scope, staleness } = statement;
-      const member = await this.#replicas.find(scope, staleness, undefined);
-      // One that cannot be reached is no reason to fail: the primary can answer too.
-      const client = await member?.pool.connect().catch(() => undefined);
-      if (client) return { client, member };
-    }
-    return new Promise((resolve, reject) =>
-      this.#pool.connectPrimary((error, client) => {
-        if (error || !client) reject(error ?? new Error('no connection'));
-        else resolve({ client, member: undefined });
-      }, statement.came),
-    );
   }
 
   #askPrimary(text: string): Promise<unknown> {

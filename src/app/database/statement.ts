@@ -1,5 +1,6 @@
 /** One statement on its way: what it is, for whom it runs, and what is done with its connection. */
 import type pg from 'pg';
+import { isBroken, wasNotSent } from './breakage.ts';
 import type { Scope } from './consistency/scope.ts';
 import type { MemberState } from './members/member.ts';
 import type { StatementFacts } from './route/facts.ts';
@@ -42,6 +43,15 @@ export function isInTransaction(client: pg.ClientBase): boolean {
   return status === 'T' || status === 'E';
 }
 
+/**
+ * pg's own pool closes a connection after any error of `pool.query`, and keeps it after one of a client that
+ * was checked out. So does this, where the error cannot have left a transaction behind.
+ */
+function isUsableAfter(error: Error, { keeps, facts }: Statement): boolean {
+  if (!keeps || isBroken(error) || wasNotSent(error)) return false;
+  return facts?.transaction.length === 0 && !facts.opaque && facts.pins === 'nothing';
+}
+
 /** Where a connection leads to, as `host:port`. */
 export function addressOf(client: pg.ClientBase): string {
   const { host, port } = client as unknown as { host: string; port: number };
@@ -63,8 +73,8 @@ export function sendOn(
     if (isDone) return;
     isDone = true;
     client.removeListener('error', finish);
-    // Like pg's own pool: after an error the connection is not used again.
-    if (error || !statement.keeps?.(client, member)) client.release(error);
+    if (error) client.release(isUsableAfter(error, statement) ? undefined : error);
+    else if (!statement.keeps?.(client, member)) client.release();
     done(error, result);
   };
   client.once('error', finish);
@@ -72,11 +82,9 @@ export function sendOn(
   const { config } = statement;
   try {
     // pg writes values and callback into the object that it is given, which may be used for several at a time.
-    const own = typeof config === 'string' ? config : (Object.create(config) as pg.QueryConfig);
-    client.query(
-      own as string,
-      statement.values as unknown[],
-      (error: Error | null, result: unknown) => finish(error ?? undefined, result),
+    const own = (typeof config === 'string' ? config : Object.create(config)) as string;
+    client.query(own, statement.values as unknown[], (error: Error | null, result: unknown) =>
+      finish(error ?? undefined, result),
     );
   } catch (error) {
     finish(error as Error);

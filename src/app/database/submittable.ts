@@ -1,35 +1,36 @@
 /**
- * Objects that send themselves on a connection: cursors, streams, COPY (`pg-cursor`, `pg-query-stream`,
- * `pg-copy-streams`), and pg's own `Query`.
+ * Objects that send themselves over a connection: pg's own `Query`, pg-cursor, pg-query-stream,
+ * pg-copy-streams. Of each the text is found, where it has one, and the moment when it is done.
  */
 import type pg from 'pg';
 
 export interface Submittable {
-  submit(connection: unknown): void;
+  submit(connection: pg.Connection): unknown;
+  handleError(error: Error, connection?: pg.Connection): void;
+  callback?: unknown;
+  readonly text?: unknown;
+  readonly cursor?: { readonly text?: unknown };
 }
 
-export function isSubmittable(value: unknown): value is Submittable {
-  return typeof (value as Partial<Submittable> | null | undefined)?.submit === 'function';
+export function isSubmittable(config: unknown): config is Submittable {
+  return typeof (config as { submit?: unknown } | null)?.submit === 'function';
 }
 
-/** The statement that it will send, where it says so. */
-export function textOf(query: Submittable): string | undefined {
-  const { text, cursor } = query as { text?: unknown; cursor?: { text?: unknown } };
-  const found = text ?? cursor?.text;
-  return typeof found === 'string' ? found : undefined;
+/** Its SQL; undefined when it does not show it. */
+export function textOf({ text, cursor }: Submittable): string | undefined {
+  if (typeof text === 'string') return text;
+  return typeof cursor?.text === 'string' ? cursor.text : undefined;
 }
 
-/** Calls back, once, when the connection has nothing to do any more, or has broken. */
-export function afterAnswer(client: pg.PoolClient, callback: (error?: Error) => void): void {
-  const finish = (error?: Error) => {
-    client.removeListener('drain', onDrain);
-    client.removeListener('error', finish);
-    client.removeListener('end', onEnd);
-    callback(error);
-  };
-  const onDrain = () => finish();
-  const onEnd = () => finish(new Error('Connection terminated'));
-  client.once('drain', onDrain);
-  client.once('error', finish);
-  client.once('end', onEnd);
+/** Resolves when the connection has nothing to do any more, or is gone. */
+export function whenIdle(client: pg.ClientBase): Promise<void> {
+  return new Promise(resolve => {
+    const end = () => {
+      client.removeListener('drain', end);
+      client.removeListener('end', end);
+      resolve();
+    };
+    client.once('drain', end);
+    client.once('end', end);
+  });
 }

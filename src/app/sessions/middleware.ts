@@ -35,7 +35,7 @@ export function honoSessions<Data extends object>(sessions: Sessions<Data>) {
     c.set('session', session);
     await next();
     try {
-      await session.save();
+      await sessions.save(session);
     } catch (error) {
       // The response that promised something goes, with its headers; Hono makes a 500 of the error.
       (c as { res: Response | undefined }).res = undefined;
@@ -45,7 +45,7 @@ export function honoSessions<Data extends object>(sessions: Sessions<Data>) {
     const cacheControl = c.res.headers.get('cache-control') ?? undefined;
     const headers = sessions.responseHeaders(session, secure, cacheControl);
     if (!headers) return;
-    c.header('set-cookie', headers.setCookie, { append: true });
+    for (const cookie of headers.setCookies) c.header('set-cookie', cookie, { append: true });
     c.header('cache-control', headers.cacheControl);
   };
 }
@@ -88,7 +88,7 @@ export function fastifySessions<Data extends object>(sessions: Sessions<Data>) {
       const session = request.session as Session<Data> | null | undefined;
       if (!session || failed.has(session)) return;
       try {
-        await session.save();
+        await sessions.save(session);
       } catch (error) {
         failed.add(session);
         reply.header('cache-control', 'no-store');
@@ -101,7 +101,7 @@ export function fastifySessions<Data extends object>(sessions: Sessions<Data>) {
       );
       if (!headers) return;
       // Fastify keeps the cookies that are there already.
-      reply.header('set-cookie', headers.setCookie);
+      for (const cookie of headers.setCookies) reply.header('set-cookie', cookie);
       reply.header('cache-control', headers.cacheControl);
     });
   };
@@ -124,8 +124,8 @@ export function expressSessions<Data extends object>(sessions: Sessions<Data>) {
     sessions.open(req.headers.cookie).then(session => {
       (req as RequestWithSession<Data>).session = session;
       holdResponse(res, {
-        isNeeded: () => session.needsSave,
-        run: () => session.save(),
+        isNeeded: () => sessions.needsSave(session),
+        run: () => sessions.save(session),
         beforeHeaders: () => addHeaders(sessions, session, req, res),
         onFailure: error => log.error({ err: error }, 'the session could not be written'),
       });
@@ -143,7 +143,7 @@ function addHeaders<Data extends object>(
   const cacheControl = textOf(res.getHeader('cache-control'));
   const headers = sessions.responseHeaders(session, isSecure(req), cacheControl);
   if (!headers) return;
-  res.appendHeader('set-cookie', headers.setCookie);
+  for (const cookie of headers.setCookies) res.appendHeader('set-cookie', cookie);
   res.setHeader('cache-control', headers.cacheControl);
 }
 

@@ -8,6 +8,7 @@
  */
 import type pg from 'pg';
 import { BanyanError } from '../../errors.ts';
+import { openSessionToken, type SessionToken } from '../database/consistency/session-token.ts';
 import { deriveKey } from '../environment.ts';
 import { log } from '../telemetry/log.ts';
 import {
@@ -78,7 +79,10 @@ export function createSessions<Data extends object = Record<string, unknown>>(
 }
 
 export class Sessions<Data extends object = Record<string, unknown>> {
+  readonly #pool: pg.Pool;
   readonly #store: SessionStore;
+  /** Of sessions that are open, where the pool has replicas. */
+  readonly #tokens = new WeakMap<Session<Data>, SessionToken>();
   readonly #ttlMs: number;
   readonly #cookie: CookieOptions;
   readonly #secure: boolean | 'auto';
@@ -89,6 +93,7 @@ export class Sessions<Data extends object = Record<string, unknown>> {
     if (!(ttlMs > 0 && Number.isFinite(ttlMs))) {
       throw new InvalidSessionsOption('ttlMs', `A session cannot live for ${ttlMs} milliseconds`);
     }
+    this.#pool = pool;
     this.#store = new SessionStore(pool, ttlMs);
     this.#ttlMs = ttlMs;
     this.#secure = cookie.secure ?? 'auto';
@@ -118,15 +123,34 @@ export class Sessions<Data extends object = Record<string, unknown>> {
    * @param cookieHeader the request's `Cookie` header
    */
   async open(cookieHeader: string | undefined): Promise<Session<Data>> {
+    // First, since loading the session is a read already.
+    const token = openSessionToken(this.#pool, readCookie(cookieHeader, this.#tokenName));
     const value = readCookie(cookieHeader, this.#cookie.name);
     const id = value === undefined ? undefined : verify(value, this.#key);
     const stored = id === undefined ? undefined : await this.#store.load(sessionKey(id));
-    return new Session<Data>(
+    const session = new Session<Data>(
       this.#store,
       this.#ttlMs,
       value === undefined ? undefined : { id },
       id !== undefined && stored ? { id, ...stored } : undefined,
     );
+    if (token) this.#tokens.set(session, token);
+    return session;
+  }
+
+  /** Whether {@link save} has something to do before the response may leave. */
+  needsSave(session: Session<Data>): boolean {
+    return session.needsSave || this.#tokens.get(session)?.isNeeded === true;
+  }
+
+  /**
+   * Writes what the request changed, and, where the database has replicas, finds out how far it is then: the next
+   * request of the browser is shown at least that.
+   */
+  async save(session: Session<Data>): Promise<void> {
+    await session.save();
+    const token = this.#tokens.get(session);
+    if (token?.isNeeded) await token.resolve();
   }
 
   /**
@@ -155,11 +179,25 @@ export class Sessions<Data extends object = Record<string, unknown>> {
     session: Session<Data>,
     isHttps: boolean,
     cacheControl: string | undefined,
-  ): { setCookie: string; cacheControl: string } | undefined {
-    const setCookie = this.setCookie(session, isHttps);
-    if (setCookie === undefined) return undefined;
+  ): { setCookies: string[]; cacheControl: string } | undefined {
+    const setCookies = [
+      this.setCookie(session, isHttps),
+      this.#tokenCookie(session, isHttps),
+    ].filter(cookie => cookie !== undefined);
+    if (setCookies.length === 0) return undefined;
     const isPrivate = /\b(private|no-store)\b/i.test(cacheControl ?? '');
-    return { setCookie, cacheControl: isPrivate ? cacheControl! : 'private, no-cache' };
+    return { setCookies, cacheControl: isPrivate ? cacheControl! : 'private, no-cache' };
+  }
+
+  get #tokenName(): string {
+    return `${this.#cookie.name}-seen`;
+  }
+
+  #tokenCookie(session: Session<Data>, isHttps: boolean): string | undefined {
+    const token = this.#tokens.get(session);
+    if (!token?.isResolved) return undefined;
+    const secure = this.#secure === 'auto' ? isHttps : this.#secure;
+    return renderSetCookie(token.value, { ...this.#cookie, name: this.#tokenName }, secure);
   }
 
   /** Ends all sessions of a user, at once: after a stolen password, or on "log out everywhere". @returns how many */

@@ -7,6 +7,7 @@
  *   never misses one.
  */
 
+import { isDeepStrictEqual } from 'node:util';
 import { clusterSettings } from '../../engines/patroni-config.ts';
 import { SUPERUSER } from '../../engines/postgres.ts';
 import { readRuntimeMap } from '../../map/map-file.ts';
@@ -167,47 +168,42 @@ export class DatabaseTier {
     const primary = await primaryOf(home, cluster);
     const api = await home.api(primary);
     const wanted = clusterSettings(settings);
+    const { parameters } = wanted.postgresql;
     // A setting that is named no more has to be taken out by its name.
     const present = (await api.config()) as {
       postgresql?: { parameters?: Record<string, unknown> };
     };
-    const gone = Object.keys(present.postgresql?.parameters ?? {}).filter(
-      name => !(name in wanted.postgresql.parameters),
-    );
+    const before = present.postgresql?.parameters ?? {};
+    const gone = Object.keys(before).filter(name => !(name in parameters));
+    const loaded = await this.#loadTimes(cluster);
     await api.patchConfig({
       ...wanted,
       postgresql: {
         ...wanted.postgresql,
-        parameters: {
-          ...Object.fromEntries(gone.map(name => [name, null])),
-          ...wanted.postgresql.parameters,
-        },
+        parameters: { ...Object.fromEntries(gone.map(name => [name, null])), ...parameters },
       },
     });
     await this.#write({ ...recordOf(deployment), cluster: { ...cluster, settings } });
-    await this.#untilSettingsAreRead(primary, Object.entries(wanted.postgresql.parameters));
+    // By then each node knows whether it has to be restarted.
+    if (isDeepStrictEqual(before, parameters)) return;
+    await pollUntil(SETTINGS_TIMEOUT_MS, async () => {
+      const now = await this.#loadTimes(cluster);
+      return now.every((time, index) => time !== loaded[index]) || undefined;
+    });
   }
 
-  /** Each node has looked at the settings when it has reloaded them, or knows that it has to be restarted. */
-  async #untilSettingsAreRead(
-    primary: { host: string; port: number },
-    settings: [string, unknown][],
-  ): Promise<void> {
-    const names = settings.map(([name]) => name);
-    await pollUntil(SETTINGS_TIMEOUT_MS, async () => {
-      const loaded = await withClient(
-        superuserUrl(this.#context.deployment, primary, 'postgres'),
-        async client => {
-          const { rows } = await client.query<{ fresh: boolean }>(
-            `select pg_conf_load_time() > now() - interval '10 s' as fresh
-             from pg_settings where name = any ($1) limit 1`,
-            [names],
+  /** When each node last read its settings. */
+  #loadTimes({ nodes }: ClusterRecord): Promise<string[]> {
+    return Promise.all(
+      nodes.map(node =>
+        withClient(superuserUrl(this.#context.deployment, node, 'postgres'), async client => {
+          const { rows } = await client.query<{ at: string }>(
+            'select pg_conf_load_time()::text as at',
           );
-          return rows[0]?.fresh;
-        },
-      );
-      return loaded || undefined;
-    });
+          return rows[0]!.at;
+        }),
+      ),
+    );
   }
 
   async #startEmbedded(): Promise<void> {

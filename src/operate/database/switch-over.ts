@@ -105,8 +105,7 @@ export async function restartNodes(
   { startedAfter }: ClusterShape,
 ): Promise<void> {
   const needsIt = async (node: DatabaseNode) => {
-    const standing = (await standingsOf(home, cluster)).find(({ name }) => name === node.name);
-    if (standing?.pendingRestart) return true;
+    if (await (await home.api(node)).pendingRestart()) return true;
     return startedAfter !== undefined && (await startedAt(context, node)) < startedAfter;
   };
   const primary = await primaryOf(home, cluster);

@@ -6,6 +6,7 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { deployFiles, type Site } from '../../support/deployment.ts';
 import { LEDGER_APP } from '../../support/ledger.ts';
 import {
+  killPostgres,
   postgresPid,
   postgresProcesses,
   primaryOf,
@@ -75,7 +76,7 @@ describe('the primary', () => {
     try {
       const account = await witnessed(site, async () => {
         process.kill(patroni, 'SIGSTOP');
-        for (const pid of postgresProcesses(site, primary)) process.kill(pid, 'SIGKILL');
+        killPostgres(site, primary);
       });
       expectNothingLost(account);
     } finally {

@@ -40,6 +40,11 @@ export class Scope {
     this.hasWritten = true;
   }
 
+  /** Takes a token that was proven otherwise. */
+  accept(position: Position): void {
+    if (!this.hasWritten) this.token = position;
+  }
+
   /** @param asked the tick at which the position was asked; one of before `since` proves nothing */
   resolve(position: Position, asked: number): void {
     if (asked <= this.#since) return;

@@ -32,10 +32,12 @@ export function stalenessMs(value: Staleness, where: string): number {
 }
 
 /**
- * What a query says of itself, else `otherwise`.
+ * What a query says of it itself.
+ * @param otherwise for one that says nothing
  * @throws InvalidStaleness
  */
 export function stalenessOf(config: unknown, otherwise: number | undefined): number | undefined {
-  const own = (config as { staleness?: Staleness } | null)?.staleness;
-  return own === undefined ? otherwise : stalenessMs(own, 'query({ staleness })');
+  if (typeof config !== 'object' || config === null) return otherwise;
+  const { staleness } = config as { staleness?: Staleness };
+  return staleness === undefined ? otherwise : stalenessMs(staleness, 'query({ staleness })');
 }

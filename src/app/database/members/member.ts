@@ -18,7 +18,7 @@ export class MemberState implements Candidate {
   readonly slot: number;
   readonly #makePool: () => pg.Pool;
   #pool: pg.Pool | undefined;
-  #isRetired = false;
+  #retired: { ended: Promise<void>; end: () => void } | undefined;
 
   /** Its last answer; undefined before the first and when it does not answer. */
   answer: Answer | undefined;
@@ -71,20 +71,24 @@ export class MemberState implements Candidate {
     if (begun !== undefined) {
       this.latencyMs += (performance.now() - begun - this.latencyMs) * LATENCY_WEIGHT;
     }
-    if (this.#isRetired && this.inFlight === 0) this.#end();
+    if (this.#retired && this.inFlight === 0) this.#end();
   }
 
-  /** It has left the map: what runs there ends, then its connections go. */
-  retire(): void {
-    if (this.#isRetired) return;
-    this.#isRetired = true;
+  /** It has left the map: what runs there ends, then its connections go. Resolves when they have. */
+  retire(): Promise<void> {
+    if (this.#retired) return this.#retired.ended;
+    const { promise, resolve } = Promise.withResolvers<void>();
+    this.#retired = { ended: promise, end: resolve };
     this.answer = undefined;
     this.probe.close();
     if (this.inFlight === 0) this.#end();
+    return promise;
   }
 
   #end(): void {
-    if (this.#pool && !this.#pool.ending) void this.#pool.end();
+    const pool = this.#pool;
+    if (!pool) this.#retired!.end();
+    else if (!pool.ending) pool.end().then(this.#retired!.end, this.#retired!.end);
   }
 }
 

@@ -83,8 +83,11 @@ export class Monitor {
     return this.#suspicion === undefined && this.#primary !== undefined && !this.#isPaused;
   }
 
-  /** Takes the map's members; those that stay keep what is known of them. */
-  setMembers(addresses: readonly Member[]): void {
+  /**
+   * Takes the map's members; those that stay keep what is known of them.
+   * @param assumed the primary until it says otherwise
+   */
+  setMembers(addresses: readonly Member[], assumed?: Member): void {
     const before = new Map(this.#members.map(member => [member.key, member]));
     this.#members = addresses.map(address => {
       const known = before.get(keyOf(address));
@@ -98,21 +101,16 @@ export class Monitor {
       });
     });
     for (const gone of before.values()) {
-      gone.retire();
+      void gone.retire();
       if (this.#primary === gone) {
         this.#primary = undefined;
         this.#timeline = 0;
         this.history.clear();
       }
     }
+    this.#primary ??= assumed && this.#members.find(({ key }) => key === keyOf(assumed));
     this.#askAll();
     if (!this.#primary) this.suspect();
-  }
-
-  /** Takes a member for the primary until it says otherwise: it was the only one. */
-  assume(address: Member): void {
-    this.#primary = this.#members.find(({ key }) => key === keyOf(address));
-    if (this.#primary) this.#endSuspicion();
   }
 
   /** Something spoke against the primary: asks all until one says that it is the primary. */
@@ -208,12 +206,13 @@ export class Monitor {
     await member.probe.ask(since).catch(() => {});
   }
 
-  close(): void {
+  /** Resolves when the replicas' connections are closed: what runs on them ends first. */
+  async close(): Promise<void> {
     this.#isClosed = true;
     clearInterval(this.#poll);
-    for (const member of this.#members) member.retire();
     this.#suspicion?.end(new Error('Connection terminated: the pool has ended'));
     this.#suspicion = undefined;
+    await Promise.all(this.#members.map(member => member.retire()));
   }
 
   #askAll(): void {

@@ -31,8 +31,7 @@ export interface Answer {
 /**
  * Texts in all columns, whatever parsers the application has set. `offset 0` keeps the role from being asked
  * once for each use: it might change in between. The receiver's timeline is shown to members of `pg_monitor`
- * alone; that of the last checkpoint lags behind it. It counts when the receiver streams: before that it is the
- * one that was asked for, also by an old primary whose log has gone another way and has to be rewound.
+ * alone; that of the last checkpoint lags behind it.
  */
 const QUESTION = {
   name: 'banyan_monitor',

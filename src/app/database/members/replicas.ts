@@ -86,9 +86,17 @@ export class Replicas {
     }, RESOLVE_AFTER_MS).unref();
   }
 
-  /** Asks where the primary is, for a scope that wrote. @returns the token; undefined when the primary is away */
-  async resolve(scope: Scope): Promise<Position | undefined> {
-    if (!this.#token(scope)) await this.#resolve([scope]);
+  /**
+   * Asks where the primary is, for a scope that wrote.
+   * @returns the token; undefined when the primary did not say in time
+   */
+  async resolve(scope: Scope, timeoutMs: number): Promise<Position | undefined> {
+    if (!this.#token(scope)) {
+      const patience = new AbortController();
+      const late = delay(timeoutMs, undefined, { signal: patience.signal }).catch(() => {});
+      await Promise.race([this.#resolve([scope]), late]);
+      patience.abort();
+    }
     return scope.token;
   }
 
