@@ -1,0 +1,83 @@
+/**
+ * What the router costs over the bare `pg.Pool`: point reads by primary key, through the router to its one
+ * replica and straight to that same replica, from the same process, in turn.
+ *
+ *     node --conditions=banyan-source bench/router.ts [--rounds 40] [--seconds 0.5]
+ *
+ * Rounds are short and alternate, and so does who begins; the ratio is the middle one of the rounds' own, so a
+ * machine that others use meets both alike.
+ */
+import { rm } from 'node:fs/promises';
+import { parseArgs } from 'node:util';
+import type pg from 'pg';
+import { log } from '../src/app/telemetry/log.ts';
+import { Cluster } from '../test/support/cluster.ts';
+import { RoutedPools } from '../test/support/routed.ts';
+
+const { values } = parseArgs({
+  options: {
+    rounds: { type: 'string', default: '40' },
+    seconds: { type: 'string', default: '0.5' },
+  },
+});
+const ROWS = 10_000;
+const CONCURRENCY = 20;
+const CONNECTIONS = 10;
+
+log.level = 'silent';
+const cluster = await Cluster.start({ standbys: 1 });
+const pools = new RoutedPools(cluster);
+try {
+  await cluster.primary.ask(`
+    create table items (id int primary key, name text);
+    insert into items select i, 'item ' || i from generate_series(1, ${ROWS}) i`);
+  await cluster.primary.ask('vacuum analyze items');
+  await pools.prepare();
+  await pools.publish();
+  const ours = await pools.reading({ max: CONNECTIONS });
+  const bare = cluster.poolTo(cluster.standbys[0]!, 'postgres', CONNECTIONS);
+
+  const contestants: [string, pg.Pool][] = [
+    ['pg.Pool', bare],
+    ['router', ours],
+  ];
+  for (const [, pool] of contestants) await readsPerSecond(pool, 1);
+  const rates: Record<string, number[]> = { 'pg.Pool': [], router: [] };
+  for (let round = 0; round < Number(values.rounds); round++) {
+    for (const [name, pool] of round % 2 ? contestants.toReversed() : contestants) {
+      rates[name]!.push(await readsPerSecond(pool, Number(values.seconds)));
+    }
+  }
+  const [onPrimary] = await cluster.primary.ask<{ scans: number }>(
+    `select idx_scan::int as scans from pg_stat_user_tables where relname = 'items'`,
+  );
+  console.log(`reads of the primary: ${onPrimary?.scans}`);
+  const middle = (list: number[]) => list.toSorted((a, b) => a - b)[Math.floor(list.length / 2)]!;
+  for (const [name, list] of Object.entries(rates)) {
+    const [least, most] = [Math.min(...list), Math.max(...list)].map(Math.round);
+    console.log(`${name.padEnd(8)} ${Math.round(middle(list))} reads/s (${least} to ${most})`);
+  }
+  const ratios = rates.router!.map((rate, round) => rate / rates['pg.Pool']![round]!);
+  console.log(`ratio    ${middle(ratios).toFixed(3)}; to reach: 0.97`);
+} finally {
+  // Pools follow the map: they end before it goes.
+  await cluster.remove();
+  await rm(pools.folder, { recursive: true, force: true });
+}
+
+async function readsPerSecond(pool: pg.Pool, seconds: number): Promise<number> {
+  const begun = performance.now();
+  const until = begun + seconds * 1_000;
+  let count = 0;
+  await Promise.all(
+    Array.from({ length: CONCURRENCY }, async () => {
+      while (performance.now() < until) {
+        const id = 1 + Math.floor(Math.random() * ROWS);
+        const { rows } = await pool.query('select id, name from items where id = $1', [id]);
+        if (rows[0]?.id !== id) throw new Error('a wrong row');
+        count++;
+      }
+    }),
+  );
+  return count / ((performance.now() - begun) / 1_000);
+}
