@@ -1,6 +1,9 @@
 /** What an application imports from "banyan". */
 export { type Assets, type AssetsOptions, createAssets } from './app/assets/assets.ts';
 export { expressAssets, fastifyAssets, honoAssets } from './app/assets/middleware.ts';
+export type { Staleness } from './app/database/consistency/staleness.ts';
+export { NeedsPrimary, OutcomeUnknown, TransactionBroken } from './app/database/errors.ts';
+export { DatabaseAway } from './app/database/holding.ts';
 export { type MigrationResult, migrate } from './app/database/migrate.ts';
 export { createPool, type Pool, type PoolOptions } from './app/database/pool.ts';
 export type { TransactionOptions } from './app/database/transaction.ts';

@@ -22,7 +22,7 @@ import { MemberState } from './members/member.ts';
 import { Monitor } from './members/monitor.ts';
 import { Probe } from './members/probe.ts';
 import { Replicas } from './members/replicas.ts';
-import { breakConnections } from './pool-internals.ts';
+import { breakConnections, take } from './pool-internals.ts';
 import { CatalogKeeper } from './route/catalog-keeper.ts';
 import { openParser } from './route/parser.ts';
 import { StatementCache } from './route/statement-cache.ts';
@@ -240,7 +240,7 @@ export class Router {
       return;
     }
     const begun = member.begin();
-    member.pool.connect((failure, client) => {
+    take(member.pool, (failure, client) => {
       if (failure || !client) {
         member.end(undefined);
         return this.#afterTrouble(member, statement, failure ?? new Error('no connection'));

@@ -68,16 +68,11 @@ export function sendOn(
   member: MemberState | undefined,
   done: Done,
 ): void {
-  let isDone = false;
   const finish = (error: Error | undefined, result?: unknown) => {
-    if (isDone) return;
-    isDone = true;
-    client.removeListener('error', finish);
     if (error) client.release(isUsableAfter(error, statement) ? undefined : error);
     else if (!statement.keeps?.(client, member)) client.release();
     done(error, result);
   };
-  client.once('error', finish);
   statement.onConnection?.(client, member);
   const { config } = statement;
   try {
