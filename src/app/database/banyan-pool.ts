@@ -16,7 +16,7 @@ import pg from 'pg';
 import { watchRuntimeMap } from '../../map/map-file.ts';
 import type { Member, RuntimeMap } from '../../map/runtime-map.ts';
 import { log } from '../telemetry/log.ts';
-import { stalenessOf } from './consistency/staleness.ts';
+import { type Staleness, stalenessOf } from './consistency/staleness.ts';
 import { Holding, type HoldLimits, isAway } from './holding.ts';
 import {
   breakConnections,
@@ -30,6 +30,16 @@ import { type PrimaryPool, Router } from './router.ts';
 import type { Done, QueryConfig } from './statement.ts';
 import { isSubmittable } from './submittable.ts';
 import { type TransactionOptions, transaction } from './transaction.ts';
+
+declare module 'pg' {
+  interface QueryConfig<I> {
+    /**
+     * How old the answer may be: milliseconds, or a text such as `500ms`, `5s`, `1m`. A replica that is no further
+     * behind may give it. Default: that of the pool.
+     */
+    staleness?: Staleness;
+  }
+}
 
 /** `pg.Pool`, following the runtime map. Made by `createPool`. */
 export interface Pool extends pg.Pool {
@@ -149,19 +159,28 @@ export class BanyanPool extends pg.Pool implements Pool, PrimaryPool {
 
   override query(config: unknown, values?: unknown, callback?: unknown): never {
     const router = this.#router;
-    if (typeof config === 'function' || isSubmittable(config) || !router) {
+    const given = (typeof values === 'function' ? values : callback) as Done | undefined;
+    let staleness = router?.staleness;
+    try {
+      staleness = stalenessOf(config, staleness);
+    } catch (error) {
+      if (!given) return Promise.reject(error) as never;
+      process.nextTick(given, error);
+      return undefined as never;
+    }
+    const isRouted = router && !this.ending && config !== null && config !== undefined;
+    if (!isRouted || typeof config === 'function' || isSubmittable(config)) {
       return this.#queryAsPg(config, values, callback);
     }
-    const given = (typeof values === 'function' ? values : callback) as Done | undefined;
-    const own = Array.isArray(values) ? values : undefined;
+    const own = (typeof values === 'function' ? undefined : values) as unknown[] | undefined;
+    const route = (done: Done) =>
+      router.run(router.statement(config as QueryConfig, own, done, staleness));
     if (given) {
-      this.#route(router, config as QueryConfig, own, given);
+      route(given);
       return undefined as never;
     }
     return new Promise((resolve, reject) => {
-      this.#route(router, config as QueryConfig, own, (error, result) =>
-        error ? reject(error) : resolve(result),
-      );
+      route((error, result) => (error ? reject(error) : resolve(result)));
     }).catch(error => {
       // As pg-pool does: leads to the application's line, not to the socket's.
       if (error instanceof Error) Error.captureStackTrace(error);
@@ -172,21 +191,6 @@ export class BanyanPool extends pg.Pool implements Pool, PrimaryPool {
   #queryAsPg(config: unknown, values: unknown, callback: unknown): never {
     const query = super.query as (...args: unknown[]) => never;
     return query.call(this, config, values, callback);
-  }
-
-  #route(router: Router, config: QueryConfig, values: unknown[] | undefined, done: Done): void {
-    if (this.ending || config === null || config === undefined) {
-      this.#queryAsPg(config, values, done);
-      return;
-    }
-    let staleness: number | undefined;
-    try {
-      staleness = stalenessOf(config, router.staleness);
-    } catch (error) {
-      done(error as Error);
-      return;
-    }
-    router.run(router.statement(config, values, done, staleness));
   }
 
   /** Without replicas `pool.query` comes by here as well; while all is well this costs one call more than pg-pool's own. */

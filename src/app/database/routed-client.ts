@@ -9,7 +9,7 @@
 import { EventEmitter } from 'node:events';
 import pg from 'pg';
 import { processIdAt } from './cancel.ts';
-import { ClientConnection, type Held } from './client-connection.ts';
+import { ClientConnection, type Held, type Request } from './client-connection.ts';
 import { stalenessOf } from './consistency/staleness.ts';
 import type { Router } from './router.ts';
 import type { Done, QueryConfig } from './statement.ts';
@@ -60,7 +60,7 @@ export class RoutedClient extends EventEmitter {
       throw new TypeError('callback is not a function');
     }
     const staleness = stalenessOf(config, this.#router.staleness);
-    const own = Array.isArray(values) ? values : undefined;
+    const own = (typeof values === 'function' ? undefined : values) as unknown[] | undefined;
     const request = this.#router.statement(
       this.#withTypes(config as QueryConfig),
       own,
@@ -181,7 +181,8 @@ export class RoutedClient extends EventEmitter {
     return config.types ? config : Object.assign(Object.create(config), { types });
   }
 
-  #run(request: Parameters<ClientConnection['run']>[0]): Promise<unknown> {
+  #run(request: Request): Promise<unknown> {
+    request.came = performance.now();
     return this.#connection.run(request);
   }
 

@@ -19,8 +19,8 @@ export interface Statement {
   readonly scope: Scope;
   /** Milliseconds that the answer may be old; undefined: not at all. */
   readonly staleness: number | undefined;
-  /** When it came, by `performance.now()`: it may be held for only so long. */
-  readonly came: number;
+  /** When it came, or its turn, by `performance.now()`: it may be held for only so long. */
+  came: number;
   readonly done: Done;
   /** It belongs on the primary, whatever the facts say. */
   readonly onPrimary?: boolean;

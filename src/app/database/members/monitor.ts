@@ -260,6 +260,8 @@ export class Monitor {
       this.#events.onPrimary(member, former);
     }
     this.#endSuspicion();
+    // A process that starts during a hold has to ask everyone who the primary is.
+    if (this.#isPaused) member.probe.disconnect();
   }
 
   #onFailure(member: MemberState, error: unknown): void {
