@@ -319,7 +319,8 @@ describe('transactions get into each other’s way', () => {
         await client.query('update counters set n = n + 1 where id = $1', [other]);
       });
     await Promise.all([change(1, 2), change(2, 1)]);
-    expect(runs).toBe(3);
+    // Of the same two there may be another.
+    expect(runs).toBeGreaterThan(2);
     const { rows } = await direct.query('select n from counters');
     expect(rows).toEqual([{ n: 2 }, { n: 2 }]);
   });
