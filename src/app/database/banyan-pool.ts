@@ -24,6 +24,7 @@ import {
   leaveConnections,
   resize,
   serveWaiting,
+  turnAway,
 } from './pool-internals.ts';
 import { RoutedClient } from './routed-client.ts';
 import { type PrimaryPool, Router } from './router.ts';
@@ -154,7 +155,9 @@ export class BanyanPool extends pg.Pool implements Pool, PrimaryPool {
     );
     if (!isBegun) return;
     leaveConnections(this);
-    this.#router?.monitor.pause();
+    if (!this.#router) return;
+    this.#router.monitor.pause();
+    turnAway(this, away());
   }
 
   override query(config: unknown, values?: unknown, callback?: unknown): never {
@@ -215,6 +218,7 @@ export class BanyanPool extends pg.Pool implements Pool, PrimaryPool {
   connectPrimary(
     callback: (error: Error | undefined, client: pg.PoolClient | undefined) => void,
     came: number,
+    mayHold = true,
   ): void {
     const deliver = () => {
       this.#holding
@@ -229,13 +233,15 @@ export class BanyanPool extends pg.Pool implements Pool, PrimaryPool {
     };
     const monitor = this.#router?.monitor;
     if (this.#holding.isHolding || (monitor && !monitor.primary)) {
-      deliver();
+      if (mayHold) deliver();
+      else callback(away(), undefined);
       return;
     }
     super.connect((error, client) => {
       if (error && isAway(error)) {
         monitor?.suspect();
-        deliver();
+        if (mayHold) deliver();
+        else callback(error, undefined);
       } else callback(error, client);
     });
   }
@@ -252,6 +258,8 @@ export class BanyanPool extends pg.Pool implements Pool, PrimaryPool {
   /** @internal */
   noticeAway(): void {
     this.#holding.noticeAway();
+    // Who waits for a connection in use is held too, or, for a read, goes to a replica.
+    if (this.#holding.isHolding) turnAway(this, away());
   }
 
   /** @internal */
@@ -348,6 +356,10 @@ for (const [name, count] of Object.entries({
       return own.get!.call(this) + this.sum(count);
     },
   });
+}
+
+function away(): Error {
+  return Object.assign(new Error('the primary is away'), { code: '57P03' });
 }
 
 async function isStandby(client: pg.Client): Promise<boolean> {

@@ -14,7 +14,7 @@ export interface PoolInternals {
     idleListener: (error: Error) => void;
     timeoutId?: NodeJS.Timeout;
   }[];
-  _pendingQueue: unknown[];
+  _pendingQueue: { callback: TakeCallback }[];
   /** Clients that are closed, not kept, when they are released. */
   _expired: WeakSet<pg.PoolClient>;
   _isFull(): boolean;
@@ -81,6 +81,11 @@ export function resize(pool: pg.Pool, max: number): void {
   }
   for (const client of internals._clients.slice(max)) internals._expired.add(client);
   serveWaiting(pool);
+}
+
+/** Gives all who wait for a connection an error in its place. */
+export function turnAway(pool: pg.Pool, error: Error): void {
+  for (const { callback } of internalsOf(pool)._pendingQueue.splice(0)) callback(error, undefined);
 }
 
 /** Gives all who wait a client, as far as there may be more. */

@@ -18,6 +18,7 @@ import { routeCancellation } from './cancel.ts';
 import { tick } from './consistency/position.ts';
 import { currentRequest, Scope, watchRequests } from './consistency/scope.ts';
 import { OutcomeUnknown } from './errors.ts';
+import { type HoldLimits, isAway } from './holding.ts';
 import { MemberState } from './members/member.ts';
 import { Monitor } from './members/monitor.ts';
 import { Probe } from './members/probe.ts';
@@ -30,6 +31,8 @@ import { addressOf, type QueryConfig, type Statement, sendOn } from './statement
 
 /** A statement whose connections break under it this often may be what breaks them. */
 const MAX_BREAKS = 3;
+/** A read that waits for a primary looks this often whether a replica may answer it meanwhile. */
+const READ_AGAIN_MS = 25;
 /** A question to a member takes a millisecond; one that takes longer than this is not answered. */
 const PROBE_TIMEOUT_MS = 1_000;
 
@@ -38,10 +41,12 @@ export interface PrimaryPool {
   /**
    * A connection to the primary, held while that is away.
    * @param came when the request came, by `performance.now()`
+   * @param mayHold false: who comes while it is away hears so at once, since a replica may do as well
    */
   connectPrimary(
     callback: (error: Error | undefined, client: pg.PoolClient | undefined) => void,
     came: number,
+    mayHold?: boolean,
   ): void;
   /** Holds whoever comes until the primary serves. */
   noticeAway(): void;
@@ -58,6 +63,8 @@ export interface RouterOptions {
   /** Milliseconds that any answer may be old; undefined: not at all. */
   readonly staleness: number | undefined;
   readonly dataCentre: string;
+  /** How long one may be held, and how many. */
+  readonly hold: HoldLimits;
 }
 
 export class Router {
@@ -71,11 +78,15 @@ export class Router {
   /** Outside of requests the process is the session. */
   readonly #processScope = new Scope();
   #statements: StatementCache | undefined;
+  readonly #hold: HoldLimits;
+  #waitingReads = 0;
+  #isClosed = false;
   #slots = 0;
 
   constructor(pool: PrimaryPool, options: RouterOptions) {
     this.#pool = pool;
     this.#staleness = options.staleness;
+    this.#hold = options.hold;
     this.#replicaOptions = { ...options };
     this.monitor = new Monitor({
       open: (address, { onAnswer, onFailure }) => {
@@ -209,6 +220,7 @@ export class Router {
 
   /** Resolves when the replicas' connections are closed. */
   close(): Promise<void> {
+    this.#isClosed = true;
     this.#unwatch();
     this.#keeper.close();
     return this.monitor.close();
@@ -236,7 +248,8 @@ export class Router {
 
   #readAt(member: MemberState | undefined, statement: Statement): void {
     if (!member) {
-      this.#onPrimary(statement);
+      if (this.monitor.isServing) this.#onPrimary(statement);
+      else this.#readLater(statement);
       return;
     }
     const begun = member.begin();
@@ -257,6 +270,24 @@ export class Router {
     });
   }
 
+  /** No replica may answer it yet, and the primary is away: whichever is ready first does. */
+  #readLater(statement: Statement): void {
+    const leftMs = statement.came + this.#hold.timeoutMs - performance.now();
+    if (leftMs <= 0 || this.#isClosed || this.#waitingReads >= this.#hold.most) {
+      this.#onPrimary(statement, true);
+      return;
+    }
+    this.#waitingReads++;
+    setTimeout(
+      () => {
+        this.#waitingReads--;
+        if (this.#isClosed) this.#onPrimary(statement, true);
+        else this.#read(statement);
+      },
+      Math.min(leftMs, READ_AGAIN_MS),
+    );
+  }
+
   /** Another replica, or the primary. */
   #afterTrouble(member: MemberState, statement: Statement, error: Error): void {
     if (isBroken(error)) {
@@ -273,9 +304,16 @@ export class Router {
     this.#read(statement);
   }
 
-  #onPrimary(statement: Statement): void {
-    this.#pool.connectPrimary((failure, client) => {
-      if (failure || !client) return statement.done(failure ?? new Error('no connection'));
+  #onPrimary(
+    statement: Statement,
+    mayHold = statement.facts?.access !== 'read' || statement.onPrimary === true,
+  ): void {
+    const take = (failure: Error | undefined, client: pg.PoolClient | undefined) => {
+      if (!client) {
+        if (!mayHold && isAway(failure)) this.#readLater(statement);
+        else statement.done(failure ?? new Error('no connection'));
+        return;
+      }
       sendOn(client, statement, undefined, (error, result) => {
         if (!error) this.#answered(statement, undefined, result);
         else if (isBroken(error) || wasNotSent(error)) this.#afterBreak(statement, error);
@@ -283,7 +321,8 @@ export class Router {
           void this.#afterReadOnly(statement, error, addressOf(client));
         } else this.#answered(statement, error, undefined);
       });
-    }, statement.came);
+    };
+    this.#pool.connectPrimary(take, statement.came, mayHold);
   }
 
   #answered(statement: Statement, error: Error | undefined, result: unknown): void {

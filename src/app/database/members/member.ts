@@ -68,10 +68,13 @@ export class MemberState implements Candidate {
   /** @param begun what `begin` gave; undefined for an answer that says nothing of its speed */
   end(begun: number | undefined): void {
     this.inFlight--;
-    if (begun !== undefined) {
-      this.latencyMs += (performance.now() - begun - this.latencyMs) * LATENCY_WEIGHT;
-    }
+    if (begun !== undefined) this.noteLatency(performance.now() - begun);
     if (this.#retired && this.inFlight === 0) this.#end();
+  }
+
+  /** Also of the monitor's questions: one that is slow once and gets no reads must be able to show that it is not. */
+  noteLatency(ms: number): void {
+    this.latencyMs += (ms - this.latencyMs) * LATENCY_WEIGHT;
   }
 
   /** It has left the map: what runs there ends, then its connections go. Resolves when they have. */

@@ -53,8 +53,11 @@ export class Monitor {
   #wasSynchronous = false;
   /** Undefined while the primary serves. */
   #suspicion: { over: Promise<void>; end: (error?: unknown) => void } | undefined;
-  /** Resolves with the next suspicion. */
-  #nextSuspicion = Promise.withResolvers<void>();
+  /**
+   * Who waits for an answer of the primary, and stops when that is suspected. Not one promise for all: each wait
+   * for it would stay in its memory until then.
+   */
+  readonly #waiting = new Set<() => void>();
   /** The map says to leave the primary alone. */
   #isPaused = false;
   #isClosed = false;
@@ -119,8 +122,7 @@ export class Monitor {
     const { promise, resolve, reject } = Promise.withResolvers<void>();
     promise.catch(() => {});
     this.#suspicion = { over: promise, end: error => (error ? reject(error) : resolve()) };
-    this.#nextSuspicion.resolve();
-    this.#nextSuspicion = Promise.withResolvers();
+    this.#tellWaiting();
     this.#events.onSuspicion();
     void this.#search();
   }
@@ -133,16 +135,10 @@ export class Monitor {
     await this.#suspicion?.over;
   }
 
-  /** Resolves when the primary is suspected, at the latest with the next suspicion. */
-  suspected(): Promise<void> {
-    return this.#suspicion || this.#isPaused ? Promise.resolve() : this.#nextSuspicion.promise;
-  }
-
   /** While the map says to hold, the primary is left alone and its connection closed. */
   pause(): void {
     this.#isPaused = true;
-    this.#nextSuspicion.resolve();
-    this.#nextSuspicion = Promise.withResolvers();
+    this.#tellWaiting();
     this.#primary?.probe.disconnect();
   }
 
@@ -164,10 +160,7 @@ export class Monitor {
   async position(since: number): Promise<Position | undefined> {
     const primary = this.#primary;
     if (!primary || !this.isServing) return undefined;
-    const answer = await Promise.race([
-      primary.probe.ask(since).catch(() => undefined),
-      this.suspected(),
-    ]);
+    const answer = await this.#unlessSuspected(primary.probe.ask(since));
     // By now another may have taken over, and acknowledged what this one never had.
     if (!answer || answer.isStandby || this.#primary !== primary) return undefined;
     return answer as Position;
@@ -215,6 +208,22 @@ export class Monitor {
     await Promise.all(this.#members.map(member => member.retire()));
   }
 
+  /** Undefined when the question fails, or the primary is suspected first. */
+  #unlessSuspected(question: Promise<Answer>): Promise<Answer | undefined> {
+    return new Promise(resolve => {
+      const give = (answer?: Answer) => {
+        this.#waiting.delete(give);
+        resolve(answer);
+      };
+      this.#waiting.add(give);
+      question.then(give, () => give());
+    });
+  }
+
+  #tellWaiting(): void {
+    for (const give of [...this.#waiting]) give();
+  }
+
   #askAll(): void {
     const now = tick();
     for (const member of this.#members) {
@@ -240,6 +249,7 @@ export class Monitor {
     member.answer = answer;
     member.awaySince = undefined;
     member.failure = undefined;
+    member.noteLatency(performance.now() - answer.askedAt);
     if (answer.isStandby) {
       member.lagMs = this.history.lagMs(answer.lsn);
       if (member === this.#primary) this.suspect();

@@ -21,6 +21,11 @@ export interface Answer {
   readonly lsn: bigint;
   /** What a standby has on its disk; of a primary, `lsn`. */
   readonly received: bigint;
+  /**
+   * Of a standby whose receiver is down: it has replayed all of what it received. It may never show that by
+   * `lsn`: what it received may end within a record.
+   */
+  readonly isDrained: boolean;
   /** Of a primary: a commit waits until a standby has it on its disk. */
   readonly isSynchronous: boolean;
   /** The moment when the question was sent: as a tick, and by `performance.now()`. */
@@ -31,7 +36,9 @@ export interface Answer {
 /**
  * Texts in all columns, whatever parsers the application has set. `offset 0` keeps the role from being asked
  * once for each use: it might change in between. The receiver's timeline is shown to members of `pg_monitor`
- * alone; that of the last checkpoint lags behind it.
+ * alone; that of the last checkpoint lags behind it. The startup process waits for the retry interval only when
+ * the receiver has ended and `pg_wal` has been read once more to its end (`WaitForWALToBecomeAvailable`,
+ * xlogrecovery.c); while it does, nothing is received.
  */
 const QUESTION = {
   name: 'banyan_monitor',
@@ -45,6 +52,9 @@ const QUESTION = {
       case when standby then (select received_tli::text from pg_stat_wal_receiver
                               where status = 'streaming') end
         as received_timeline,
+      (case when standby then (
+        select wait_event from pg_stat_activity where backend_type = 'startup') end
+        = 'RecoveryRetrieveRetryInterval')::text as drained,
       case when standby then (select timeline_id::text from pg_control_checkpoint()) end
         as checkpoint_timeline,
       pg_size_bytes(current_setting('wal_segment_size'))::text as segment_bytes,
@@ -58,6 +68,7 @@ interface Row {
   received: string | null;
   timeline: string | null;
   received_timeline: string | null;
+  drained: string | null;
   checkpoint_timeline: string | null;
   segment_bytes: string;
   synchronous: string;
@@ -178,6 +189,7 @@ export class Probe {
         timeline: Number.parseInt(row.timeline ?? '0', 16),
         lsn: end,
         received: end,
+        isDrained: false,
         isSynchronous: row.synchronous === 'true',
         asked,
         askedAt,
@@ -192,6 +204,7 @@ export class Probe {
       lsn,
       // One that has never streamed has what it has replayed.
       received: row.received === null ? lsn : BigInt(row.received),
+      isDrained: row.drained === 'true' && row.received_timeline === null,
       isSynchronous: false,
       asked,
       askedAt,

@@ -14,6 +14,7 @@ import type { Scope } from '../consistency/scope.ts';
 import { choose } from './choose.ts';
 import type { MemberState } from './member.ts';
 import type { Monitor } from './monitor.ts';
+import type { Answer } from './probe.ts';
 
 /** For a replica to replay what it is known to lack: longer than that, and the primary would have answered. */
 const CATCH_UP_MS = 20;
@@ -123,14 +124,14 @@ export class Replicas {
 
   #choose(
     tried: ReadonlySet<MemberState> | undefined,
-    may: (replayed: Position) => boolean,
+    may: (replayed: Position, answer: Answer) => boolean,
   ): MemberState | undefined {
     const { members } = this.#monitor;
     const candidates: MemberState[] = [];
     for (const member of members) {
-      const { replayed } = member;
-      if (!replayed || member.lagMs > this.#options.maxReplicaLagMs) continue;
-      if (may(replayed) && !tried?.has(member)) candidates.push(member);
+      const { replayed, answer } = member;
+      if (!replayed || !answer || member.lagMs > this.#options.maxReplicaLagMs) continue;
+      if (may(replayed, answer) && !tried?.has(member)) candidates.push(member);
     }
     return choose(candidates, this.#options.dataCentre);
   }
@@ -156,6 +157,7 @@ export class Replicas {
     token: Position,
     tried: ReadonlySet<MemberState> | undefined,
     deadline: number,
+    may = (replayed: Position, _answer: Answer) => covers(replayed, token),
   ): Promise<MemberState | undefined> {
     for (;;) {
       const nearest = this.#nearest(token, tried);
@@ -163,7 +165,7 @@ export class Replicas {
       const left = deadline - performance.now();
       if (left <= 0) return undefined;
       await Promise.race([this.#monitor.check(nearest, tick()), delay(left)]);
-      const chosen = this.#choose(tried, replayed => covers(replayed, token));
+      const chosen = this.#choose(tried, may);
       if (chosen) return chosen;
       await delay(CATCH_UP_PAUSE_MS);
     }
@@ -189,9 +191,12 @@ export class Replicas {
     const { token } = scope;
     // The primary may have been ahead of all, by what it had not acknowledged.
     const enough = token && covers(furthest, token) ? token : furthest;
+    const may = (replayed: Position, { isDrained, timeline, received }: Answer) =>
+      covers(replayed, enough) ||
+      (isDrained && timeline !== undefined && covers({ timeline, lsn: received }, enough));
     return (
-      this.#choose(tried, replayed => covers(replayed, enough)) ??
-      this.#afterCatchUp(enough, tried, performance.now() + CATCH_UP_MS)
+      this.#choose(tried, may) ??
+      this.#afterCatchUp(enough, tried, performance.now() + CATCH_UP_MS, may)
     );
   }
 }
