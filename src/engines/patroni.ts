@@ -19,6 +19,7 @@ import { findProgram } from './find-program.ts';
 import type { CertificateFiles } from './node-certificate.ts';
 import { askNode } from './node-client.ts';
 import { type DatabaseNode, dataFolderOf } from './patroni-config.ts';
+import { interpreterOf, launcherFileOf } from './patroni-guard.ts';
 
 /** The application needs it; etcd has to outlive it. */
 const RANK = 10;
@@ -59,7 +60,7 @@ export interface PatroniUnitOptions {
   labels?: Labels;
 }
 
-/** The unit that runs it. Its file, `patroniFileOf(node)`, has to be there. */
+/** The unit that runs it. `patroniFileOf(node)` and `launcherFileOf(node.folder)` have to be there. */
 export function patroniUnit({
   node,
   certificate,
@@ -68,12 +69,13 @@ export function patroniUnit({
   labels = {},
 }: PatroniUnitOptions): UnitSpec {
   const { ca, certificate: cert, key } = certificate;
+  const patroni = findPatroni();
   return {
     name: node.name,
     tier: 'database',
     engine: 'patroni',
-    command: findPatroni(),
-    args: [patroniFileOf(node)],
+    command: interpreterOf(patroni),
+    args: [launcherFileOf(node.folder), patroni, patroniFileOf(node)],
     cwd: node.folder,
     env: { PATH: process.env.PATH, LC_ALL: 'C.UTF-8', TZ: 'UTC', PYTHONUNBUFFERED: '1' },
     ...(account ? { user: account } : {}),

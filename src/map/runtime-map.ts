@@ -9,7 +9,9 @@
  * - `format` rises only when an old reader would misread a new map; new optional keys do not.
  *
  * Glossary: a *member* is one database server; a *shard* is the members that hold the same rows
- * (rung 1 has one shard with one member).
+ * (rung 1 has one shard with one member). With several shards, each owns a *range* of hashes; a *sharded* table
+ * has its rows by the hash of its *shard key*, a *reference* table is whole on every shard, and a table that is
+ * not named is whole on the first.
  */
 import * as v from 'valibot';
 import { BanyanError } from '../errors.ts';
@@ -28,8 +30,13 @@ const memberSchema = v.object({
 /** One that lasts longer is an outage: a request is not held for longer either. */
 const MAX_HOLD_MS = 60_000;
 
+/** A signed 64-bit number in decimal: JSON's numbers are too small for it. */
+const hash = v.pipe(v.string(), v.regex(/^-?\d{1,19}$/));
+
 const shardSchema = v.object({
   id: v.string(),
+  /** The hashes whose rows it owns, both ends included. Missing with a single shard: all. */
+  range: v.optional(v.object({ from: hash, to: hash })),
   /** In any order: which of them is the primary, the members say themselves. */
   members: v.pipe(v.array(memberSchema), v.minLength(1)),
   /**
@@ -46,6 +53,13 @@ const shardSchema = v.object({
   ),
 });
 
+const tableSchema = v.variant('kind', [
+  /** Its rows are where the hash of `key`, a column of its primary key, says. */
+  v.object({ kind: v.literal('sharded'), key: v.pipe(v.string(), v.nonEmpty()) }),
+  /** All of it is on every shard. */
+  v.object({ kind: v.literal('reference') }),
+]);
+
 export const runtimeMapSchema = v.object({
   format: v.literal(MAP_FORMAT),
   /** The deployment's name. */
@@ -58,6 +72,10 @@ export const runtimeMapSchema = v.object({
     /** The database's name on every member. */
     name: v.string(),
     shards: v.pipe(v.array(shardSchema), v.minLength(1)),
+    /** How tables are spread over the shards: by `schema.table`. */
+    tables: v.optional(v.record(v.string(), tableSchema)),
+    /** Columns whose values are unique across all shards: `schema.table.column`. */
+    unique: v.optional(v.array(v.string())),
     /** The most connections that one web server may hold, so that all together never take the last. */
     connectionsPerServer: v.optional(v.pipe(v.number(), v.integer(), v.minValue(1))),
   }),
@@ -70,6 +88,7 @@ export const runtimeMapSchema = v.object({
 export type RuntimeMap = v.InferOutput<typeof runtimeMapSchema>;
 export type Member = v.InferOutput<typeof memberSchema>;
 export type Shard = v.InferOutput<typeof shardSchema>;
+export type TablePlacement = v.InferOutput<typeof tableSchema>;
 export type Hold = NonNullable<Shard['hold']>;
 
 /** The map was there and could not be understood: damaged, or of another version of Banyan. */

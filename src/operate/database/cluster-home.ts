@@ -30,6 +30,7 @@ import {
   dataFolderOf,
   renderNodeConfig,
 } from '../../engines/patroni-config.ts';
+import { launcherFileOf, PATRONI_LAUNCHER } from '../../engines/patroni-guard.ts';
 import { SUPERUSER } from '../../engines/postgres.ts';
 import { findSystemPostgres, type SystemPostgres } from '../../engines/system-postgres.ts';
 import { freePort, isPortFree } from '../../machines/free-port.ts';
@@ -126,7 +127,7 @@ export class ClusterHome {
     await machine.start(patroniUnit({ node, certificate, account: this.#account, copies }));
   }
 
-  /** Patroni's file; a running one reads it again on SIGHUP. */
+  /** Patroni's files; a running one reads its configuration again on SIGHUP. */
   async writeNodeFile(record: ClusterRecord, node: DatabaseNode): Promise<CertificateFiles> {
     const certificate = await this.#certificate(node.name, node.host);
     await this.#own(node.folder);
@@ -142,8 +143,13 @@ export class ClusterHome {
       nodeHosts: record.nodes.map(({ host }) => host),
       settings: record.settings,
     });
-    await writeFileAtomic(file, text);
-    if (this.#account) await chown(file, this.#account.uid, this.#account.gid);
+    for (const [name, content] of [
+      [file, text],
+      [launcherFileOf(node.folder), PATRONI_LAUNCHER],
+    ] as const) {
+      await writeFileAtomic(name, content);
+      if (this.#account) await chown(name, this.#account.uid, this.#account.gid);
+    }
     return certificate;
   }
 
