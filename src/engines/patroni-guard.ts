@@ -63,7 +63,7 @@ runpy.run_path(sys.argv[0], run_name='__main__')
 
 /** @param folder the node's */
 export function launcherFileOf(folder: string): string {
-  return path.join(folder, 'patroni.py');
+  return path.join(folder, 'launch.py');
 }
 
 /** The interpreter that an installed Python program names in its first line: its modules are that one's. */
