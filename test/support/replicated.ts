@@ -33,7 +33,9 @@ export async function untilWell(site: Site, count: number): Promise<void> {
       const servers = await serversOf(site);
       return (
         servers.length === count &&
-        servers.every(({ state }) => state === 'running' || state === 'streaming') &&
+        servers.every(
+          ({ role, state }) => state === (role === 'primary' ? 'running' : 'streaming'),
+        ) &&
         servers.some(({ role }) => role === 'primary') &&
         servers.some(({ role }) => role === 'synchronous replica')
       );
@@ -75,9 +77,14 @@ export async function witnessed(site: Site, fault: () => Promise<void>): Promise
   await site.pool().query('delete from entries');
   const subject = new LedgerSubject(site.address, site.pool(), { sessions: SESSIONS });
   const witness = new Witness(subject, { sessions: SESSIONS }).start();
-  await witness.untilAcknowledged(20);
-  await fault();
-  await witness.untilAcknowledged(40, 60_000);
+  try {
+    await witness.untilAcknowledged(20);
+    await fault();
+    await witness.untilAcknowledged(40, 60_000);
+  } catch (error) {
+    await witness.stop();
+    throw error;
+  }
   // The primary may be another by now.
   await site.refresh();
   return witness.stop(new LedgerSubject(site.address, site.pool(), { sessions: SESSIONS }));
