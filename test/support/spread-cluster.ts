@@ -260,6 +260,10 @@ export class PoolSubject implements Subject {
     );
   }
 
+  async clear(): Promise<void> {
+    await this.#pool.query('delete from entries');
+  }
+
   async write(session: number, value: number): Promise<void> {
     await this.#pool.query('insert into entries values ($1, $2)', [session, value]);
   }

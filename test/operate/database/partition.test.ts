@@ -4,6 +4,7 @@
  */
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { log } from '../../../src/app/telemetry/log.ts';
+import type { NetworkMachine } from '../../support/network.ts';
 import { PoolSubject, SpreadCluster } from '../../support/spread-cluster.ts';
 import { until } from '../../support/until.ts';
 import { type Account, Witness } from '../../support/witness.ts';
@@ -25,67 +26,42 @@ describe.skipIf(!isRoot)('the network is cut', () => {
   }, TIMEOUT_MS);
   afterAll(() => cluster?.remove(), TIMEOUT_MS);
 
-  /** Cuts, until another has taken over and been written to, and mends. */
-  async function witnessed(cut: () => void, mend: () => void): Promise<Account> {
+  /** The primary is cut off from some machines until another has taken over and been written to. */
+  async function primaryCutOff(from: readonly NetworkMachine[]): Promise<Account> {
     await cluster.untilWell();
+    await subject.clear();
+    const primary = await cluster.primary();
+    const own = cluster.machineOf(primary);
+    const cutOff = from.filter(machine => machine !== own);
     const witness = new Witness(subject, { sessions: SESSIONS, timeoutMs: 60_000 }).start();
     try {
       await witness.untilAcknowledged(20);
-      cut();
-      await witness.untilAcknowledged(100, 90_000);
+      for (const machine of cutOff) cluster.network.cut(own, machine);
+      await until(async () => (await cluster.primary()) !== primary, {
+        what: 'another is the primary',
+        timeoutMs: 60_000,
+      });
+      await witness.untilAcknowledged(100, 60_000);
     } finally {
-      mend();
+      for (const machine of cutOff) cluster.network.mend(own, machine);
     }
     await witness.untilAcknowledged(20, 60_000);
     await cluster.untilWell();
+    expect(await cluster.primary()).not.toBe(primary);
     return witness.stop();
   }
 
   test('between the primary and etcd: it steps back, another takes over, nothing is lost', {
     timeout: TIMEOUT_MS,
   }, async () => {
-    const primary = await cluster.primary();
-    const own = cluster.machineOf(primary);
-    const account = await witnessed(
-      () => {
-        for (const machine of cluster.agreement) cluster.network.cut(own, machine);
-      },
-      () => {
-        for (const machine of cluster.agreement) cluster.network.mend(own, machine);
-      },
-    );
-    expect(await cluster.primary()).not.toBe(primary);
-    expectNothingLost(account);
+    expectNothingLost(await primaryCutOff(cluster.agreement));
   });
 
   test('between the primary and all others: it comes back as a replica, nothing is lost', {
     timeout: TIMEOUT_MS,
   }, async () => {
-    await subjectIsEmpty();
-    const primary = await cluster.primary();
-    const own = cluster.machineOf(primary);
-    const others = cluster.network.machines.filter(machine => machine !== own);
-    const account = await witnessed(
-      () => {
-        for (const machine of others) cluster.network.cut(own, machine);
-      },
-      () => {
-        for (const machine of others) cluster.network.mend(own, machine);
-      },
-    );
-    expect(await cluster.primary()).not.toBe(primary);
-    expectNothingLost(account);
+    expectNothingLost(await primaryCutOff(cluster.network.machines));
   });
-
-  async function subjectIsEmpty(): Promise<void> {
-    await until(
-      async () => {
-        await (await cluster.pool()).query('delete from entries');
-        return true;
-      },
-      { what: 'the table is empty' },
-    );
-  }
 });
 
 function expectNothingLost({ reads, lost, stale, duplicated, phantoms, writes }: Account): void {
