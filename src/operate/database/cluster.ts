@@ -1,4 +1,5 @@
 /** A replicated database that runs: how it is started whole, and who is who in it. */
+import { setTimeout as delay } from 'node:timers/promises';
 import type { NodeStanding } from '../../engines/patroni-api.ts';
 import type { ClusterSettings, DatabaseNode } from '../../engines/patroni-config.ts';
 import { BanyanError } from '../../errors.ts';
@@ -11,6 +12,8 @@ import { provision, withClient } from './provision.ts';
 import { type ClusterRecord, writeDatabaseRecord } from './record.ts';
 import { DATA_CENTRE, ownerUrl, type RunningDatabase, superuserUrl } from './running.ts';
 
+/** How much longer than the first the others may take to say how they stand. */
+const OTHERS_MS = 250;
 /** After a start all nodes are there and one of them has to be elected. */
 const PRIMARY_TIMEOUT_MS = 60_000;
 
@@ -92,18 +95,23 @@ export function membersOf({ nodes }: ClusterRecord): Member[] {
   return nodes.map(({ host, port }) => ({ host, port, dataCentre: DATA_CENTRE }));
 }
 
-/** How each node stands, by whichever answers first (one may be frozen); empty when none does. */
+/**
+ * How each node stands; empty when none answers. One may be frozen, and one that is cut off, or has just woken,
+ * tells of the time before: who knows the newest timeline is believed.
+ */
 export async function standingsOf(
   home: ClusterHome,
   { nodes }: ClusterRecord,
 ): Promise<NodeStanding[]> {
-  try {
-    const standings = await Promise.any(nodes.map(async node => (await home.api(node)).cluster()));
-    // Patroni goes on to name one that was removed, until it has not heard of it for long enough.
-    return standings.filter(({ name }) => nodes.some(each => each.name === name));
-  } catch {
-    return [];
-  }
+  const answers: NodeStanding[][] = [];
+  const asked = nodes.map(async node => answers.push(await (await home.api(node)).cluster()));
+  await Promise.any(asked).catch(() => {});
+  await Promise.race([Promise.allSettled(asked), delay(OTHERS_MS, undefined, { ref: false })]);
+  const timeline = (standings: NodeStanding[]) =>
+    standings.find(({ role }) => role === 'primary')?.timeline ?? 0;
+  const [newest = []] = answers.toSorted((a, b) => timeline(b) - timeline(a));
+  // Patroni goes on to name one that was removed, until it has not heard of it for long enough.
+  return newest.filter(({ name }) => nodes.some(each => each.name === name));
 }
 
 /**
