@@ -11,7 +11,8 @@
  *
  * **Slow** (bench/failover.ts; of the 5 s without writes after the primary's process was killed):
  * - The death is noticed by the next round, a second apart; one that is asking PostgreSQL something meanwhile
- *   goes on to ask for 1.5 s more (`retry_timeout / 2`). So it is told at once, and does not ask the dead again.
+ *   goes on to ask for 1.5 s more (`retry_timeout / 2`); in a container it can look alive for 2 s. So it is told at
+ *   once, looks whether it is a zombie, and does not ask the dead again.
  * - Whether the promoted server takes writes is looked at once a second, and its replicas' slots are made after
  *   that; until one of them is there, commits wait. So it is looked at ten times a second.
  */
@@ -62,7 +63,7 @@ def guard(etcd3):
     etcd3.Etcd3._update_leader = update_leader
 
 
-def quicken(postgresql, ha):
+def quicken(postgresql, postmaster, ha):
     every = postgresql.polling_loop
     postgresql.polling_loop = lambda timeout, interval=0.1: every(timeout, interval)
 
@@ -77,6 +78,20 @@ def quicken(postgresql, ha):
             raise postgresql.RetryFailedError(str(error))
 
     postgresql.Postgresql._query = query_the_living
+
+    # In a container whose first process takes its time to bury the dead, they look alive.
+    process = postmaster.PostmasterProcess
+    is_running = process.is_running
+    is_postmaster = process._is_postmaster_process
+
+    def is_dead(self):
+        try:
+            return self.status() == postmaster.psutil.STATUS_ZOMBIE
+        except postmaster.psutil.NoSuchProcess:
+            return True
+
+    process.is_running = lambda self: is_running(self) and not is_dead(self)
+    process._is_postmaster_process = lambda self: not is_dead(self) and is_postmaster(self)
 
     def tell_of_its_end(self):
         seen = None
@@ -113,9 +128,10 @@ if version[:2] == (3, 0):
     import patroni.dcs.etcd3
     import patroni.ha
     import patroni.postgresql
+    import patroni.postgresql.postmaster
     if version < (3, 0, 3):
         guard(patroni.dcs.etcd3)
-    quicken(patroni.postgresql, patroni.ha)
+    quicken(patroni.postgresql, patroni.postgresql.postmaster, patroni.ha)
 
 sys.argv = sys.argv[1:]
 runpy.run_path(sys.argv[0], run_name='__main__')
