@@ -6,7 +6,8 @@
  *     node --conditions=banyan-source bench/router.ts [--rounds 40] [--seconds 0.5]
  *
  * Rounds are short and alternate, and so does who begins; the ratio is the middle one of the rounds' own, so a
- * machine that others use meets both alike.
+ * machine that others use meets both alike. Beside it: what a read costs this process, which is what bounds the
+ * rate, in µs of the processor; that hardly changes with what else runs.
  */
 import { rm } from 'node:fs/promises';
 import { parseArgs } from 'node:util';
@@ -60,12 +61,20 @@ try {
     contestants.push([name, cluster.adopt(pool)]);
   }
   for (const [, pool] of contestants) await readsPerSecond(pool, 1);
-  const rates: Record<string, number[]> = Object.fromEntries(
-    contestants.map(([name]) => [name, []]),
-  );
+  const rates: Record<string, number[]> = {};
+  const costs: Record<string, number[]> = {};
+  for (const [name] of contestants) {
+    rates[name] = [];
+    costs[name] = [];
+  }
   for (let round = 0; round < Number(values.rounds); round++) {
     for (const [name, pool] of round % 2 ? contestants.toReversed() : contestants) {
-      rates[name]!.push(await readsPerSecond(pool, Number(values.seconds)));
+      const { user, system } = process.cpuUsage();
+      const seconds = Number(values.seconds);
+      const rate = await readsPerSecond(pool, seconds);
+      const used = process.cpuUsage({ user, system });
+      rates[name]!.push(rate);
+      costs[name]!.push((used.user + used.system) / (rate * seconds));
     }
   }
   const [onPrimary] = await cluster.primary.ask<{ scans: number }>(
@@ -77,7 +86,7 @@ try {
     const [least, most] = [Math.min(...list), Math.max(...list)].map(Math.round);
     const ratio = middle(list.map((rate, round) => rate / rates['pg.Pool']![round]!)).toFixed(3);
     console.log(
-      `${name.padEnd(10)}${ratio}  ${Math.round(middle(list))} reads/s (${least} to ${most})${name === 'router' ? '; to reach: 0.97' : ''}`,
+      `${name.padEnd(10)}${ratio}  ${Math.round(middle(list))} reads/s (${least} to ${most}), ${middle(costs[name]!).toFixed(1)} µs${name === 'router' ? '; to reach: 0.97' : ''}`,
     );
   }
 } finally {

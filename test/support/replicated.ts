@@ -2,7 +2,8 @@
 import { readFileSync } from 'node:fs';
 import path from 'node:path';
 import { readDatabaseRecord } from '../../src/operate/database/record.ts';
-import type { DatabaseServer } from '../../src/operate/database/standing.ts';
+import { type DatabaseServer, databaseServers } from '../../src/operate/database/standing.ts';
+import { existingDeployment } from '../../src/operate/deployment.ts';
 import type { Site } from './deployment.ts';
 import { LedgerSubject } from './ledger.ts';
 import { processesOf } from './processes.ts';
@@ -11,9 +12,10 @@ import { type Account, Witness } from './witness.ts';
 
 const SESSIONS = 4;
 
-/** As `banyan status` has it. */
+/** As `banyan status` has it, without a process for each time that it is asked. */
 export async function serversOf(site: Site): Promise<DatabaseServer[]> {
-  return (await site.status()).databaseServers ?? [];
+  const deployment = existingDeployment(site.paths);
+  return (deployment && (await databaseServers(deployment))) ?? [];
 }
 
 /** The name of the primary. */
