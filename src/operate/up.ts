@@ -302,7 +302,11 @@ export class RunningDeployment extends EventEmitter<UpEvents> {
   /** Where the rows are counts, not what the configuration says: only `apply` moves them. */
   async #runDatabase(deployment: Deployment): Promise<RunningDatabase> {
     const { database } = this.#topology;
-    if (database.url) return useExternalDatabase(database.url, database.readers);
+    if (database.url) {
+      const external = await useExternalDatabase(database.url, database.readers);
+      for (const note of external.notes) this.emit('note', note);
+      return external;
+    }
     const record = readDatabaseRecord(this.#paths);
     if (record?.serving === 'cluster' && record.cluster) {
       return startCluster(this.#machine, deployment, record.cluster);

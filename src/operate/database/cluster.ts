@@ -7,9 +7,15 @@ import type { Machine } from '../../machines/unit.ts';
 import type { Member } from '../../map/runtime-map.ts';
 import type { Deployment } from '../deployment.ts';
 import { pollUntil } from '../poll.ts';
-import { ClusterHome, newClusterRecord, withFreePorts } from './cluster-home.ts';
+import {
+  ClusterHome,
+  findClusterPrograms,
+  newClusterRecord,
+  withFreePorts,
+} from './cluster-home.ts';
 import { provision, withClient } from './provision.ts';
 import { type ClusterRecord, writeDatabaseRecord } from './record.ts';
+import { requireDisk, requireMemory } from './room.ts';
 import { DATA_CENTRE, ownerUrl, type RunningDatabase, superuserUrl } from './running.ts';
 
 /** How much longer than the first the others may take to say how they stand. */
@@ -29,13 +35,19 @@ export class NoPrimary extends BanyanError {
   }
 }
 
-/** Makes a new replicated database: etcd, the first node, then the others as copies of it. */
+/**
+ * Makes a new replicated database: etcd, the first node, then the others as copies of it.
+ * @throws SystemPostgresMissing, PatroniMissing, EtcdMissing, NoRoom before anything is touched
+ */
 export async function createCluster(
   machine: Machine,
   deployment: Deployment,
   names: { etcd: string[]; nodes: string[] },
   settings: ClusterSettings,
 ): Promise<RunningDatabase> {
+  findClusterPrograms();
+  await requireMemory(names.nodes.length, settings);
+  await requireDisk(deployment.paths.root, names.nodes.length, 0);
   const home = await ClusterHome.open(deployment);
   const record = await newClusterRecord(home, deployment, names, settings);
   await writeDatabaseRecord(deployment, { serving: 'cluster', cluster: record });

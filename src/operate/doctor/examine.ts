@@ -15,6 +15,7 @@ import { BanyanError } from '../../errors.ts';
 import { isPortFree, portHolder } from '../../machines/free-port.ts';
 import { lockHolder } from '../../machines/lock.ts';
 import type { CompleteTopology } from '../../topology/defaults.ts';
+import { findClusterPrograms } from '../database/cluster-home.ts';
 import { useExternalDatabase } from '../database/external.ts';
 import type { DeploymentPaths } from '../deployment.ts';
 import { loadTopology } from '../load-topology.ts';
@@ -65,8 +66,9 @@ export async function examine(paths: DeploymentPaths): Promise<Finding[]> {
     await run('start command', () => startCommand(paths.app, web.command));
     await run('port', () => port(paths, web));
     findings.push(...(await examineState(paths, web)));
-    if (database.url)
-      await run('database', async () => ok((await useExternalDatabase(database.url!)).summary));
+    const { url, readers, replicas } = database;
+    if (url) await run('database', () => external(url, readers));
+    else if (replicas > 0) await run('replication', async () => ok(findClusterPrograms().version));
   }
   if (!topology?.database.url) {
     await run('PostgreSQL', () => postgres());
@@ -75,6 +77,11 @@ export async function examine(paths: DeploymentPaths): Promise<Finding[]> {
   }
   if (existsSync(paths.secrets)) await run('secrets', async () => secrets(paths));
   return findings;
+}
+
+async function external(url: string, readers: string[]): Promise<Omit<Finding, 'check'>> {
+  const { summary, notes } = await useExternalDatabase(url, readers);
+  return notes.length > 0 ? { verdict: 'warning', detail: notes.join('; ') } : ok(summary);
 }
 
 const ok = (detail: string): Omit<Finding, 'check'> => ({ verdict: 'ok', detail });
