@@ -2,6 +2,7 @@
  * A replicated database whose servers are on machines of their own (`network.ts`): Patroni, PostgreSQL and etcd as
  * Banyan configures them, with a member of etcd on machines beside the servers'.
  */
+import { execFileSync } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
 import { chmod, chown, mkdir, rm, writeFile } from 'node:fs/promises';
 import path from 'node:path';
@@ -33,9 +34,13 @@ import type { Subject } from './witness.ts';
 const PORTS = { postgres: 5432, rest: 8008, client: 2379, peer: 2380 };
 const SETTINGS = { memoryMb: 64, maxConnections: 50, strict: true, extra: {} };
 const ETCD = 3;
-
 const folderMode = 0o755;
 const secret = () => randomBytes(12).toString('hex');
+
+export interface SpreadOptions {
+  /** `setClock` works. */
+  ownClocks?: boolean;
+}
 
 export class SpreadCluster {
   readonly network: Network;
@@ -63,10 +68,27 @@ export class SpreadCluster {
     });
   }
 
-  static async start(servers: number): Promise<SpreadCluster> {
+  /**
+   * What time it is on a server's machine, from now on: `3600`, in seconds, is an hour later than here. Its
+   * monotonic clock goes on as it did, as on a machine whose clock is set. Within a second it is so.
+   */
+  async setClock({ folder }: DatabaseNode, offset: number): Promise<void> {
+    await writeFile(path.join(folder, 'clock'), `${offset}\n`);
+  }
+
+  /** How far a server's clock is before ours, in seconds. */
+  async clockOf(node: DatabaseNode): Promise<number> {
+    const seconds = await this.#ask(
+      node,
+      'select extract(epoch from clock_timestamp())::float8 as it',
+    );
+    return Number(seconds) - Date.now() / 1_000;
+  }
+
+  static async start(servers: number, options: SpreadOptions = {}): Promise<SpreadCluster> {
     const cluster = new SpreadCluster(servers);
     try {
-      await cluster.#start();
+      await cluster.#start(options);
       return cluster;
     } catch (error) {
       await cluster.remove();
@@ -148,7 +170,7 @@ export class SpreadCluster {
     await rm(this.#folder, { recursive: true });
   }
 
-  async #start(): Promise<void> {
+  async #start({ ownClocks = false }: SpreadOptions): Promise<void> {
     const account = unprivilegedAccount();
     const authority = await prepareAuthority(path.join(this.#folder, 'ca'));
     const own = async (folder: string) => {
@@ -186,6 +208,11 @@ export class SpreadCluster {
     });
     await Promise.all(etcd);
 
+    const library = ownClocks ? path.join(this.#folder, 'own-clock.so') : undefined;
+    if (library) {
+      const source = path.join(import.meta.dirname, 'own-clock.c');
+      execFileSync('cc', ['-shared', '-fPIC', '-O2', '-o', library, source]);
+    }
     const scope = 'test';
     // One after the other: the first makes the database, the others copy it.
     for (const node of this.nodes) {
@@ -202,6 +229,7 @@ export class SpreadCluster {
         nodeHosts: [...this.nodes.map(({ host }) => host), this.network.gateway],
         settings: SETTINGS,
       });
+      await this.setClock(node, 0);
       for (const [file, text] of [
         [patroniFileOf(node), config],
         [launcherFileOf(node.folder), PATRONI_LAUNCHER],
@@ -209,10 +237,8 @@ export class SpreadCluster {
         await writeFile(file, text, { mode: 0o600 });
         await chown(file, account.uid, account.gid);
       }
-      await this.#startAt(
-        this.machineOf(node),
-        patroniUnit({ node, certificate: files, account, copies: false }),
-      );
+      const unit = patroniUnit({ node, certificate: files, account, copies: false });
+      await this.#startAt(this.machineOf(node), library ? withOwnClock(node, library, unit) : unit);
     }
   }
 
@@ -244,6 +270,16 @@ export class SpreadCluster {
       await client.end().catch(() => {});
     }
   }
+}
+
+/** Its children have the same. @param library compiled from `own-clock.c` */
+function withOwnClock(
+  { folder }: DatabaseNode,
+  library: string,
+  { command, args = [], ...spec }: UnitSpec,
+): UnitSpec {
+  const set = [`LD_PRELOAD=${library}`, `OWN_CLOCK=${path.join(folder, 'clock')}`];
+  return { ...spec, command: 'env', args: [...set, command, ...args] };
 }
 
 /** What the witness writes and reads, straight through a pool. */
