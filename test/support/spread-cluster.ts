@@ -16,8 +16,8 @@ import {
   prepareAuthority,
   prepareNodeCertificate,
 } from '../../src/engines/node-certificate.ts';
-import { patroniFileOf, patroniUnit } from '../../src/engines/patroni.ts';
-import { PatroniApi } from '../../src/engines/patroni-api.ts';
+import { askNode } from '../../src/engines/node-client.ts';
+import { patroniFileOf, patroniUnit, restUrl } from '../../src/engines/patroni.ts';
 import { type DatabaseNode, renderNodeConfig } from '../../src/engines/patroni-config.ts';
 import { launcherFileOf, PATRONI_LAUNCHER } from '../../src/engines/patroni-guard.ts';
 import { SUPERUSER } from '../../src/engines/postgres.ts';
@@ -136,9 +136,11 @@ export class SpreadCluster {
     );
   }
 
-  /** How Patroni on one of the servers sees the others. */
-  standings(at: DatabaseNode) {
-    return new PatroniApi(at, this.#certificates.get(at.name)!, this.#passwords).cluster();
+  /** When a server's Patroni last heard from etcd, in seconds by its own count: later with each of its rounds. */
+  async lastRound(node: DatabaseNode): Promise<number> {
+    const url = `${restUrl(node)}/patroni`;
+    const { body } = await askNode(url, this.#certificates.get(node.name)!);
+    return (body as { dcs_last_seen: number }).dcs_last_seen;
   }
 
   /** A pool as an application has it, which follows a map of all servers. */

@@ -37,8 +37,11 @@ describe.skipIf(!isRoot)('a clock is set', () => {
         await until(async () => Math.abs((await cluster.clockOf(node)) - offset) < HOUR_S / 2, {
           what: `the clock of ${node.name} is set to ${offset}`,
         });
-        // Some rounds of Patroni's, and of our own looks at the members.
-        await witness.untilAcknowledged(200, 60_000);
+        const then = await cluster.lastRound(node);
+        await until(async () => (await cluster.lastRound(node)) > then + 1, {
+          what: `Patroni on ${node.name} goes on`,
+        });
+        await witness.untilAcknowledged(50, 60_000);
       }
     }
     await cluster.untilWell();
