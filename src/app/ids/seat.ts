@@ -199,8 +199,12 @@ function machineNumber(value = process.env[MACHINE_VARIABLE]): number {
 
 /** For every account, as `/tmp` itself: files are their makers' alone. */
 function makeFolder(folder: string): void {
-  if (existsSync(folder)) return;
-  mkdirSync(folder, { recursive: true });
+  try {
+    mkdirSync(folder);
+  } catch (error) {
+    if (hasCode(error, 'EEXIST')) return;
+    throw error;
+  }
   chmodSync(folder, 0o1777);
 }
 

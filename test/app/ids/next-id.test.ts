@@ -46,7 +46,7 @@ const deed: fc.Arbitrary<Deed> = fc.oneof(
   fc.record({
     do: fc.constant('make' as const),
     who: fc.nat(20),
-    count: fc.oneof(fc.integer({ min: 1, max: 5 }), fc.constant(COUNTS * 3)),
+    count: fc.oneof(fc.integer({ min: 1, max: 5 }), fc.constant(COUNTS + 1)),
   }),
   fc.record({ do: fc.constantFrom('end' as const, 'die' as const), who: fc.nat(20) }),
   fc.record({
@@ -110,7 +110,7 @@ test('property: no two processes make the same id, through ends, deaths and cloc
         rmSync(world, { recursive: true, force: true });
       }
     }),
-    { numRuns: 150 },
+    { numRuns: 60 },
   );
 });
 
@@ -172,5 +172,5 @@ test('a machine has the number that it is given; a wrong one is an error', () =>
 });
 
 test('a folder that cannot be written to is an error that names it', () => {
-  expect(() => takeSeat(path.join('/proc', 'banyan-ids'))).toThrow(NoSeat);
+  expect(() => takeSeat(path.join(folder, 'not', 'there'))).toThrow(NoSeat);
 });
