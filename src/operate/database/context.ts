@@ -6,11 +6,11 @@ import type { CompleteTopology } from '../../topology/defaults.ts';
 import type { Deployment } from '../deployment.ts';
 import { standingsOf } from './cluster.ts';
 import { ClusterHome } from './cluster-home.ts';
-import { EMBEDDED_UNIT } from './embedded.ts';
+import { embeddedUnit } from './embedded.ts';
 import type { CutOver } from './move/cut-over.ts';
 import type { ObservedDatabase } from './plan.ts';
 import { withClient } from './provision.ts';
-import { type DatabaseRecord, readDatabaseRecord } from './record.ts';
+import { type DatabaseRecord, readDatabaseRecord, recordOfShard } from './record.ts';
 import { type ServerAddress, superuserUrl } from './running.ts';
 import { settingsRevision } from './shape.ts';
 
@@ -20,6 +20,8 @@ export interface DatabaseContext {
     cutOver(move: CutOver): Promise<number>;
   };
   deployment: Deployment;
+  /** Which shard it is about: an index into the map's. Default: 0, the first or only one. */
+  shard?: number;
   /** The database is run by somebody else. */
   isExternal: boolean;
   /** How an embedded server would be run. @throws what reading the configuration throws */
@@ -27,30 +29,37 @@ export interface DatabaseContext {
 }
 
 /** What is not written down is a single server: that of the first start. */
-export function recordOf({ paths }: Deployment): DatabaseRecord {
-  return readDatabaseRecord(paths) ?? { serving: 'embedded' };
+export function recordOf({ paths }: Deployment, shard = 0): DatabaseRecord {
+  return recordOfShard(readDatabaseRecord(paths) ?? { serving: 'embedded' }, shard);
+}
+
+/** How many databases the rows are spread over. */
+export function shardCountOf({ sharding }: DatabaseRecord): number {
+  return sharding?.ranges.length ?? 1;
 }
 
 export async function observeDatabase({
   machine,
   deployment,
+  shard = 0,
   isExternal,
 }: DatabaseContext): Promise<ObservedDatabase> {
   const nothing = { embeddedRuns: false, etcd: [], nodes: [], revision: undefined };
   if (isExternal) return { serving: 'external', ...nothing };
-  const { serving, cluster } = recordOf(deployment);
+  const { serving, cluster } = recordOf(deployment, shard);
   const states = await machine.states();
   const runs = (name: string) => states.some(unit => unit.name === name && unit.phase === 'ready');
-  const embeddedRuns = states.some(({ name }) => name === EMBEDDED_UNIT);
+  const embeddedRuns = states.some(({ name }) => name === embeddedUnit(shard));
   if (!cluster) return { serving, ...nothing, embeddedRuns };
-  const { members } = readRuntimeMap(deployment.paths.map).database.shards[0]!;
+  const { members } = readRuntimeMap(deployment.paths.map).database.shards[shard]!;
   const standings = cluster.nodes.some(({ name }) => runs(name))
     ? await standingsOf(await ClusterHome.open(deployment), cluster)
     : [];
   return {
     serving,
     embeddedRuns,
-    etcd: cluster.etcd.map(({ name }) => ({ name, runs: runs(name) })),
+    // All shards have the same, which the first looks after.
+    etcd: (shard === 0 ? cluster.etcd : []).map(({ name }) => ({ name, runs: runs(name) })),
     nodes: await Promise.all(
       cluster.nodes.map(async node => {
         const standing = standings.find(({ name }) => name === node.name);
