@@ -55,9 +55,15 @@ export class Branch {
    * @param timeoutMs after this the connection is closed. Default: no limit
    * @throws what pg throws; BranchTimeout
    */
-  async query(text: string, values?: unknown[], timeoutMs?: number): Promise<pg.QueryResult> {
+  query(text: string, values?: unknown[], timeoutMs?: number): Promise<pg.QueryResult> {
+    return this.send({ text, ...(values ? { values } : {}) }, timeoutMs);
+  }
+
+  /** The same, with all that pg knows of a query. */
+  async send(config: pg.QueryConfig, timeoutMs?: number): Promise<pg.QueryResult> {
     let timer: NodeJS.Timeout | undefined;
-    const answer = this.client.query(text, values);
+    // pg writes into what it is given.
+    const answer = this.client.query({ ...config });
     try {
       if (timeoutMs === undefined) return await answer;
       const late = new Promise<never>((_, reject) => {
