@@ -14,6 +14,14 @@ export class ShardedSessionRefused extends BanyanError {
       remedy,
     });
   }
+
+  /** Of a cursor, a stream, a copy: what sends itself over one connection. */
+  static ofSubmittable(): ShardedSessionRefused {
+    return new ShardedSessionRefused(
+      'is a cursor, a stream or a copy, and does not belong to one shard',
+      'Nothing was sent. Give the shard key in its WHERE clause, or use pool.query, which merges',
+    );
+  }
 }
 
 /**

@@ -19,8 +19,8 @@ export class LockWatch {
   readonly #begun = performance.now();
   #timer: NodeJS.Timeout | undefined;
   #isStopped = false;
-  /** How long it had waited when it was cancelled, in milliseconds; undefined when it was not. */
-  cancelledAfterMs: number | undefined;
+  #looking: Promise<void> | undefined;
+  #cancelledAfterMs: number | undefined;
 
   /**
    * @param isOnSeveral whether the transaction has branches on several shards by now
@@ -38,10 +38,19 @@ export class LockWatch {
     clearTimeout(this.#timer);
   }
 
+  /** How long it had waited when it was cancelled, in milliseconds; undefined when it was not, or by somebody else. */
+  async cancelledAfterMs(): Promise<number | undefined> {
+    // It hears of it before who cancelled it does.
+    await this.#looking;
+    return this.#cancelledAfterMs;
+  }
+
   #arm(): void {
     if (this.#isStopped) return;
     const waitMs = this.#timeoutMs * (1 + Math.random() / 2);
-    this.#timer = setTimeout(() => void this.#look().finally(() => this.#arm()), waitMs).unref();
+    this.#timer = setTimeout(() => {
+      this.#looking = this.#look().finally(() => this.#arm());
+    }, waitMs).unref();
   }
 
   async #look(): Promise<void> {
@@ -53,7 +62,7 @@ export class LockWatch {
       try {
         if (this.#isStopped) return;
         const { rowCount } = await own.query(CANCEL, [processID]);
-        if (rowCount) this.cancelledAfterMs = Math.round(performance.now() - this.#begun);
+        if (rowCount) this.#cancelledAfterMs = Math.round(performance.now() - this.#begun);
       } finally {
         own.end().catch(() => {});
       }

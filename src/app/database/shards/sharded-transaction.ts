@@ -194,10 +194,11 @@ export class ShardedTransaction implements Lanes {
     try {
       return await send();
     } catch (error) {
-      const { cancelledAfterMs } = watch;
-      const isDeadlock = cancelledAfterMs !== undefined && hasCode(error, CANCELLED);
+      watch.stop();
+      if (!hasCode(error, CANCELLED)) throw this.#note(error);
+      const waitedMs = await watch.cancelledAfterMs();
       throw this.#note(
-        isDeadlock ? new ShardDeadlock(branch.shard.id, cancelledAfterMs, error) : error,
+        waitedMs === undefined ? error : new ShardDeadlock(branch.shard.id, waitedMs, error),
       );
     } finally {
       watch.stop();

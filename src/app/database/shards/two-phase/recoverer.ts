@@ -31,6 +31,7 @@ export class Recoverer {
 
   /** Begins: once now, once soon, then every so often. */
   start(): void {
+    if (this.#isStopped) return;
     void this.#run();
     this.soon();
   }
