@@ -148,10 +148,10 @@ export class ShardedClient extends QueuedClient {
       if (transaction) transaction.noteCatalogChange();
       else reader.changed();
     }
-    if (transaction && hasUnpreparable(facts)) {
-      for (const index of transaction.touched) {
-        (await transaction.branch(index)).cannotPrepare ||= index === 0;
-      }
+    // A session on the first shard may have temporary tables there.
+    const mayNotPrepare = this.#session.home !== undefined || hasUnpreparable(facts);
+    if (transaction?.touched.includes(0) && mayNotPrepare) {
+      (await transaction.branch(0)).cannotPrepare = true;
     }
     return result;
   }
@@ -164,9 +164,9 @@ export class ShardedClient extends QueuedClient {
         else if (transaction.hasFailed) throw inFailedTransaction();
         return answer('BEGIN');
       case 'commit':
-        return this.#end(true, effect.chain);
       case 'rollback':
-        return this.#end(false, effect.chain);
+        if (effect.chain && !transaction) break;
+        return this.#end(effect.kind === 'commit', effect.chain);
       case 'modes':
         // Before the first statement it is the branches' first, and after it an error of theirs.
         if (transaction?.hasFailed) throw transaction.broken ?? inFailedTransaction();
