@@ -29,6 +29,7 @@ export {
   type Logs,
   type RateLimit,
   type ServerBounds,
+  type ShardedBy,
   type Tls,
   type Topology,
   type WebTier,

@@ -45,6 +45,11 @@ export interface CompleteTopology {
     /** `host:port` of an external database's replicas. */
     readers: string[];
     port: number;
+    shards: number;
+    /** By `schema.table`. */
+    tables: Record<string, TablePlacement>;
+    /** `schema.table.column` */
+    unique: string[];
     /** None: one embedded server. */
     replicas: number;
     etcd: number;
@@ -57,6 +62,9 @@ export interface CompleteTopology {
   };
   logs: { maxFileMb: number; keepFiles: number };
 }
+
+/** Where the rows of a table are: where the hash of a column says, or all of them on every shard. */
+export type TablePlacement = { kind: 'sharded'; key: string } | { kind: 'reference' };
 
 export interface CompleteBalancer {
   algorithm: 'roundrobin' | 'leastconn' | 'random';
@@ -142,7 +150,7 @@ export function completeTopology(topology: Topology, folder: AppFolder): Complet
   const servers = completeServers(web.servers);
   const balancer = completeBalancer(topology, servers.max);
   const build = web.build ?? defaultBuild(folder);
-  const { replicas = 0 } = database;
+  const { replicas = 0, shards = 1 } = database;
   const migrations =
     database.migrations ?? (folder.hasMigrations && !database.migrate ? 'migrations' : undefined);
   return {
@@ -166,6 +174,16 @@ export function completeTopology(topology: Topology, folder: AppFolder): Complet
       ...(database.url ? { url: database.url } : {}),
       readers: database.readers ?? [],
       port: database.port ?? 0,
+      shards,
+      tables: Object.fromEntries(
+        Object.entries(database.tables ?? {}).map(([name, placement]) => [
+          qualifyTable(name),
+          placement === 'reference'
+            ? { kind: 'reference' }
+            : { kind: 'sharded', key: placement.shardBy },
+        ]),
+      ),
+      unique: (database.unique ?? []).map(qualifyColumn),
       replicas,
       etcd: database.etcd ?? 1,
       strict: database.strict ?? replicas > 1,
@@ -177,7 +195,9 @@ export function completeTopology(topology: Topology, folder: AppFolder): Complet
           128,
           Math.min(
             DATABASE_MEMORY_LIMIT_MB,
-            Math.floor((folder.machineMemoryMb * DATABASE_MEMORY_SHARE) / (replicas + 1)),
+            Math.floor(
+              (folder.machineMemoryMb * DATABASE_MEMORY_SHARE) / (shards * (replicas + 1)),
+            ),
           ),
         ),
       maxConnections: database.maxConnections ?? 100,
@@ -185,6 +205,18 @@ export function completeTopology(topology: Topology, folder: AppFolder): Complet
     },
     logs: { maxFileMb: logs.maxFileMb ?? 10, keepFiles: logs.keepFiles ?? 5 },
   };
+}
+
+const DEFAULT_SCHEMA = 'public';
+
+/** `users` → `public.users` */
+export function qualifyTable(name: string): string {
+  return name.includes('.') ? name : `${DEFAULT_SCHEMA}.${name}`;
+}
+
+/** `users.email` → `public.users.email` */
+export function qualifyColumn(name: string): string {
+  return name.split('.').length > 2 ? name : `${DEFAULT_SCHEMA}.${name}`;
 }
 
 function completeServers(

@@ -237,8 +237,34 @@ export interface DatabaseTier {
    */
   strict?: boolean;
   /**
-   * The port of the embedded PostgreSQL on the loopback address. 0 takes any free one and keeps it
-   * for as long as it stays free.
+   * Over how many databases the rows of the sharded `tables` are spread. Each is a PostgreSQL of its own, with
+   * `replicas` of its own. Its number is fixed once there are tables.
+   * Default: 1.
+   */
+  shards?: number;
+  /**
+   * How tables are spread over the shards, by `table` or `schema.table` (without a schema: `public`):
+   * - `{ shardBy: 'author_id' }`: each row is where the hash of that column says. The column is in the primary
+   *   key, and is an integer, text or a uuid. Tables whose keys are of one kind are co-located: rows with the same
+   *   key are on the same shard, and may be joined by it.
+   * - `'reference'`: all of it is on every shard, and may be joined with anything. For small tables that are
+   *   seldom written.
+   * - not named: all of it is on the first shard.
+   *
+   * `banyan doctor` proposes one for the tables that are there.
+   * Default: none.
+   */
+  tables?: Record<string, 'reference' | ShardedBy>;
+  /**
+   * Columns of sharded tables whose values are unique across all shards, `table.column` or
+   * `schema.table.column`. What is unique within a shard alone (an index that has the shard key in it) is not
+   * named.
+   * Default: none.
+   */
+  unique?: string[];
+  /**
+   * The port of the embedded PostgreSQL on the loopback address; of the first, when there are several shards.
+   * 0 takes any free one and keeps it for as long as it stays free.
    * Default: 0.
    */
   port?: number;
@@ -257,7 +283,7 @@ export interface DatabaseTier {
   migrate?: string;
   /**
    * Memory that PostgreSQL may plan with, in megabytes; shared buffers and the like follow from it.
-   * Default: a quarter of the machine's memory, 2048 at most.
+   * Default: a quarter of the machine's memory, 2048 at most, shared by all servers on it.
    */
   memoryMb?: number;
   /**
@@ -271,6 +297,11 @@ export interface DatabaseTier {
    * Default: none.
    */
   settings?: Record<string, string | number | boolean>;
+}
+
+export interface ShardedBy {
+  /** The column by whose hash rows are placed. */
+  shardBy: string;
 }
 
 export interface Logs {

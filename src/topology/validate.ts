@@ -7,9 +7,9 @@
 import { distance } from 'fastest-levenshtein';
 import * as v from 'valibot';
 import { BanyanError } from '../errors.ts';
-import { DEFAULT_TLS_PORT, DEFAULT_WEB_PORT } from './defaults.ts';
+import { DEFAULT_TLS_PORT, DEFAULT_WEB_PORT, qualifyColumn, qualifyTable } from './defaults.ts';
 import { show } from './show.ts';
-import type { Topology } from './topology.ts';
+import type { ShardedBy, Topology } from './topology.ts';
 
 /** Environment variables that Banyan sets for an application, besides all that begin with `BANYAN_`. */
 const OWN_VARIABLES = ['PORT', 'HOST', 'DATABASE_URL'];
@@ -64,6 +64,8 @@ const whole = (min: number, max: number, orElse = '') => {
   );
 };
 const port = whole(0, 65_535);
+/** Each server of the application holds connections to all of them; and far fewer hold a lot of rows. */
+const MOST_SHARDS = 64;
 const timeoutMs = whole(1, 3_600_000);
 
 const path = v.pipe(text, v.startsWith('/', 'a path that starts with /'));
@@ -174,6 +176,47 @@ const balancer = v.pipe(
   ),
 );
 
+/** A name as PostgreSQL keeps it (63 bytes), without what separates names here. */
+const SQL_NAME = String.raw`[^."\\\0]{1,63}`;
+const tableName = v.pipe(
+  v.string(),
+  v.regex(new RegExp(`^${SQL_NAME}(\\.${SQL_NAME})?$`), 'a table, `table` or `schema.table`'),
+);
+const columnName = v.pipe(
+  text,
+  v.regex(
+    new RegExp(`^(${SQL_NAME}\\.)?${SQL_NAME}\\.${SQL_NAME}$`),
+    'a column, `table.column` or `schema.table.column`',
+  ),
+);
+
+const PLACEMENT = "'reference', or { shardBy: 'column' }";
+const placement = v.custom<'reference' | ShardedBy>(
+  value =>
+    value === 'reference' ||
+    (isPlainObject(value) &&
+      Object.keys(value as object).join() === 'shardBy' &&
+      new RegExp(`^${SQL_NAME}$`).test(String((value as ShardedBy).shardBy)) &&
+      typeof (value as ShardedBy).shardBy === 'string'),
+  PLACEMENT,
+);
+const tables = v.pipe(
+  v.custom<Record<string, 'reference' | ShardedBy>>(isPlainObject, AN_OBJECT),
+  v.record(tableName, placement),
+);
+
+/** Of these columns some belong to no sharded table. */
+function strayColumns(columns: string[], declared: Topology['database'] = {}): string[] {
+  const sharded = Object.entries(declared.tables ?? {})
+    .filter(([, each]) => each !== 'reference')
+    .map(([name]) => qualifyTable(name));
+  return columns.filter(
+    // What is no column at all is told of elsewhere.
+    name =>
+      name.includes('.') && !sharded.some(table => qualifyColumn(name).startsWith(`${table}.`)),
+  );
+}
+
 const NAME_RULE = 'lower-case letters, digits and dashes, starting with a letter, 40 at most';
 
 const topologySchema = v.pipe(
@@ -209,6 +252,9 @@ const topologySchema = v.pipe(
           migrate: v.optional(text),
           memoryMb: v.optional(whole(64, 4_194_304)),
           replicas: v.optional(whole(0, 15)),
+          shards: v.optional(whole(1, MOST_SHARDS)),
+          tables: v.optional(tables),
+          unique: v.optional(v.array(columnName, 'a list of columns')),
           etcd: v.optional(
             v.picklist([1, 3, 5], '1, 3 or 5: an even number survives no more losses'),
           ),
@@ -231,6 +277,33 @@ const topologySchema = v.pipe(
             'no `replicas` beside `url`: Banyan does not run that database. Name its replicas in `readers`',
           ),
           ['replicas'],
+        ),
+        v.forward(
+          v.partialCheck(
+            [['url'], ['shards']],
+            tier => !tier.url || (tier.shards ?? 1) === 1,
+            'no `shards` beside `url`: Banyan runs the shards itself',
+          ),
+          ['shards'],
+        ),
+        v.forward(
+          v.partialCheck(
+            [['tables']],
+            tier => {
+              const names = Object.keys(tier.tables ?? {}).map(qualifyTable);
+              return new Set(names).size === names.length;
+            },
+            'each table once: a name without a schema is of `public`',
+          ),
+          ['tables'],
+        ),
+        v.forward(
+          v.partialCheck(
+            [['unique'], ['tables']],
+            tier => strayColumns(tier.unique ?? [], tier).length === 0,
+            'columns of tables that `tables` shards: in any other table PostgreSQL itself sees to it',
+          ),
+          ['unique'],
         ),
         v.forward(
           v.partialCheck(

@@ -39,6 +39,9 @@ test('a folder with a package.json alone gets sensible defaults', () => {
     database: {
       readers: [],
       port: 0,
+      shards: 1,
+      tables: {},
+      unique: [],
       replicas: 0,
       etcd: 1,
       strict: false,
@@ -80,6 +83,9 @@ test('what the topology says wins over every default', () => {
   const database = {
     url: 'postgres://h/x',
     readers: ['h:1'],
+    shards: 3,
+    tables: {},
+    unique: [],
     replicas: 0,
     etcd: 3 as const,
     strict: true,
@@ -122,6 +128,41 @@ test('connections are shared out, some kept back; too many servers are an error'
       },
     ),
   );
+});
+
+test('a table and a column without a schema are of `public`', () => {
+  const { database } = completeTopology(
+    {
+      database: {
+        shards: 4,
+        tables: {
+          posts: { shardBy: 'author_id' },
+          'app.tags': 'reference',
+          users: { shardBy: 'id' },
+        },
+        unique: ['users.email', 'public.posts.slug'],
+      },
+    },
+    folder({}),
+  );
+  expect(database).toMatchObject({
+    shards: 4,
+    tables: {
+      'public.posts': { kind: 'sharded', key: 'author_id' },
+      'app.tags': { kind: 'reference' },
+      'public.users': { kind: 'sharded', key: 'id' },
+    },
+    unique: ['public.users.email', 'public.posts.slug'],
+  });
+});
+
+test('servers of several shards share the memory of the one machine', () => {
+  const of = (database: Topology['database']) =>
+    completeTopology({ database: { ...database } }, folder({ machineMemoryMb: 16_384 })).database
+      .memoryMb;
+  expect(of({})).toBe(2_048);
+  expect(of({ shards: 4 })).toBe(1_024);
+  expect(of({ shards: 4, replicas: 1 })).toBe(512);
 });
 
 test.each([
