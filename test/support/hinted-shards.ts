@@ -8,8 +8,10 @@ import type pg from 'pg';
 import type { PoolOptions } from '../../src/app/database/pool.ts';
 import type { LaneStatement } from '../../src/app/database/shards/lanes.ts';
 import type { ShardPlanner } from '../../src/app/database/shards/planner.ts';
+import { evenRanges } from '../../src/app/database/shards/ranges.ts';
 import { ShardedPool } from '../../src/app/database/shards/sharded-pool.ts';
 import { publishRuntimeMap, readRuntimeMap } from '../../src/map/map-file.ts';
+import type { RuntimeMap } from '../../src/map/runtime-map.ts';
 import { temporaryFolder } from './deployment.ts';
 import type { TestShards } from './shards.ts';
 
@@ -48,7 +50,9 @@ export class HintedPools {
     this.shards = shards;
   }
 
-  async publish(): Promise<void> {
+  /** @param declared of the map's database */
+  async publish(declared: Pick<RuntimeMap['database'], 'tables' | 'unique'> = {}): Promise<void> {
+    const ranges = evenRanges(this.shards.servers.length);
     await publishRuntimeMap(this.mapFile, {
       deployment: 'test',
       dataCentre: 'local',
@@ -56,8 +60,10 @@ export class HintedPools {
         name: 'test_1',
         shards: this.shards.servers.map(({ host, port }, index) => ({
           id: `s${index}`,
+          range: ranges[index]!,
           members: [{ host, port, dataCentre: 'local' }],
         })),
+        ...declared,
       },
       assets: { baseUrl: '' },
     });

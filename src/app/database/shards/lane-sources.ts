@@ -3,12 +3,14 @@
  * shard; and what must be whole over several shards, in a transaction of its own.
  */
 import type pg from 'pg';
+import { hasCode } from '../../../errors.ts';
 import { TransactionBroken } from '../errors.ts';
 import { ShardDeadlock } from './errors.ts';
 import type { LaneOptions, LaneStatement, Lanes } from './lanes.ts';
 import type { ShardSet } from './shard-set.ts';
 import { ShardedTransaction, type TransactionSource } from './sharded-transaction.ts';
 import type { Coordinator } from './two-phase/coordinator.ts';
+import { UNREAD } from './unique/tables.ts';
 
 /** A statement whose connections break under it this often may be what breaks them. */
 const MAX_ATTEMPTS = 4;
@@ -36,14 +38,20 @@ export class AutocommitLanes implements Lanes {
   async query(
     index: number,
     statement: LaneStatement,
-    _options: LaneOptions,
+    options: LaneOptions,
   ): Promise<pg.QueryResult<never>> {
     const { shards, coordinator } = this.#from;
     const shard = shards.at(index);
     if (coordinator.unfinished(shard.id)) await shards.seen(shard, coordinator);
     const kept = this.#from.kept?.(index);
-    if (kept) return (await kept).query({ ...statement });
-    return shard.pool.query({ ...statement });
+    const sender = kept ? await kept : shard.pool;
+    try {
+      return await sender.query({ ...statement });
+    } catch (error) {
+      // It changed unique values without naming their table: nothing was kept, and in a transaction they are seen to.
+      if (!hasCode(error, UNREAD)) throw error;
+      return this.atomically(on => on.query(index, statement, options));
+    }
   }
 
   /** Run again when nothing of it was kept, as any statement is that was not carried out. */

@@ -24,6 +24,7 @@ import type { ShardSet } from './shard-set.ts';
 import { ShardedTransaction, type TransactionSource } from './sharded-transaction.ts';
 import type { StatementReader } from './statement-reader.ts';
 import type { Coordinator } from './two-phase/coordinator.ts';
+import type { UniqueKeeper } from './unique/keeper.ts';
 
 /** What the clients of a pool have in common. */
 export interface ShardedContext {
@@ -32,6 +33,12 @@ export interface ShardedContext {
   readonly reader: StatementReader;
   readonly coordinator: Coordinator;
   readonly deadlockTimeoutMs: number;
+  /** Of the columns that are unique across shards; undefined: there are none. */
+  readonly unique: () => UniqueKeeper | undefined;
+  /** What has to be there before a statement can be read; undefined when it is. */
+  readonly ready: () => Promise<void> | undefined;
+  /** The schema was changed by this process. */
+  readonly changed: () => void;
 }
 
 type Results = pg.QueryResult | pg.QueryResult[];
@@ -59,6 +66,7 @@ export class ShardedClient extends QueuedClient {
     this.#source = {
       coordinator,
       deadlockTimeoutMs,
+      unique: context.unique,
       get count() {
         return shards.count;
       },
@@ -118,8 +126,8 @@ export class ShardedClient extends QueuedClient {
   }
 
   async #run(config: pg.QueryConfig): Promise<Results> {
-    const { reader } = this.#context;
-    if (reader.ready) await reader.ready;
+    const { reader, ready } = this.#context;
+    for (let wait = ready(); wait; wait = ready()) await wait;
     const { text, values } = config;
     const facts = reader.facts(text);
     try {
@@ -141,12 +149,12 @@ export class ShardedClient extends QueuedClient {
   }
 
   async #execute(config: pg.QueryConfig, facts: StatementFacts): Promise<Results> {
-    const { planner, reader } = this.#context;
+    const { planner, changed } = this.#context;
     const transaction = this.#transaction;
     const result = await planner.execute(config, transaction ?? this.#lanes);
     if (facts.changesCatalog) {
       if (transaction) transaction.noteCatalogChange();
-      else reader.changed();
+      else changed();
     }
     // A session on the first shard may have temporary tables there.
     const mayNotPrepare = this.#session.home !== undefined || hasUnpreparable(facts);
@@ -176,14 +184,12 @@ export class ShardedClient extends QueuedClient {
       case 'savepoint':
         if (!transaction) break;
         if (transaction.hasFailed) throw transaction.broken ?? inFailedTransaction();
-        await transaction.everywhere(text);
-        transaction.journal.savepoint(effect.name, text);
+        await transaction.savepoint(effect.name, text);
         return answer('SAVEPOINT');
       case 'release':
         if (transaction?.hasFailed) throw transaction.broken ?? inFailedTransaction();
         if (!transaction?.journal.has(effect.name)) break;
-        await transaction.everywhere(text);
-        transaction.journal.release(effect.name);
+        await transaction.release(effect.name, text);
         return answer('RELEASE');
       case 'rollback to':
         if (!transaction?.journal.has(effect.name)) break;
@@ -210,7 +216,7 @@ export class ShardedClient extends QueuedClient {
     let command = 'ROLLBACK';
     if (commits && !transaction.hasFailed) {
       await transaction.commit();
-      if (transaction.changesCatalog) this.#context.reader.changed();
+      if (transaction.changesCatalog) this.#context.changed();
       command = 'COMMIT';
     } else await transaction.rollBack();
     if (commits && broken) throw broken;
@@ -285,8 +291,8 @@ export class ShardedClient extends QueuedClient {
 
   async #submit(query: Submittable): Promise<void> {
     try {
-      const { reader, planner, shards } = this.#context;
-      if (reader.ready) await reader.ready;
+      const { reader, planner, shards, ready } = this.#context;
+      for (let wait = ready(); wait; wait = ready()) await wait;
       const transaction = this.#transaction;
       if (transaction?.hasFailed) throw transaction.broken ?? inFailedTransaction();
       const text = textOf(query) ?? '';

@@ -27,6 +27,8 @@ import { Coordinator } from './two-phase/coordinator.ts';
 import { ensureDecisionTable } from './two-phase/decisions.ts';
 import { withPrimary } from './two-phase/finish.ts';
 import { Recoverer } from './two-phase/recoverer.ts';
+import { UniqueColumns } from './unique/declared.ts';
+import { UniquePlanner } from './unique/unique-planner.ts';
 
 export interface ShardedPoolOptions {
   readonly url: string;
@@ -60,6 +62,7 @@ export class ShardedPool extends pg.Pool implements Pool {
   readonly #recoverer: Recoverer;
   readonly #stopWatching: () => void;
   readonly #prepared = new WeakSet<Shard>();
+  readonly #unique: UniqueColumns;
   #map: RuntimeMap;
 
   constructor(options: ShardedPoolOptions) {
@@ -77,11 +80,25 @@ export class ShardedPool extends pg.Pool implements Pool {
       finishTimeoutMs: behaviour.replicatedHoldMs,
       onLeft: () => this.#recoverer.soon(),
     });
+    const home = { query: (text: string) => shards.home.pool.query(text) };
+    const reader = new StatementReader(home);
+    this.#unique = new UniqueColumns(() => this.#map, home);
+    const unique = () => this.#unique.keeper;
     this.#context = {
       shards,
       coordinator,
-      planner: options.planner(shards, () => this.#map),
-      reader: new StatementReader({ query: text => shards.home.pool.query(text) }),
+      reader,
+      unique,
+      ready: () => reader.ready ?? this.#unique.ready,
+      changed: () => {
+        reader.changed();
+        this.#unique.refresh();
+      },
+      planner: new UniquePlanner(
+        options.planner(shards, () => this.#map),
+        reader,
+        unique,
+      ),
       deadlockTimeoutMs: options.deadlockTimeoutMs ?? DEADLOCK_TIMEOUT_MS,
     };
     this.#lanes = new AutocommitLanes({
@@ -90,6 +107,7 @@ export class ShardedPool extends pg.Pool implements Pool {
       source: {
         coordinator,
         deadlockTimeoutMs: this.#context.deadlockTimeoutMs,
+        unique,
         get count() {
           return shards.count;
         },
@@ -107,6 +125,7 @@ export class ShardedPool extends pg.Pool implements Pool {
       next => {
         this.#map = next;
         shards.follow(next);
+        this.#unique.refresh();
         void this.#prepare();
       },
       error => log.warn({ err: error }, 'the runtime map cannot be read; the last one stays'),
@@ -178,21 +197,22 @@ export class ShardedPool extends pg.Pool implements Pool {
     await super.end();
     this.#stopWatching();
     reader.close();
+    this.#unique.close();
     planner.close();
     await Promise.all([coordinator.close(), this.#recoverer.stop()]);
     await shards.end();
   }
 
   async #run(config: QueryConfig, values: unknown[] | undefined): Promise<unknown> {
-    const { reader, planner } = this.#context;
+    const { reader, planner, ready } = this.#context;
     if (this.ending) throw new Error('Cannot use a pool after calling end on the pool');
-    if (reader.ready) await reader.ready;
+    for (let wait = ready(); wait; wait = ready()) await wait;
     const whole: pg.QueryConfig = typeof config === 'string' ? { text: config } : { ...config };
     if (values) whole.values = values;
     const facts = reader.facts(whole.text);
     if (sessionWord(whole.text, facts, whole.values).kind !== 'none') return this.#runAlone(whole);
     const result = await planner.execute(whole, this.#lanes);
-    if (facts.changesCatalog) reader.changed();
+    if (facts.changesCatalog) this.#context.changed();
     return result;
   }
 
@@ -211,10 +231,10 @@ export class ShardedPool extends pg.Pool implements Pool {
     values: unknown[] | undefined,
     callback: Done | undefined,
   ): void {
-    const { reader, planner, shards } = this.#context;
+    const { ready, planner, shards } = this.#context;
     void (async () => {
       try {
-        if (reader.ready) await reader.ready;
+        for (let wait = ready(); wait; wait = ready()) await wait;
         const index = planner.onlyShard(textOf(query as never) ?? '', valuesOf(query as never));
         if (index === undefined) throw ShardedSessionRefused.ofSubmittable();
         const send = shards.at(index).pool.query as (...args: unknown[]) => void;

@@ -20,6 +20,7 @@ import { LockWatch } from './lock-watch.ts';
 import type { Shard } from './shard-set.ts';
 import { Branch } from './two-phase/branch.ts';
 import type { Coordinator } from './two-phase/coordinator.ts';
+import type { UniqueKeeper } from './unique/keeper.ts';
 
 /** query_canceled */
 const CANCELLED = '57014';
@@ -35,6 +36,8 @@ export interface TransactionSource {
   connect(index: number): Promise<[pg.PoolClient, (error: Error | undefined) => void]>;
   /** In milliseconds. */
   readonly deadlockTimeoutMs: number;
+  /** Of the columns that are unique across shards; undefined: there are none. */
+  unique?(): UniqueKeeper | undefined;
 }
 
 export class ShardedTransaction implements Lanes {
@@ -124,8 +127,25 @@ export class ShardedTransaction implements Lanes {
     return Promise.all(branches.map(branch => this.#run(branch, () => branch.query(text, values))));
   }
 
+  /** Shards that it may have written to, or locked something on. */
+  get writtenTo(): readonly number[] {
+    return [...this.#open].flatMap(([index, { wrote }]) => (wrote ? [index] : []));
+  }
+
+  /** @param text as it is written. Default: of a name that needs no quotes */
+  async savepoint(name: string, text = `savepoint ${name}`): Promise<void> {
+    await this.everywhere(text);
+    this.journal.savepoint(name, text);
+  }
+
+  /** RELEASE of a savepoint that is there. */
+  async release(name: string, text = `release savepoint ${name}`): Promise<void> {
+    await this.everywhere(text);
+    this.journal.release(name);
+  }
+
   /** ROLLBACK TO a savepoint that is there. */
-  async rollBackTo(name: string, text: string): Promise<void> {
+  async rollBackTo(name: string, text = `rollback to savepoint ${name}`): Promise<void> {
     const branches = [...this.#open.values()];
     try {
       await Promise.all(branches.map(branch => branch.query(text)));
@@ -139,9 +159,13 @@ export class ShardedTransaction implements Lanes {
   /** @throws as `Coordinator.commit`. After it nothing of it is left, however it went */
   async commit(): Promise<void> {
     if (this.#broken) throw this.#broken;
-    const branches = await this.#settled();
     try {
-      await this.#source.coordinator.commit(branches);
+      // What was written by other ways than a statement that names the table: a cascade, a function.
+      await this.#source.unique?.()?.settle(this);
+      await this.#source.coordinator.commit(await this.#settled());
+    } catch (error) {
+      await this.#source.coordinator.rollBack(await this.#settled());
+      throw error;
     } finally {
       for (const [index, branch] of this.#open) {
         if (branch.wrote) this.#source.shard(index).noteWrite(this.#changesCatalog);

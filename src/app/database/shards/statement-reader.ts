@@ -2,6 +2,7 @@
  * What a sharded pool knows of a text by itself: the facts of `route/`, by which it tells what concerns the session
  * and the transaction from what the planner places.
  */
+import type { Node } from 'libpg-query';
 import { log } from '../../telemetry/log.ts';
 import { CatalogKeeper, type CatalogSource } from '../route/catalog-keeper.ts';
 import type { StatementFacts } from '../route/facts.ts';
@@ -34,6 +35,13 @@ export class StatementReader {
     const facts = this.#statements!.facts(text);
     if (facts.unknownNames.length > 0) this.#keeper.noticed(facts);
     return facts;
+  }
+
+  /** The trees of a text's statements; undefined when it cannot be parsed. */
+  parse(text: string): Node[] | undefined {
+    const parsed = this.#parser!.parse(text);
+    if (parsed.kind !== 'statements') return undefined;
+    return parsed.statements.flatMap(({ stmt }) => stmt ?? []);
   }
 
   /** The statements of a text, each as it is written; undefined when it cannot be parsed. */

@@ -4,7 +4,7 @@ import fc from 'fast-check';
 import pg from 'pg';
 import Cursor from 'pg-cursor';
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
-import type { ShardedPool } from '../../../../src/app/database/shards/sharded-pool.ts';
+import type { Pool } from '../../../../src/app/database/pool.ts';
 import { log } from '../../../../src/app/telemetry/log.ts';
 import { HintedPools } from '../../../support/hinted-shards.ts';
 import { TestShards } from '../../../support/shards.ts';
@@ -16,7 +16,7 @@ const SHARDS = 2;
 
 let shards: TestShards;
 let hinted: HintedPools;
-let pool: ShardedPool;
+let pool: Pool;
 
 beforeAll(async () => {
   shards = await TestShards.start(SHARDS, { servers: SHARDS });
