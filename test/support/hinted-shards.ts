@@ -5,7 +5,6 @@
  */
 import path from 'node:path';
 import type pg from 'pg';
-import type { PoolOptions } from '../../src/app/database/pool.ts';
 import type { LaneStatement } from '../../src/app/database/shards/lanes.ts';
 import type { ShardPlanner } from '../../src/app/database/shards/planner.ts';
 import { evenRanges } from '../../src/app/database/shards/ranges.ts';
@@ -40,28 +39,44 @@ export const hintPlanner = (): ShardPlanner => ({
   close() {},
 });
 
-/** Each shard must be on a server of its own, as in the runtime map. */
+interface Address {
+  readonly host: string;
+  readonly port: number;
+}
+
 export class HintedPools {
-  readonly shards: TestShards;
   readonly mapFile = path.join(temporaryFolder(), 'map.json');
+  readonly #url: string;
+  readonly #members: () => Address[][];
   #pools: ShardedPool[] = [];
 
-  constructor(shards: TestShards) {
-    this.shards = shards;
+  /**
+   * @param url of the database, on any of the members
+   * @param members of each shard; each is another server
+   */
+  constructor(url: string, members: () => Address[][]) {
+    this.#url = url;
+    this.#members = members;
+  }
+
+  /** Each shard must be on a server of its own, as in the runtime map. */
+  static of({ urls, servers }: TestShards): HintedPools {
+    return new HintedPools(urls[0]!, () => servers.map(server => [server]));
   }
 
   /** @param declared of the map's database */
   async publish(declared: Pick<RuntimeMap['database'], 'tables' | 'unique'> = {}): Promise<void> {
-    const ranges = evenRanges(this.shards.servers.length);
+    const shards = this.#members();
+    const ranges = evenRanges(shards.length);
     await publishRuntimeMap(this.mapFile, {
       deployment: 'test',
       dataCentre: 'local',
       database: {
-        name: 'test_1',
-        shards: this.shards.servers.map(({ host, port }, index) => ({
+        name: new URL(this.#url).pathname.slice(1),
+        shards: shards.map((members, index) => ({
           id: `s${index}`,
           range: ranges[index]!,
-          members: [{ host, port, dataCentre: 'local' }],
+          members: members.map(({ host, port }) => ({ host, port, dataCentre: 'local' })),
         })),
         ...declared,
       },
@@ -69,10 +84,13 @@ export class HintedPools {
     });
   }
 
-  pool(config: pg.PoolConfig = {}, options: PoolOptions & { deadlockTimeoutMs?: number } = {}) {
+  pool(
+    config: pg.PoolConfig = {},
+    options: { holdTimeoutMs?: number; deadlockTimeoutMs?: number } = {},
+  ) {
     const holdMs = options.holdTimeoutMs ?? 20_000;
     const pool = new ShardedPool({
-      url: this.shards.urls[0]!,
+      url: this.#url,
       mapFile: this.mapFile,
       map: readRuntimeMap(this.mapFile),
       config: { max: 8, connectionTimeoutMillis: 10_000, ...config },

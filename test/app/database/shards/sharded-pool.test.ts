@@ -21,7 +21,7 @@ let pool: Pool;
 beforeAll(async () => {
   shards = await TestShards.start(SHARDS, { servers: SHARDS });
   await shards.everywhere('create table notes (key int primary key, text text)');
-  hinted = new HintedPools(shards);
+  hinted = HintedPools.of(shards);
   await hinted.publish();
   pool = hinted.pool({}, { deadlockTimeoutMs: 200 });
 });

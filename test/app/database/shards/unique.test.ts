@@ -41,7 +41,7 @@ beforeAll(async () => {
     create table users (id bigint primary key, email varchar(60), name text,
       team bigint references teams on delete cascade);
     create unique index users_email_key on users (email)`);
-  hinted = new HintedPools(shards);
+  hinted = HintedPools.of(shards);
   await hinted.publish({ tables: { ...DATABASE.tables }, unique: [...DATABASE.unique] });
   const { database } = readRuntimeMap(hinted.mapFile);
   [column] = uniqueColumns(database, await readSchema(shards.pools[0]!)) as [UniqueColumn];
