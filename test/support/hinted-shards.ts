@@ -12,7 +12,7 @@ import { ShardedPool } from '../../src/app/database/shards/sharded-pool.ts';
 import { publishRuntimeMap, readRuntimeMap } from '../../src/map/map-file.ts';
 import type { RuntimeMap } from '../../src/map/runtime-map.ts';
 import { temporaryFolder } from './deployment.ts';
-import type { TestShards } from './shards.ts';
+import type { ShardServers } from './shard-servers.ts';
 
 const HINT = /^\/\* (\d+|all) \*\//;
 
@@ -60,7 +60,7 @@ export class HintedPools {
   }
 
   /** Each shard must be on a server of its own, as in the runtime map. */
-  static of({ urls, servers }: TestShards): HintedPools {
+  static of({ urls, servers }: ShardServers): HintedPools {
     return new HintedPools(urls[0]!, () => servers.map(server => [server]));
   }
 

@@ -7,19 +7,19 @@ import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest'
 import type { Pool } from '../../../../src/app/database/pool.ts';
 import { log } from '../../../../src/app/telemetry/log.ts';
 import { HintedPools } from '../../../support/hinted-shards.ts';
-import { TestShards } from '../../../support/shards.ts';
+import { ShardServers } from '../../../support/shard-servers.ts';
 import { until } from '../../../support/until.ts';
 
 log.level = 'silent';
 
 const SHARDS = 2;
 
-let shards: TestShards;
+let shards: ShardServers;
 let hinted: HintedPools;
 let pool: Pool;
 
 beforeAll(async () => {
-  shards = await TestShards.start(SHARDS, { servers: SHARDS });
+  shards = await ShardServers.start(SHARDS, { servers: SHARDS });
   await shards.everywhere('create table notes (key int primary key, text text)');
   hinted = HintedPools.of(shards);
   await hinted.publish();

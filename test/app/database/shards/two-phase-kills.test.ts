@@ -5,7 +5,7 @@ import { createInterface } from 'node:readline';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { recoverTwoPhase } from '../../../../src/app/database/shards/two-phase/recover.ts';
 import { REPOSITORY } from '../../../support/deployment.ts';
-import { TestShards } from '../../../support/shards.ts';
+import { ShardServers } from '../../../support/shard-servers.ts';
 import { until } from '../../../support/until.ts';
 
 const SHARDS = 3;
@@ -14,7 +14,7 @@ const ACCOUNTS = 20;
 const BALANCE = 1_000;
 const ROUNDS = 2;
 
-let shards: TestShards;
+let shards: ShardServers;
 const clients: TransferClient[] = [];
 /** What the clients said of each transfer last. */
 const known = new Map<string, string>();
@@ -56,7 +56,7 @@ class TransferClient {
 }
 
 beforeAll(async () => {
-  shards = await TestShards.start(SHARDS, { servers: SHARDS });
+  shards = await ShardServers.start(SHARDS, { servers: SHARDS });
   await shards.everywhere(`
     create table accounts (id int primary key, balance bigint not null);
     create table entries (transfer text not null, amount bigint not null);

@@ -16,18 +16,18 @@ import {
   TransactionIds,
 } from '../../../../src/app/database/shards/two-phase/names.ts';
 import { recoverTwoPhase } from '../../../../src/app/database/shards/two-phase/recover.ts';
-import { TestShards } from '../../../support/shards.ts';
+import { ShardServers } from '../../../support/shard-servers.ts';
 import { until } from '../../../support/until.ts';
 
 const SHARDS = 3;
 const DEPLOYMENT = 'shop';
 
-let shards: TestShards;
+let shards: ShardServers;
 let coordinator: Coordinator;
 let key = 0;
 
 beforeAll(async () => {
-  shards = await TestShards.start(SHARDS);
+  shards = await ShardServers.start(SHARDS);
   await shards.everywhere(`create table notes (key int primary key, text text,
     unique (text) deferrable initially deferred)`);
 });

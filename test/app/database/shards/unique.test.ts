@@ -14,7 +14,7 @@ import { lookupTable, uniqueTables } from '../../../../src/app/database/shards/u
 import { log } from '../../../../src/app/telemetry/log.ts';
 import { readRuntimeMap } from '../../../../src/map/map-file.ts';
 import { HintedPools } from '../../../support/hinted-shards.ts';
-import { TestShards } from '../../../support/shards.ts';
+import { ShardServers } from '../../../support/shard-servers.ts';
 import { until } from '../../../support/until.ts';
 
 log.level = 'silent';
@@ -28,14 +28,14 @@ const DATABASE = {
   unique: ['public.users.email'],
 } as const;
 
-let shards: TestShards;
+let shards: ShardServers;
 let hinted: HintedPools;
 let pool: Pool;
 let column: UniqueColumn;
 const ranges = new Ranges(evenRanges(SHARDS));
 
 beforeAll(async () => {
-  shards = await TestShards.start(SHARDS, { servers: SHARDS });
+  shards = await ShardServers.start(SHARDS, { servers: SHARDS });
   await shards.everywhere(`
     create table teams (id bigint primary key);
     create table users (id bigint primary key, email varchar(60), name text,

@@ -1,15 +1,15 @@
 /**
  * Databases as shards, for tests:
  *
- *     const shards = await TestShards.start(3);             // databases of one server
- *     const shards = await TestShards.start(3, { servers: 3 });   // each with a server of its own, to be killed
+ *     const shards = await ShardServers.start(3);             // databases of one server
+ *     const shards = await ShardServers.start(3, { servers: 3 });   // each with a server of its own, to be killed
  */
 import pg from 'pg';
 import { Branch, type ShardPrimary } from '../../src/app/database/shards/two-phase/branch.ts';
 import { decisionTable } from '../../src/app/database/shards/two-phase/decisions.ts';
 import { TestPostgres } from './postgres.ts';
 
-export class TestShards {
+export class ShardServers {
   readonly servers: TestPostgres[];
   /** Of the databases, by shard. */
   readonly urls: string[];
@@ -35,7 +35,7 @@ export class TestShards {
     }));
   }
 
-  static async start(count: number, options: { servers?: number } = {}): Promise<TestShards> {
+  static async start(count: number, options: { servers?: number } = {}): Promise<ShardServers> {
     const servers: TestPostgres[] = [];
     const urls: string[] = [];
     const pools: pg.Pool[] = [];
@@ -49,7 +49,7 @@ export class TestShards {
         pools.push(pool);
         await pool.query(decisionTable());
       }
-      return new TestShards(servers, urls, pools);
+      return new ShardServers(servers, urls, pools);
     } catch (error) {
       await Promise.all(servers.map(server => server.remove()));
       throw error;
