@@ -257,6 +257,9 @@ export class Execution {
     { fields, shard }: Gathered,
     places: readonly number[],
   ): Promise<Map<number, string>> {
+    const cached = COLLATIONS.get(partial) ?? new Map<number, string>();
+    COLLATIONS.set(partial, cached);
+    if (places.every(at => cached.has(at))) return cached;
     const names = fields.map((_field, i) => `c${i}`).join(', ');
     const list = places.map(at => `pg_collation_for(q.c${at})`).join(', ');
     const text = `select ${list} from (select) as one left join (select * from (${partial.text}) as p limit 0) as q(${names}) on true`;
@@ -266,12 +269,8 @@ export class Execution {
       { wantsWrite: this.#plan.writes },
     );
     const [row = []] = rows as unknown as (string | null)[][];
-    const known = new Map<number, string>();
-    for (const [i, at] of places.entries()) {
-      const collation = row[i];
-      if (collation) known.set(at, collation);
-    }
-    return known;
+    for (const [i, at] of places.entries()) cached.set(at, row[i] ?? '');
+    return cached;
   }
 
   // ---- writes
@@ -485,6 +484,9 @@ export class Execution {
     );
   }
 }
+
+/** Of the columns of a partial result, as they were found out: the same as long as its plan holds. */
+const COLLATIONS = new WeakMap<Written, Map<number, string>>();
 
 /** The shard whose OIDs stand in a result. */
 const ORIGINS = new WeakMap<Results, number>();

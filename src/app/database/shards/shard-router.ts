@@ -189,6 +189,11 @@ function shardOf(action: Action, placement: Placement): number | 'all' | 'severa
   if (action.kind === 'write' && action.target.kind === 'all' && !action.isAlone && !action.computed) {
     return 'all';
   }
+  if (action.kind === 'insert' && !action.computed) {
+    const pins = action.keys.map(source => shardsOf({ family: action.family, sources: [source] }, [], placement));
+    const shards = new Set(pins.flatMap(found => (found ? [...found] : [-1, -2])));
+    return shards.size === 1 ? [...shards][0]! : 'several';
+  }
   if (action.kind !== 'whole' && action.kind !== 'write' && action.kind !== 'scatter') {
     return 'several';
   }

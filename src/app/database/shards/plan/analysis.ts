@@ -27,6 +27,8 @@ export interface Stage {
   readonly select: SelectStmt;
   /** What it may name besides tables. */
   readonly ctes: Ctes;
+  /** It is asked only whether it has a row. */
+  readonly isExistence: boolean;
 }
 
 /** References to CTEs are looked through each by itself, so their number can grow without bounds. */
@@ -98,7 +100,7 @@ export class Analysis {
   }
 
   /** A subquery that has to be answered before the rest; what is staged within it is then part of that. */
-  stage(level: Level): void {
+  stage(level: Level, isExistence = false): void {
     const { select } = level;
     if (this.stages.some(stage => stage.select === select)) return;
     const inner = new Set<unknown>();
@@ -108,7 +110,7 @@ export class Analysis {
     for (let i = this.stages.length - 1; i >= 0; i--) {
       if (inner.has(this.stages[i]!.select)) this.stages.splice(i, 1);
     }
-    this.stages.push({ select, ctes: level.outerCtes });
+    this.stages.push({ select, ctes: level.outerCtes, isExistence });
   }
 
   /** The value that every mention of a sharded table is pinned to. */

@@ -50,6 +50,11 @@ export class Equalities {
     return known.length ? new Equalities([...this.#pairs, ...known], this.#values) : this;
   }
 
+  with(other: Equalities): Equalities {
+    if (other.#pairs.length + other.#values.length === 0) return this;
+    return new Equalities([...this.#pairs, ...other.#pairs], [...this.#values, ...other.#values]);
+  }
+
   same(a: Column, b: Column): boolean {
     return a.id === b.id || this.#root(a.id) === this.#root(b.id);
   }

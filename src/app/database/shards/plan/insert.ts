@@ -13,7 +13,7 @@ import type { Analysis } from './analysis.ts';
 import { Equalities } from './equalities.ts';
 import { functionsOf, subLinksOf } from './expressions.ts';
 import { Level } from './level.ts';
-import { familyOf, type PlacedColumn, type PlacedTable, qualified } from './placement.ts';
+import { type PlacedColumn, type PlacedTable, qualified } from './placement.ts';
 import {
   type Action,
   COMPUTED_PARAMETER,
@@ -45,7 +45,7 @@ export function planShardedInsert(
   const names = columnNames(insert, table);
   const keyName = table.key!;
   const keyColumn = table.columns.find(({ name }) => name === keyName)!;
-  const family = keyColumn.isDeterministic ? familyOf(keyColumn.type) : undefined;
+  const { family } = keyColumn;
   if (!family) {
     throw new ShardRefused(
       `The shard key ${keyName} of ${qualified(table)} is of type ${keyColumn.type}, for which there is no hash`,

@@ -45,6 +45,7 @@ export class Level {
   equalities: Equalities = Equalities.NONE;
   readonly source: Source | undefined;
   readonly #analysis: Analysis;
+  #known: Equalities | undefined;
   #recursive: string | undefined;
   #view: string | undefined;
   #inherited: Equalities = Equalities.NONE;
@@ -67,6 +68,19 @@ export class Level {
       this.source = readFrom(select.fromClause ?? [], this.scope, this.ctes, analysis);
       this.outputs = this.#ownOutputs();
     }
+  }
+
+  /**
+   * What holds for every row that comes out of it, by its own conditions: whatever it groups or cuts off, a column
+   * that passes through has met them.
+   */
+  get known(): Equalities {
+    this.#known ??= this.branches
+      ? Equalities.NONE
+      : Equalities.NONE.and(conjunctsOf(this.select.whereClause), this.scope.resolve).with(
+          regionOf(this.source, this.scope.resolve),
+        );
+    return this.#known;
   }
 
   /** It is the query of a WITH RECURSIVE. */
@@ -246,11 +260,8 @@ export class Level {
   // ---- a plain SELECT
 
   #settleRows(inherited: Equalities, outerKeys: readonly Column[]): Spread {
-    const { select, source, scope } = this;
-    this.equalities = inherited
-      .and(conjunctsOf(select.whereClause), scope.resolve)
-      .and(...regionOf(source, scope.resolve))
-      .andPairs(regionPairs(source));
+    const { select, source } = this;
+    this.equalities = inherited.with(this.known);
     for (const cte of this.#ownWrites()) this.#analysis.refuse(...writesInWith(cte));
     this.from = source ? this.#settleSource(source, this.equalities, outerKeys) : REFERENCE;
     const keys = this.from.kind === 'sharded' ? this.from.keys : [];
@@ -437,9 +448,8 @@ export class Level {
     const within = isInner
       ? equalities
       : equalities
-          .and(source.on, this.scope.resolve)
-          .and(...regionOf(source.right, this.scope.resolve))
-          .andPairs([...source.pairs, ...regionPairs(source.right)]);
+          .with(onOf(source, this.scope.resolve))
+          .with(regionOf(source.right, this.scope.resolve));
     const right = this.#settleSource(source.right, within, [...outerKeys, ...leftKeys]);
     if (!isInner) this.#refuseSubLinks(source.on);
     if (right.kind === 'reference' || right.kind === 'local') return left;
@@ -476,10 +486,9 @@ export class Level {
     if (kinds.every(kind => kind === 'reference' || kind === 'local')) return left;
     if (kinds.every(kind => kind === 'reference' || kind === 'home')) return { kind: 'home' };
     // Rows without a partner are kept, so nothing but what ON says counts.
-    const on = Equalities.NONE.and(source.on, this.scope.resolve)
-      .and(...regionOf(source.left, this.scope.resolve))
-      .and(...regionOf(source.right, this.scope.resolve))
-      .andPairs([...source.pairs, ...regionPairs(source.left), ...regionPairs(source.right)]);
+    const on = onOf(source, this.scope.resolve)
+      .with(regionOf(source.left, this.scope.resolve))
+      .with(regionOf(source.right, this.scope.resolve));
     if (left.kind === 'sharded' && right.kind === 'sharded') {
       if (!connected(left.keys, right.keys, on)) this.#refuseJoin(source, left, right);
       return { kind: 'sharded', keys: [] };
@@ -534,7 +543,7 @@ export class Level {
           level,
           inner.kind === 'global' ? inner.why : 'is not bound to the shard key of the row outside',
         );
-      } else this.#analysis.stage(level);
+      } else this.#analysis.stage(level, subLinkType === 'EXISTS_SUBLINK');
     }
     return spread;
   }
@@ -572,28 +581,21 @@ export function connected(
   return a.some(one => b.some(other => equalities.same(one, other)));
 }
 
-/** Conditions that hold for every row that comes out of FROM. */
-function regionOf(
-  source: Source | undefined,
-  resolve: Scope['resolve'],
-): [Node[], Scope['resolve']] {
-  const found: Node[] = [];
-  const visit = (part: Source | undefined): void => {
-    if (part?.kind !== 'join' || part.type === 'full') return;
-    visit(part.left);
-    if (part.type === 'left') return;
-    visit(part.right);
-    found.push(...part.on.flatMap(conjunctsOf));
-  };
-  visit(source);
-  return [found, resolve];
+/** What holds for every row that comes out of a part of FROM. */
+function regionOf(source: Source | undefined, resolve: Scope['resolve']): Equalities {
+  if (source?.kind === 'query') return source.level.known;
+  if (source?.kind !== 'join' || source.type === 'full') return Equalities.NONE;
+  const left = regionOf(source.left, resolve);
+  if (source.type === 'left') return left;
+  return left.with(regionOf(source.right, resolve)).with(onOf(source, resolve));
 }
 
-/** The same of USING. */
-function regionPairs(source: Source | undefined): (readonly [Column, Column])[] {
-  if (source?.kind !== 'join' || source.type === 'full') return [];
-  const left = regionPairs(source.left);
-  return source.type === 'left' ? left : [...left, ...regionPairs(source.right), ...source.pairs];
+/** What ON and USING say. */
+function onOf(
+  { on, pairs }: Extract<Source, { kind: 'join' }>,
+  resolve: Scope['resolve'],
+): Equalities {
+  return Equalities.NONE.and(on.flatMap(conjunctsOf), resolve).andPairs(pairs);
 }
 
 /** Whether a condition on its output, taken in, would change which rows it counts, numbers or cuts off. */

@@ -12,9 +12,8 @@ export interface PlacedColumn {
   readonly name: string;
   /** As `format_type(atttypid, atttypmod)` writes it: `bigint`, `character varying(20)`. */
   readonly type: string;
-  /** False for a column of a collation in which different texts are equal. */
-  readonly isDeterministic: boolean;
-  readonly isNotNull: boolean;
+  /** Undefined for a column of another type, or of a collation in which different texts are equal. */
+  readonly family: KeyFamily | undefined;
   /** The default's expression, as `pg_get_expr` writes it; of an identity column, its `nextval('…')`. */
   readonly default: string | undefined;
   /** GENERATED ALWAYS AS IDENTITY: an INSERT that gives it has to say OVERRIDING SYSTEM VALUE. */

@@ -9,7 +9,7 @@ import type { Node, RangeVar, SelectStmt } from 'libpg-query';
 import type { Analysis } from './analysis.ts';
 import type { Column } from './equalities.ts';
 import { Level } from './level.ts';
-import { familyOf, type PlacedTable } from './placement.ts';
+import type { PlacedTable } from './placement.ts';
 import { namesOf, stringOf, walk } from './tree.ts';
 
 /** What WITH defines, as seen from a place. */
@@ -207,19 +207,20 @@ class FromReader {
     const columnNames = (alias?.colnames ?? []).map(stringOf);
     if (cte) return this.#cte(cte, name, columnNames);
     const table = this.#analysis.table(schemaname, relname);
-    if (table.kind === 'view' && table.definition !== undefined) {
+    if (table.kind === 'view') {
       const select = this.#analysis.view(table);
       if (select) {
         const level = new Level(this.#analysis, select, undefined, new Map());
         level.markView(name);
         return this.#query(level, false, name, columnNames, table.schema);
       }
+      this.#analysis.refuse(
+        `What the view ${name} reads could not be read from the catalog`,
+        "Write the view's query into the statement",
+      );
     }
     const columns = table.columns.map((column, i) =>
-      this.#analysis.column(
-        columnNames[i] ?? column.name,
-        column.isDeterministic ? familyOf(column.type) : undefined,
-      ),
+      this.#analysis.column(columnNames[i] ?? column.name, column.family),
     );
     const key = columns[table.columns.findIndex(column => column.name === table.key)];
     const isComplete = table.columns.length > 0;

@@ -367,9 +367,15 @@ function staged(
   }
   return {
     kind: 'staged',
-    stages: stages.map(({ select, ctes }) =>
-      write({ SelectStmt: withOuter(clone(select), ctes) }, parser),
-    ),
+    stages: stages.map(({ select, ctes, isExistence }) => {
+      const stage = withOuter(clone(select), ctes);
+      // One row is enough to know that there is one.
+      if (isExistence && !stage.limitCount) {
+        stage.limitCount = { A_Const: { ival: { ival: 1 } } };
+        stage.limitOption = 'LIMIT_OPTION_COUNT';
+      }
+      return write({ SelectStmt: stage }, parser);
+    }),
     rest: write(rest, parser),
     prefix,
   };
@@ -386,7 +392,7 @@ function withOuter(select: SelectStmt, ctes: Ctes): SelectStmt {
     withClause: {
       ...select.withClause,
       ctes: [...nodes, ...(select.withClause?.ctes ?? [])],
-      recursive: [...ctes.values()].some(({ isRecursive }) => isRecursive),
+      ...([...ctes.values()].some(({ isRecursive }) => isRecursive) ? { recursive: true } : {}),
     },
   };
 }

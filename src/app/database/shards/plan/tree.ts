@@ -15,7 +15,13 @@ const POSITION = /^(location|stmt_location|stmt_len|name_location|(rexpr_)?list_
 
 /** One text for trees that mean the same. */
 export function keyOf(tree: unknown): string {
-  return JSON.stringify(tree, (name, value) => (POSITION.test(name) ? undefined : value)) ?? '';
+  if (Array.isArray(tree)) return `[${tree.map(keyOf).join(',')}]`;
+  if (typeof tree !== 'object' || tree === null) return JSON.stringify(tree) ?? '';
+  const fields = Object.entries(tree).filter(
+    ([name, value]) => value !== undefined && !POSITION.test(name),
+  );
+  fields.sort(([a], [b]) => (a < b ? -1 : 1));
+  return `{${fields.map(([name, value]) => `${name}:${keyOf(value)}`).join(',')}}`;
 }
 
 export function sameTree(a: unknown, b: unknown): boolean {
