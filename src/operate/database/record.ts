@@ -11,6 +11,7 @@ import type { ClusterSettings, DatabaseNode } from '../../engines/patroni-config
 import { hasCode } from '../../errors.ts';
 import { writeFileAtomic } from '../../map/atomic-file.ts';
 import type { Member } from '../../map/runtime-map.ts';
+import type { Line } from '../backup/lines.ts';
 import { type Deployment, DeploymentDamaged, type DeploymentPaths } from '../deployment.ts';
 
 export interface ClusterRecord {
@@ -20,6 +21,8 @@ export interface ClusterRecord {
   nodes: DatabaseNode[];
   /** As they were last asked for. */
   settings: ClusterSettings;
+  /** What became of it by restores; undefined when it was never restored. */
+  lines?: Line[];
 }
 
 export interface DatabaseRecord {
