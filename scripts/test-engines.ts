@@ -33,6 +33,7 @@ const ENGINES: Engine[] = [
     why: 'a replicated database',
   },
   { program: 'etcd', package: 'etcd-server', why: 'where its servers agree on the primary' },
+  { program: 'pgbackrest', package: 'pgbackrest', why: 'backups and their restore' },
   { program: 'chromium', package: 'chromium', why: 'the pages are tried in a real browser' },
 ];
 

@@ -84,6 +84,8 @@ export function parseInfo(json: string): RepositoryInfo {
 
 /** How far a backup or a restore is, from a line of its log: 0 to 100; undefined for other lines. */
 export function percentOf(line: string): number | undefined {
-  const text = /(?:backup|restore) file .*?\((?:[^()]*, )?[\d.]+[KMGTP]?i?B, ([\d.]+)%\)/.exec(line)?.[1];
+  const text = /(?:backup|restore) file .*?\((?:[^()]*, )?[\d.]+[KMGTP]?i?B, ([\d.]+)%\)/.exec(
+    line,
+  )?.[1];
   return text === undefined ? undefined : Number(text);
 }

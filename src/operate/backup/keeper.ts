@@ -9,9 +9,9 @@
  * - It changes nothing but the repository.
  */
 import { setTimeout as delay } from 'node:timers/promises';
+import { type DatabaseNode, dataFolderOf } from '../../engines/patroni-config.ts';
 import { BackupUnderWay } from '../../engines/pgbackrest.ts';
 import type { RepositoryInfo } from '../../engines/pgbackrest-info.ts';
-import { dataFolderOf, type DatabaseNode } from '../../engines/patroni-config.ts';
 import { BanyanError } from '../../errors.ts';
 import { standingsOf } from '../database/cluster.ts';
 import { ClusterHome } from '../database/cluster-home.ts';
@@ -23,6 +23,7 @@ import { type ArchivingState, archivingState } from './archiving.ts';
 import { coverageOf, parseSegment, segmentName, timelineOf } from './log-coverage.ts';
 import { logFilesIn } from './log-files.ts';
 import type { Repository } from './repository.ts';
+import { isUnderWay, readRestore } from './restore/journal.ts';
 import { isDue, typeOfNext } from './schedule.ts';
 
 const ROUND_MS = 3_000;
@@ -86,7 +87,8 @@ export class BackupKeeper {
     return {
       repository: repository.folder,
       last: last && { label: last.label, kind: last.kind, endedAt: last.endedAt.toISOString() },
-      nextAt: last && new Date(last.startedAt.getTime() + repository.settings.everyMs).toISOString(),
+      nextAt:
+        last && new Date(last.startedAt.getTime() + repository.settings.everyMs).toISOString(),
       isRunning: this.#isRunning,
       archiving: this.#archiving,
       missing: this.#missing,
@@ -114,6 +116,8 @@ export class BackupKeeper {
       this.#failure = undefined;
       return;
     }
+    // What it needs must not be deleted by a backup that ends meanwhile.
+    if (isUnderWay(readRestore(this.#deployment.paths))) return;
     const home = await ClusterHome.open(this.#deployment);
     const repository = (await home.repository(cluster.settings))!;
     this.#repository = repository;
@@ -143,11 +147,7 @@ export class BackupKeeper {
    * What the last primary did not come to archive is brought into the repository from the log of the present one.
    * @returns what is still missing
    */
-  async #fillGaps(
-    repository: Repository,
-    node: DatabaseNode,
-    timeline: number,
-  ): Promise<string[]> {
+  async #fillGaps(repository: Repository, node: DatabaseNode, timeline: number): Promise<string[]> {
     const { archiveId, backups } = this.#info!;
     const from = backups.at(-1)?.firstSegment;
     const first = from && parseSegment(from);

@@ -63,11 +63,7 @@ export function timesOf(
   const { since, base } = lines[line]!;
   const from = new Date(since);
   const before = base
-    ? timesOf(
-        lines,
-        base.line,
-        new Date(Math.min(new Date(base.at).getTime(), moment.getTime())),
-      )
+    ? timesOf(lines, base.line, new Date(Math.min(new Date(base.at).getTime(), moment.getTime())))
     : [];
   return moment < from ? before : [{ from, to: moment }, ...before];
 }

@@ -5,7 +5,7 @@
  * follows, for each number, the one file that a server on that timeline replays. (XLogFileName,
  * src/include/access/xlog_internal.h)
  */
-import { type TimelineHistory } from '../../app/database/timelines.ts';
+import type { TimelineHistory } from '../../app/database/timelines.ts';
 
 /** Banyan's servers are made with PostgreSQL's default. */
 export const SEGMENT_BYTES = 16 * 1024 * 1024;
@@ -18,7 +18,8 @@ export interface Segment {
 
 /** @returns undefined for what is no whole segment: history, `.partial`, `.backup` */
 export function parseSegment(name: string): Segment | undefined {
-  const [, timeline, high, low] = /^([0-9A-F]{8})([0-9A-F]{8})([0-9A-F]{8})(?:-|$)/.exec(name) ?? [];
+  const [, timeline, high, low] =
+    /^([0-9A-F]{8})([0-9A-F]{8})([0-9A-F]{8})(?:-|$)/.exec(name) ?? [];
   if (!timeline || !high || !low) return undefined;
   return {
     timeline: Number.parseInt(timeline, 16),

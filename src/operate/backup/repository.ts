@@ -9,8 +9,8 @@
 import { chmod, chown, mkdir, readdir, stat } from 'node:fs/promises';
 import { availableParallelism } from 'node:os';
 import path from 'node:path';
-import { deriveKeyFrom } from '../../app/environment.ts';
 import { parseHistory, type TimelineHistory } from '../../app/database/timelines.ts';
+import { deriveKeyFrom } from '../../app/environment.ts';
 import { canReach, SYSTEM_FOLDER, settleFolder } from '../../engines/account.ts';
 import type { DatabaseNode } from '../../engines/patroni-config.ts';
 import { dataFolderOf } from '../../engines/patroni-config.ts';

@@ -15,12 +15,7 @@ import { existsSync } from 'node:fs';
 import { chown, mkdir, rm } from 'node:fs/promises';
 import path from 'node:path';
 import { deriveKeyFrom } from '../../app/environment.ts';
-import {
-  isRoot,
-  SYSTEM_FOLDER,
-  settleFolder,
-  unprivilegedAccount,
-} from '../../engines/account.ts';
+import { isRoot, SYSTEM_FOLDER, settleFolder, unprivilegedAccount } from '../../engines/account.ts';
 import { type EtcdMember, etcdUnit, findEtcd } from '../../engines/etcd.ts';
 import {
   type Authority,
@@ -87,7 +82,11 @@ export class ClusterHome {
     const { paths, id, secrets } = deployment;
     const postgres = findClusterPrograms();
     const account = isRoot() ? unprivilegedAccount() : undefined;
-    const folder = await settleFolder(paths.cluster, path.join(SYSTEM_FOLDER, id, 'cluster'), account);
+    const folder = await settleFolder(
+      paths.cluster,
+      path.join(SYSTEM_FOLDER, id, 'cluster'),
+      account,
+    );
     const derived = (purpose: string) =>
       deriveKeyFrom(secrets.application, purpose, 24).toString('base64url');
     const passwords = {
@@ -135,8 +134,7 @@ export class ClusterHome {
   async startNode(machine: Machine, record: ClusterRecord, node: DatabaseNode): Promise<void> {
     const certificate = await this.writeNodeFile(record, node);
     const copies =
-      !existsSync(path.join(dataFolderOf(node), 'PG_VERSION')) &&
-      record.nodes[0]?.name !== node.name;
+      !hasData(node) && (record.nodes[0]?.name !== node.name || record.nodes.some(hasData));
     await machine.start(patroniUnit({ node, certificate, account: this.account, copies }));
   }
 
@@ -204,6 +202,11 @@ export class ClusterHome {
       if (this.account) await chown(each, this.account.uid, this.account.gid);
     }
   }
+}
+
+/** A data folder that a server could start on lies there. */
+export function hasData(node: DatabaseNode): boolean {
+  return existsSync(path.join(dataFolderOf(node), 'PG_VERSION'));
 }
 
 /** What the cluster's record is made of when there is none yet. */

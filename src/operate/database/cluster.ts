@@ -6,7 +6,7 @@ import type { Machine } from '../../machines/unit.ts';
 import type { Member } from '../../map/runtime-map.ts';
 import type { Deployment } from '../deployment.ts';
 import { pollUntil } from '../poll.ts';
-import { ClusterHome, newClusterRecord, withFreePorts } from './cluster-home.ts';
+import { ClusterHome, hasData, newClusterRecord, withFreePorts } from './cluster-home.ts';
 import { provision, withClient } from './provision.ts';
 import { type ClusterRecord, writeDatabaseRecord } from './record.ts';
 import { DATA_CENTRE, ownerUrl, type RunningDatabase, superuserUrl } from './running.ts';
@@ -22,6 +22,17 @@ export class NoPrimary extends BanyanError {
       where: seen.join('; ') || 'no node answers',
       remedy:
         'See `banyan logs` of the nodes. When the last primary is lost for good, `banyan failover <node>` makes another the primary',
+    });
+  }
+}
+
+export class DataLost extends BanyanError {
+  constructor(folders: string[]) {
+    super('DATA_LOST', {
+      what: 'The data of all database servers are gone, and there are backups of them',
+      where: folders.join(', '),
+      remedy:
+        '`banyan restore --to latest` brings the database back; `banyan backups` shows what there is',
     });
   }
 }
@@ -46,7 +57,7 @@ export async function createCluster(
   return runningCluster(deployment, home, record, first!);
 }
 
-/** Starts one that was stopped. */
+/** Starts one that was stopped. @throws DataLost */
 export async function startCluster(
   machine: Machine,
   deployment: Deployment,
@@ -54,12 +65,25 @@ export async function startCluster(
 ): Promise<RunningDatabase> {
   const home = await ClusterHome.open(deployment);
   const record = await withFreePorts(stopped);
+  // Who has no rows begins after the others, and copies them: alone it would make a new, empty database.
+  const full = record.nodes.filter(hasData);
+  const empty = record.nodes.filter(node => !hasData(node));
+  if (full.length === 0) await refuseToBeginAnew(home, record);
   await writeDatabaseRecord(deployment, { serving: 'cluster', cluster: record });
   await startEtcd(machine, home, record);
-  await Promise.all(record.nodes.map(node => home.startNode(machine, record, node)));
+  await Promise.all(full.map(node => home.startNode(machine, record, node)));
+  if (full.length > 0 && empty.length > 0) await primaryOf(home, record);
+  await Promise.all(empty.map(node => home.startNode(machine, record, node)));
   const primary = await primaryOf(home, record);
   await provision(deployment, primary);
   return runningCluster(deployment, home, record, primary);
+}
+
+/** A cluster without any rows is a first start that did not come to its end; with backups of it, a loss. */
+async function refuseToBeginAnew(home: ClusterHome, { nodes, settings }: ClusterRecord) {
+  const repository = await home.repository(settings);
+  const backups = (await repository?.info())?.backups.length ?? 0;
+  if (backups > 0) throw new DataLost(nodes.map(({ folder }) => folder));
 }
 
 async function startEtcd(

@@ -69,7 +69,7 @@ export async function precheckDatabase(
   await requireDisk(deployment.paths.root, copies * (sizeMb + EMPTY_NODE_MB));
 }
 
-async function requireDisk(folder: string, neededMb: number): Promise<void> {
+export async function requireDisk(folder: string, neededMb: number): Promise<void> {
   const { bavail, bsize } = await statfs(folder);
   const freeMb = Math.floor((bavail * bsize) / 1024 / 1024);
   if (freeMb < neededMb) throw new NoRoom('disk space', path.resolve(folder), freeMb, neededMb);
