@@ -85,9 +85,9 @@ function describeBackup({ last, isRunning, archiving, missing, failure }: Backup
     ...(isRunning ? ['one is being made'] : []),
   ];
   const trouble = [
-    ...(archiving?.failingSince
+    ...(archiving?.failedAt
       ? [
-          `the log is not archived since ${archiving.failingSince}: ${archiving.waiting} segments (${Math.round(archiving.waitingBytes / 1_000_000)} MB) wait`,
+          `the log is not archived (last tried at ${archiving.failedAt}): ${archiving.waiting} segments, ${Math.round(archiving.waitingBytes / 1_000_000)} MB, wait`,
         ]
       : []),
     ...(missing.length > 0

@@ -12,8 +12,8 @@ export interface ArchivingState {
   waitingBytes: number;
   /** When the last one arrived there; ISO 8601. Undefined: none has since the server's start. */
   archivedAt: string | undefined;
-  /** The last attempt failed: since when it has not worked. */
-  failingSince: string | undefined;
+  /** When an attempt failed that none has made good since. */
+  failedAt: string | undefined;
 }
 
 /** @param client a superuser's, on the primary */
@@ -33,7 +33,7 @@ export async function archivingState(client: Queryable): Promise<ArchivingState>
     waiting,
     waitingBytes: waiting * SEGMENT_BYTES,
     archivedAt: archived?.toISOString(),
-    failingSince: failing?.toISOString(),
+    failedAt: failing?.toISOString(),
   };
 }
 

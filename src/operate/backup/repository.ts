@@ -104,7 +104,8 @@ export class Repository {
       if (account) await chown(each, account.uid, account.gid);
     }
     const config = path.join(work, 'pgbackrest.conf');
-    const script = path.join(work, 'archive');
+    // pgBackRest wants to see its name in PostgreSQL's `archive_command`.
+    const script = path.join(work, 'pgbackrest-push');
     const passphrase = settings.encrypt
       ? deriveKeyFrom(deployment.secrets.application, 'backup-repository', 32).toString('base64url')
       : undefined;

@@ -28,8 +28,6 @@ export const RECOVERY_UNIT = 'restore-1';
 const HOST = '127.0.0.1';
 /** A log of days takes its time. */
 const RECOVERY_TIMEOUT_MS = 24 * 3_600_000;
-/** Prepared transactions of any earlier setting have to find room. */
-const PREPARED_TRANSACTIONS = 1_000;
 
 export type StopAt =
   /** As soon as the data agree with each other: what a backup is by itself. */
@@ -134,7 +132,8 @@ async function writeConfig(
   const { parameters } = clusterSettings(record.settings, undefined).postgresql;
   const target: Record<string, string> =
     stopAt.kind === 'time'
-      ? { recovery_target_time: stopAt.at.toISOString() }
+      ? // Names of time zones, `Z` among them, are not known this early.
+        { recovery_target_time: stopAt.at.toISOString().replace('T', ' ').replace('Z', '+00') }
       : stopAt.kind === 'consistent'
         ? { recovery_target: 'immediate' }
         : {};
@@ -143,7 +142,6 @@ async function writeConfig(
     listen_addresses: HOST,
     port,
     unix_socket_directories: '',
-    max_prepared_transactions: Math.max(PREPARED_TRANSACTIONS, record.settings.maxConnections),
     // Nobody reads meanwhile; with it, settings would have to be as large as they were when the log was written.
     hot_standby: 'off',
     shared_preload_libraries: '',

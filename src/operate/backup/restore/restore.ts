@@ -106,8 +106,14 @@ export async function restore(
   const steps = new Steps(journal, plan.steps.length, progress);
   const { choice } = plan;
   const isLatest = choice.target.kind === 'latest';
+  let isStopped = false;
+  const stop = () =>
+    steps.run('stop', () => {
+      isStopped = true;
+      return stopNodes(at.machine, record, primary?.node.name);
+    });
   try {
-    if (isLatest) await steps.run('stop', () => stopNodes(at.machine, record, primary?.node.name));
+    if (isLatest) await stop();
     else if (primary) await steps.run('archive', () => archiveNow(at, primary.node));
     await steps.run('files', () => fetchFiles(at, plan, steps));
     const stopAt: StopAt =
@@ -122,13 +128,13 @@ export async function restore(
         timeline: choice.timeline,
       }),
     );
-    if (!isLatest) await steps.run('stop', () => stopNodes(at.machine, record, primary?.node.name));
+    if (!isLatest) await stop();
     journal.after = recordAfter(record, recovered, { line: choice.line, at: choice.at });
     journal.reachedAt = recovered.reachedAt?.toISOString();
   } catch (error) {
     // Nothing has changed places yet.
     await rm(path.dirname(preparedFolder(at.home)), { recursive: true, force: true });
-    if (at.isUp) await startAsBefore(at.machine, at.home, record);
+    if (at.isUp && isStopped) await startAsBefore(at.machine, at.home, record);
     await writeRestore(paths, { ...journal, state: 'undone', endedAt: new Date().toISOString() });
     throw error;
   }
