@@ -84,7 +84,7 @@ function tell({ json }: RestoreOptions, restored: Restored | undefined): void {
   const { summary, reachedAt, kept, isUp } = restored;
   const reached = reachedAt
     ? `its last commit is of ${pc.bold(reachedAt)}`
-    : 'it is as the backup has it';
+    : 'nothing was committed after its backup';
   process.stdout.write(
     [
       `${pc.green('✔')} ${summary}: ${reached}`,

@@ -27,6 +27,11 @@ export interface FoundSegment {
   writtenBytes: number;
 }
 
+/** The file that tells what a timeline came from. */
+export function historyName(timeline: number): string {
+  return `${timeline.toString(16).toUpperCase().padStart(8, '0')}.history`;
+}
+
 /** All whole segments and histories in a data folder's log; nothing when it cannot be read. */
 export async function logFilesIn(
   dataFolder: string,
@@ -76,7 +81,7 @@ export async function furthest(
   const candidates = found.filter(({ writtenBytes }) => writtenBytes === most);
   if (candidates.length < 2 || most === SEGMENT_BYTES) return candidates[0];
   const ends = await Promise.all(candidates.map(({ file }) => endOfRecords(file, bin)));
-  const last = ends.reduce((a, b) => (b > a ? b : a));
+  const last = ends.toSorted((a, b) => (a < b ? -1 : 1)).at(-1)!;
   return candidates[ends.indexOf(last)];
 }
 

@@ -28,6 +28,7 @@ import type { Account } from '../../machines/unit.ts';
 import { writeFileAtomic } from '../../map/atomic-file.ts';
 import type { CompleteBackup } from '../../topology/defaults.ts';
 import type { Deployment } from '../deployment.ts';
+import { historyName } from './log-files.ts';
 
 /** "missing file" and "missing stanza", src/common/error.auto.c of pgBackRest. */
 const FILE_MISSING = 55;
@@ -210,7 +211,7 @@ export class Repository {
   /** Of a timeline; none for the first. @throws BackrestFailed when it is not there */
   async history(archiveId: string, timeline: number): Promise<TimelineHistory> {
     if (timeline <= 1) return [];
-    const name = `${timeline.toString(16).toUpperCase().padStart(8, '0')}.history`;
+    const name = historyName(timeline);
     return parseHistory(
       await this.#run(['repo-get', `archive/${this.stanza}/${archiveId}/${name}`]),
     );

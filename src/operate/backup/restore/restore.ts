@@ -12,6 +12,7 @@
 import { existsSync } from 'node:fs';
 import { chown, mkdir, rename, rm } from 'node:fs/promises';
 import path from 'node:path';
+import { dataFolderOf } from '../../../engines/patroni-config.ts';
 import { BanyanError } from '../../../errors.ts';
 import { primaryOf } from '../../database/cluster.ts';
 import { publishMembers } from '../../database/hold.ts';
@@ -21,6 +22,7 @@ import { superuserUrl } from '../../database/running.ts';
 import type { Progress } from '../../operations/goal.ts';
 import { archiveAll } from '../archiving.ts';
 import { afterRestore, FIRST_LINES } from '../lines.ts';
+import { historyName, logFilesIn } from '../log-files.ts';
 import { noteRestore, readCatalog, writeCatalog } from './carry-over.ts';
 import { isUnderWay, type RestoreRecord, readRestore, writeRestore } from './journal.ts';
 import { furthestKept } from './kept.ts';
@@ -59,6 +61,16 @@ export class NothingRestored extends BanyanError {
   }
 }
 
+export class PrimaryChanged extends BanyanError {
+  constructor(timeline: number) {
+    super('PRIMARY_CHANGED', {
+      what: 'Another database server became the primary while the restore was made ready',
+      where: `timeline ${timeline}`,
+      remedy: 'Nothing was changed. Try again',
+    });
+  }
+}
+
 export class RestoreFailed extends BanyanError {
   constructor(summary: string, cause: unknown) {
     const error = cause instanceof BanyanError ? cause : undefined;
@@ -75,7 +87,6 @@ export interface Restored {
   summary: string;
   /** The last commit that it has; ISO 8601. Undefined when the backup held the last one already. */
   reachedAt: string | undefined;
-  timeline: number;
   /** Where the old data are. */
   kept: string;
   /** It was made ready; `banyan up` starts it. */
@@ -129,6 +140,7 @@ export async function restore(
       }),
     );
     if (!isLatest) await stop();
+    await requireFree(at, plan.archiveId, recovered.timeline);
     journal.after = recordAfter(record, recovered, { line: choice.line, at: choice.at });
     journal.reachedAt = recovered.reachedAt?.toISOString();
   } catch (error) {
@@ -194,6 +206,7 @@ export async function undoRestore(
   const prepared = preparedFolder(home);
   await ownFolder(at, path.dirname(prepared));
   await rename(source, prepared);
+  let isStopped = false;
   try {
     const lines = record.lines ?? [...FIRST_LINES];
     const left = lines.length - 2;
@@ -211,8 +224,12 @@ export async function undoRestore(
     });
     journal.reachedAt = recovered.reachedAt?.toISOString();
     await steps.run('stop', () => stopNodes(at.machine, record, at.primary?.node.name));
+    isStopped = true;
+    const { archiveId } = await at.repository.info();
+    if (archiveId) await requireFree(at, archiveId, recovered.timeline);
   } catch (error) {
     await rename(prepared, source);
+    if (at.isUp && isStopped) await startAsBefore(at.machine, home, record);
     throw error;
   }
   await rm(keptFolder(home), { recursive: true, force: true });
@@ -251,7 +268,6 @@ async function switchTo(at: Standpoint, journal: RestoreRecord, steps: Steps): P
   return {
     summary: journal.summary,
     reachedAt: journal.reachedAt,
-    timeline: (after.lines?.at(-2)?.timeline ?? 0) + 1,
     kept: keptFolder(home),
     isUp,
   };
@@ -278,6 +294,15 @@ async function fetchFiles(at: Standpoint, { choice, archiveId }: RestorePlan, st
     steps.note(`${found.segments.length} segments of the log came from the servers' own folders`);
   }
   if (found.notArchived) steps.note(`not archived: ${found.notArchived}`);
+}
+
+/** Another primary may have been elected while this one was made ready, and have taken the same number. */
+async function requireFree(at: Standpoint, archiveId: string, timeline: number): Promise<void> {
+  const name = historyName(timeline);
+  const archived = await at.repository.archived(archiveId, 'F'.repeat(24));
+  const local = await Promise.all(at.record.nodes.map(node => logFilesIn(dataFolderOf(node))));
+  const taken = archived.includes(name) || local.some(({ histories }) => histories.includes(name));
+  if (taken) throw new PrimaryChanged(timeline);
 }
 
 /** The highest timeline before is the one before the new: PostgreSQL takes the next that the archive does not have. */
