@@ -204,7 +204,7 @@ export async function primaryNow(
   home: ClusterHome,
   cluster: ClusterRecord,
 ): Promise<{ node: DatabaseNode; timeline: number } | undefined> {
-  const standings = await standingsOf(home, cluster);
+  const standings = await standingsOf(home, cluster, ANSWER_MS);
   const leader = standings.find(({ role, state }) => role === 'primary' && state === 'running');
   const node = cluster.nodes.find(({ name }) => name === leader?.name);
   return node && leader?.timeline ? { node, timeline: leader.timeline } : undefined;

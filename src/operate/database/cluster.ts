@@ -116,13 +116,19 @@ export function membersOf({ nodes }: ClusterRecord): Member[] {
   return nodes.map(({ host, port }) => ({ host, port, dataCentre: DATA_CENTRE }));
 }
 
-/** How each node stands, by whichever answers first (one may be frozen); empty when none does. */
+/**
+ * How each node stands, by whichever answers first (one may be frozen); empty when none does.
+ * @param timeoutMs for whoever would rather do without than wait
+ */
 export async function standingsOf(
   home: ClusterHome,
   { nodes }: ClusterRecord,
+  timeoutMs?: number,
 ): Promise<NodeStanding[]> {
   try {
-    const standings = await Promise.any(nodes.map(async node => (await home.api(node)).cluster()));
+    const standings = await Promise.any(
+      nodes.map(async node => (await home.api(node)).cluster(timeoutMs)),
+    );
     // Patroni goes on to name one that was removed, until it has not heard of it for long enough.
     return standings.filter(({ name }) => nodes.some(each => each.name === name));
   } catch {

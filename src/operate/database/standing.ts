@@ -21,6 +21,8 @@ export interface DatabaseServer {
 }
 
 const ANSWER_MS = 1_000;
+/** Less than a command waits for the supervisor's answer, which has this in it. */
+const STANDINGS_MS = 2_000;
 
 interface Replication {
   name: string;
@@ -35,7 +37,7 @@ export async function databaseServers(
   const record = readDatabaseRecord(deployment.paths);
   if (record?.serving !== 'cluster' || !record.cluster) return undefined;
   const { cluster } = record;
-  const standings = await standingsOf(await ClusterHome.open(deployment), cluster);
+  const standings = await standingsOf(await ClusterHome.open(deployment), cluster, STANDINGS_MS);
   const leader = standings.find(({ role }) => role === 'primary');
   const primary = cluster.nodes.find(({ name }) => name === leader?.name);
   const replication = primary

@@ -6,7 +6,7 @@ import { ENGINES } from '../../../engines/engines.ts';
 import type { DatabaseNode } from '../../../engines/patroni-config.ts';
 import { BanyanError } from '../../../errors.ts';
 import { LocalMachine } from '../../../machines/local.ts';
-import { takeLock } from '../../../machines/lock.ts';
+import { lockHolder, takeLock } from '../../../machines/lock.ts';
 import type { Machine } from '../../../machines/unit.ts';
 import { ControlClient, NotRunning } from '../../control/client.ts';
 import { ClusterHome } from '../../database/cluster-home.ts';
@@ -54,7 +54,8 @@ export async function withStandpoint<T>(
   const repository = (await home.repository(record.settings))!;
   const client = new ControlClient(paths.socket, paths.app);
   const base = { deployment, home, record, repository };
-  if (await isRunning(client)) {
+  // Asked from the lock, not from the supervisor: to tell how everything fares takes it long when nothing answers.
+  if (await lockHolder(paths.lock)) {
     const primary = await primaryNow(home, record);
     return body({ ...base, machine: client, isUp: true, primary });
   }
@@ -72,15 +73,5 @@ export async function withStandpoint<T>(
   } finally {
     await machine.stopAll();
     release();
-  }
-}
-
-async function isRunning(client: ControlClient): Promise<boolean> {
-  try {
-    await client.states();
-    return true;
-  } catch (error) {
-    if (error instanceof NotRunning) return false;
-    throw error;
   }
 }
