@@ -20,15 +20,17 @@ export interface ArchivingState {
 export async function archivingState(client: Queryable): Promise<ArchivingState> {
   const { rows } = await client.query<{
     waiting: number;
+    anything: boolean;
     archived: Date | null;
     failed: Date | null;
   }>(
-    `select (select count(*)::int from pg_ls_archive_statusdir() where name ~ '^[0-9A-F]{24}\\.ready$') as waiting,
-            last_archived_time as archived, last_failed_time as failed
-     from pg_stat_archiver`,
+    `select count(name) filter (where name ~ '^[0-9A-F]{24}\\.ready$')::int as waiting,
+            count(name) > 0 as anything,
+            min(last_archived_time) as archived, min(last_failed_time) as failed
+     from pg_stat_archiver left join pg_ls_archive_statusdir() on name like '%.ready'`,
   );
-  const { waiting, archived, failed } = rows[0]!;
-  const failing = failed && (!archived || failed > archived) ? failed : undefined;
+  const { waiting, anything, archived, failed } = rows[0]!;
+  const failing = anything && failed && (!archived || failed > archived) ? failed : undefined;
   return {
     waiting,
     waitingBytes: waiting * SEGMENT_BYTES,

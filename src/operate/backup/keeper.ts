@@ -21,7 +21,7 @@ import { superuserUrl } from '../database/running.ts';
 import type { Deployment } from '../deployment.ts';
 import { type ArchivingState, archivingState } from './archiving.ts';
 import { coverageOf, parseSegment, segmentName, timelineOf } from './log-coverage.ts';
-import { logFilesIn } from './log-files.ts';
+import { historyIn, logFilesIn } from './log-files.ts';
 import type { Repository } from './repository.ts';
 import { isUnderWay, readRestore } from './restore/journal.ts';
 import { isDue, typeOfNext } from './schedule.ts';
@@ -152,9 +152,7 @@ export class BackupKeeper {
     const from = backups.at(-1)?.firstSegment;
     const first = from && parseSegment(from);
     if (!archiveId || !first) return [];
-    // A new primary's own history is archived a moment after it took over.
-    const history = await repository.history(archiveId, timeline).catch(() => undefined);
-    if (!history) return [];
+    const history = await historyIn(dataFolderOf(node), timeline);
     const look = async () =>
       coverageOf(await repository.archived(archiveId, from), first.number, timeline, history);
     const { missing } = await look();

@@ -6,10 +6,10 @@
  * lost while a disk can still be read: the last segments, among them the one that was being written, are in no archive.
  */
 import { execFile } from 'node:child_process';
-import { open, readdir, stat } from 'node:fs/promises';
+import { open, readdir, readFile, stat } from 'node:fs/promises';
 import path from 'node:path';
 import { promisify } from 'node:util';
-import { parseLsn } from '../../app/database/timelines.ts';
+import { parseHistory, parseLsn, type TimelineHistory } from '../../app/database/timelines.ts';
 import { parseSegment, SEGMENT_BYTES } from './log-coverage.ts';
 
 const PAGE_BYTES = 8_192;
@@ -41,6 +41,13 @@ export async function logFilesIn(
     segments: names.filter(name => /^[0-9A-F]{24}$/.test(name)).sort(),
     histories: names.filter(name => /^[0-9A-F]{8}\.history$/.test(name)).sort(),
   };
+}
+
+/** The course of a server's timeline, from its own folder. */
+export async function historyIn(dataFolder: string, timeline: number): Promise<TimelineHistory> {
+  if (timeline <= 1) return [];
+  const file = path.join(dataFolder, 'pg_wal', historyName(timeline));
+  return parseHistory(await readFile(file, 'utf8'));
 }
 
 /** @returns undefined for a file that holds nothing of this segment yet */
