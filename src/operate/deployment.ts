@@ -10,6 +10,8 @@
  *       releases/         numbered folders, immutable
  *       postgres/         the database (a link to /var/lib/banyan when only root may enter here)
  *       cluster/          a replicated database: etcd, a folder for each node
+ *       backups/          pgBackRest's repository, unless the topology names another
+ *       restore.json      the last restore: how far it came, and what it put aside
  *       cache/            what Node compiled of the application; may be deleted
  *       logs/             one rotated file for each unit
  *       run/              lock, socket and records of what runs now; empty when nothing does
@@ -82,6 +84,13 @@ export class DeploymentPaths {
   }
   get cluster() {
     return path.join(this.root, 'cluster');
+  }
+  get backups() {
+    return path.join(this.root, 'backups');
+  }
+  /** The journal of restores: it cannot be in the database that is restored. */
+  get restore() {
+    return path.join(this.root, 'restore.json');
   }
   get logs() {
     return path.join(this.root, 'logs');

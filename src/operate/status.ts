@@ -1,6 +1,7 @@
 /** What `banyan status` tells: how a deployment fares at this moment, asked from the units themselves. */
 import { type BalancerStatistics, HaproxyRuntime } from '../engines/haproxy-runtime.ts';
 import type { UnitState } from '../machines/unit.ts';
+import type { BackupStatus } from './backup/keeper.ts';
 import type { DatabaseServer } from './database/standing.ts';
 
 export interface Status {
@@ -18,6 +19,8 @@ export interface Status {
   database: string;
   /** Of a replicated database; undefined for a single server. */
   databaseServers?: DatabaseServer[];
+  /** Undefined when no backups are made. */
+  backup?: BackupStatus;
   units: UnitState[];
   /** What the load balancers count, all together; undefined without one. */
   traffic?: Traffic;

@@ -230,6 +230,7 @@ export class SpreadCluster {
         // The application is on the machine that the bridge is on.
         nodeHosts: [...this.nodes.map(({ host }) => host), this.network.gateway],
         settings: SETTINGS,
+        archiveCommand: 'true',
       });
       await this.setClock(node, 0);
       for (const [file, text] of [

@@ -11,6 +11,7 @@ import {
   ClusterHome,
   findClusterPrograms,
   furtherClusterRecord,
+  hasData,
   newClusterRecord,
   withFreeNodePorts,
   withFreePorts,
@@ -33,6 +34,17 @@ export class NoPrimary extends BanyanError {
       where: seen.join('; ') || 'no node answers',
       remedy:
         'See `banyan logs` of the nodes. When the last primary is lost for good, `banyan failover <node>` makes another the primary',
+    });
+  }
+}
+
+export class DataLost extends BanyanError {
+  constructor(folders: string[]) {
+    super('DATA_LOST', {
+      what: 'The data of all database servers are gone, and there are backups of them',
+      where: folders.join(', '),
+      remedy:
+        '`banyan restore --to latest` brings the database back; `banyan backups` shows what there is',
     });
   }
 }
@@ -90,7 +102,7 @@ async function createNodes(
   return runningCluster(deployment, home, record, first!);
 }
 
-/** Starts one that was stopped. */
+/** Starts one that was stopped. @throws DataLost */
 export async function startCluster(
   machine: Machine,
   deployment: Deployment,
@@ -98,6 +110,7 @@ export async function startCluster(
 ): Promise<RunningDatabase> {
   const home = await ClusterHome.open(deployment);
   const record = await withFreePorts(stopped);
+  if (!record.nodes.some(hasData)) await refuseToBeginAnew(home, record);
   await writeDatabaseRecord(deployment, {
     ...readDatabaseRecord(deployment.paths)!,
     cluster: record,
@@ -126,10 +139,22 @@ async function startNodes(
   home: ClusterHome,
   record: ClusterRecord,
 ): Promise<RunningDatabase> {
-  await Promise.all(record.nodes.map(node => home.startNode(machine, record, node)));
+  // Who has no rows begins after the others, and copies them: alone it would make a new, empty database.
+  const full = record.nodes.filter(hasData);
+  const empty = record.nodes.filter(node => !hasData(node));
+  await Promise.all(full.map(node => home.startNode(machine, record, node)));
+  if (full.length > 0 && empty.length > 0) await primaryOf(home, record);
+  await Promise.all(empty.map(node => home.startNode(machine, record, node)));
   const primary = await primaryOf(home, record);
   await provision(deployment, primary);
   return runningCluster(deployment, home, record, primary);
+}
+
+/** A cluster without any rows is a first start that did not come to its end; with backups of it, a loss. */
+async function refuseToBeginAnew(home: ClusterHome, { nodes, settings }: ClusterRecord) {
+  const repository = await home.repository(settings);
+  const backups = (await repository?.info())?.backups.length ?? 0;
+  if (backups > 0) throw new DataLost(nodes.map(({ folder }) => folder));
 }
 
 async function startEtcd(
@@ -165,13 +190,17 @@ export function membersOf({ nodes }: ClusterRecord): Member[] {
 /**
  * How each node stands; empty when none answers. One may be frozen, and one that is cut off, or has just woken,
  * tells of the time before: who knows the newest timeline is believed.
+ * @param timeoutMs for whoever would rather do without than wait
  */
 export async function standingsOf(
   home: ClusterHome,
   { nodes }: ClusterRecord,
+  timeoutMs?: number,
 ): Promise<NodeStanding[]> {
   const answers: NodeStanding[][] = [];
-  const asked = nodes.map(async node => answers.push(await (await home.api(node)).cluster()));
+  const asked = nodes.map(async node =>
+    answers.push(await (await home.api(node)).cluster(timeoutMs)),
+  );
   await Promise.any(asked).catch(() => {});
   await Promise.race([Promise.allSettled(asked), delay(OTHERS_MS, undefined, { ref: false })]);
   const timeline = (standings: NodeStanding[]) =>

@@ -26,6 +26,8 @@ export interface DatabaseServer {
 const ANSWER_MS = 1_000;
 /** Patroni's words, which differ by its version, for a server that runs; it tells them a moment late. */
 const RUNS: ReadonlySet<string> = new Set(['running', 'streaming']);
+/** Less than a command waits for the supervisor's answer, which has this in it. */
+const STANDINGS_MS = 2_000;
 
 interface Replication {
   name: string;
@@ -49,7 +51,7 @@ async function serversOf(
   deployment: Deployment,
   cluster: ClusterRecord,
 ): Promise<DatabaseServer[]> {
-  const standings = await standingsOf(await ClusterHome.open(deployment), cluster);
+  const standings = await standingsOf(await ClusterHome.open(deployment), cluster, STANDINGS_MS);
   const leader = standings.find(({ role }) => role === 'primary');
   const primary = cluster.nodes.find(({ name }) => name === leader?.name);
   const replication: Replication[] | undefined = primary

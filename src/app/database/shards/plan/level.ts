@@ -134,7 +134,10 @@ export class Level {
     const limits = [select.limitCount, select.limitOffset];
     const own = this.branches
       ? [sorting, limits]
-      : [...expressionsOf({ ...select, sortClause: [], groupClause: [] }), ...sourceExpressions(source)];
+      : [
+          ...expressionsOf({ ...select, sortClause: [], groupClause: [] }),
+          ...sourceExpressions(source),
+        ];
     let found = false;
     const look = (tree: unknown, mayNameOutputs: boolean) =>
       walk(tree, (type, fields) => {
@@ -229,7 +232,8 @@ export class Level {
       const { why } = (a.kind === 'global' ? a : b) as { why: string };
       return { kind: 'global', why };
     }
-    const both = (...allowed: Spread['kind'][]) => kinds.every(kind => allowed.includes(kind as never));
+    const both = (...allowed: Spread['kind'][]) =>
+      kinds.every(kind => allowed.includes(kind as never));
     if (both('reference')) return a;
     if (both('reference', 'home')) return { kind: 'home' };
     if (both('reference', 'local')) return { kind: 'local' };
@@ -394,10 +398,7 @@ export class Level {
     }
   }
 
-  #settleTable(
-    { table, key }: Extract<Source, { kind: 'table' }>,
-    equalities: Equalities,
-  ): Spread {
+  #settleTable({ table, key }: Extract<Source, { kind: 'table' }>, equalities: Equalities): Spread {
     if (table.kind === 'reference') return REFERENCE;
     if (table.kind !== 'sharded' || !key) {
       this.#analysis.homeTables.add(table.schema ? qualified(table) : table.name);
@@ -505,7 +506,8 @@ export class Level {
     left: Extract<Spread, { kind: 'sharded' }>,
     right: Extract<Spread, { kind: 'sharded' }>,
   ): void {
-    const names = (keys: readonly Column[]) => keys.map(({ name }) => name).join(', ') || 'not selected';
+    const names = (keys: readonly Column[]) =>
+      keys.map(({ name }) => name).join(', ') || 'not selected';
     this.#analysis.refuse(
       `${sides.join(' and ')} are not joined on their shard keys (${names(left.keys)}; ${names(right.keys)}), so rows that match may be on different shards`,
       'Compare the shard keys in the join, make one of the tables a reference table, or copy the column that is needed into the other table',

@@ -22,7 +22,10 @@ export type Target =
 /** What a row is ordered by. */
 export interface SortKey {
   /** A column by its place, by its place from the end (hidden ones), or by its name. */
-  readonly column: { readonly at: number } | { readonly hidden: number } | { readonly name: string };
+  readonly column:
+    | { readonly at: number }
+    | { readonly hidden: number }
+    | { readonly name: string };
   readonly isDescending: boolean;
   readonly nullsFirst: boolean;
 }

@@ -25,7 +25,12 @@ import { ShardRefused } from './refused.ts';
 import { clone, sameTree, stringOf, target, type Written, write } from './tree.ts';
 import { valueSource } from './values.ts';
 
-export function planScatter(level: Level, analysis: Analysis, parser: Parser, text: string): Action {
+export function planScatter(
+  level: Level,
+  analysis: Analysis,
+  parser: Parser,
+  text: string,
+): Action {
   const { select } = level;
   if (select.intoClause) {
     throw new ShardRefused(

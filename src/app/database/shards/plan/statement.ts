@@ -66,7 +66,8 @@ function planOne(input: PlanInput, analysis: Analysis): Action {
   if ('InsertStmt' in statement) return planInsert(statement.InsertStmt, input, analysis);
   if ('UpdateStmt' in statement || 'DeleteStmt' in statement) {
     return (
-      planChange(statement, { analysis, parser, facts }) ?? staged(statement, text, analysis, parser)
+      planChange(statement, { analysis, parser, facts }) ??
+      staged(statement, text, analysis, parser)
     );
   }
   if ('ExplainStmt' in statement) return planExplain(statement.ExplainStmt.query, input, analysis);
@@ -312,7 +313,9 @@ function planInsert(insert: InsertStmt, input: PlanInput, analysis: Analysis): A
     return action;
   }
   const select =
-    insert.selectStmt && 'SelectStmt' in insert.selectStmt ? insert.selectStmt.SelectStmt : undefined;
+    insert.selectStmt && 'SelectStmt' in insert.selectStmt
+      ? insert.selectStmt.SelectStmt
+      : undefined;
   const ctes = withCtes(insert, new Map(), undefined);
   const level = select && new Level(analysis, select, undefined, ctes);
   const spread = level?.settle(Equalities.NONE, []) ?? { kind: 'reference' };
@@ -340,12 +343,7 @@ function refuseWriting({ tables }: StatementFacts, own: string): void {
 // ---- stages
 
 /** Subqueries that have to be answered before the rest. */
-function staged(
-  statement: Node,
-  text: string,
-  analysis: Analysis,
-  parser: Parser,
-): StagedAction {
+function staged(statement: Node, text: string, analysis: Analysis, parser: Parser): StagedAction {
   const prefix = unusedPrefix(text);
   const { stages } = analysis;
   const places = new Map<unknown, number>(stages.map(({ select }, i) => [select, i]));
