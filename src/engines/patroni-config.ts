@@ -73,7 +73,7 @@ const ARCHIVE_TIMEOUT = '60s';
  * A new primary still has what the last one did not come to archive: see operate/backup/keeper.ts. And who asks
  * what became of a transaction reads it (app/database/outcome.ts).
  */
-const ARCHIVE_KEEPS = '256MB';
+const KEPT_LOG = '256MB';
 
 export interface NodeConfigOptions {
   node: DatabaseNode;
@@ -191,6 +191,7 @@ export function clusterSettings(settings: ClusterSettings, archiveCommand: strin
         wal_sender_timeout: WAL_TIMEOUT,
         wal_receiver_timeout: WAL_TIMEOUT,
         wal_retrieve_retry_interval: RECONNECT,
+        wal_keep_size: KEPT_LOG,
         hot_standby: 'on',
         // Else rows that a read on a replica still needs are cleaned away on the primary.
         hot_standby_feedback: 'on',
@@ -200,7 +201,7 @@ export function clusterSettings(settings: ClusterSettings, archiveCommand: strin
         archive_command: archiveCommand ?? 'true',
         ...(archiveCommand
           ? // A log that nobody fills is archived after this: when all servers are lost, no more is.
-            { archive_timeout: ARCHIVE_TIMEOUT, wal_keep_size: ARCHIVE_KEEPS }
+            { archive_timeout: ARCHIVE_TIMEOUT }
           : {}),
         password_encryption: 'scram-sha-256',
         shared_buffers: megabytes(Math.max(32, memoryMb / 2)),
