@@ -1,0 +1,443 @@
+/**
+ * INSERT: which shard each row goes to.
+ *
+ * Holds true here:
+ * - A row's key is a constant or a parameter; what is not is computed first, on the first shard, and then is one.
+ *   So is what a sequence gives: the first shard's sequence serves all, or numbers would come twice.
+ * - Rows of a reference table are made once, on the first shard, and copied: defaults, identities and triggers
+ *   that differ from call to call cannot make the copies differ.
+ */
+import type { InsertStmt, Node, SelectStmt } from 'libpg-query';
+import type { Parser } from '../../route/parser.ts';
+import type { Analysis } from './analysis.ts';
+import { Equalities } from './equalities.ts';
+import { functionsOf, subLinksOf } from './expressions.ts';
+import { Level } from './level.ts';
+import { type PlacedColumn, type PlacedTable, qualified } from './placement.ts';
+import {
+  type Action,
+  COMPUTED_PARAMETER,
+  type ComputedValues,
+  type CopiedInsertAction,
+  type Pins,
+} from './plan.ts';
+import { ShardRefused } from './refused.ts';
+import { type Ctes, withCtes } from './scope.ts';
+import { partsOf } from './select.ts';
+import { clone, column, quote, stringOf, target, write } from './tree.ts';
+import { type Pin, type ValueSource, valueSource } from './values.ts';
+
+const KEY_REMEDY = 'Give the shard key a value of its own in each row';
+
+export interface InsertContext {
+  readonly analysis: Analysis;
+  readonly parser: Parser;
+  readonly text: string;
+}
+
+/** An INSERT into a sharded table. */
+export function planShardedInsert(
+  insert: InsertStmt,
+  table: PlacedTable,
+  context: InsertContext,
+): Action {
+  const { analysis } = context;
+  const names = columnNames(insert, table);
+  const keyName = table.key!;
+  const keyColumn = table.columns.find(({ name }) => name === keyName)!;
+  const { family } = keyColumn;
+  if (!family) {
+    throw new ShardRefused(
+      `The shard key ${keyName} of ${qualified(table)} is of type ${keyColumn.type}, for which there is no hash`,
+      'Shard it by a column of type smallint, integer, bigint, uuid, or text in a deterministic collation',
+    );
+  }
+  checkConflict(insert, table);
+  checkSubLinks([insert.onConflictClause, insert.returningClause], context);
+  const ctes = withCtes(insert, new Map(), undefined);
+  const select = insert.selectStmt && 'SelectStmt' in insert.selectStmt ? insert.selectStmt.SelectStmt : undefined;
+  if (!select || select.valuesLists) {
+    const rows = rowsOf(select);
+    return planRows({ insert, table, names, keyColumn, family, rows, ctes }, context);
+  }
+  const level = new Level(analysis, select, undefined, ctes);
+  const spread = level.settle(Equalities.NONE, []);
+  const keyAt = names.indexOf(keyName);
+  if (keyAt < 0) {
+    throw new ShardRefused(
+      `INSERT … SELECT into ${qualified(table)} leaves out its shard key ${keyName}`,
+      'Select a value for the shard key',
+    );
+  }
+  const whole = wholeOnOne(select, keyAt, family, analysis, spread.kind);
+  if (whole) return { kind: 'write', target: { kind: 'keys', parts: [whole] }, ...PLAIN };
+  throwRefusals(analysis);
+  const output = level.outputs?.[keyAt];
+  const isKept =
+    spread.kind === 'sharded' &&
+    output?.family === family &&
+    spread.keys.some(key => level.equalities.same(key, output));
+  if (isKept && analysis.stages.length === 0 && analysis.homeTables.size === 0) {
+    return { kind: 'write', target: { kind: 'keys', parts: partsOf(level) }, ...PLAIN };
+  }
+  return planMove(insert, select, keyAt, family, context);
+}
+
+export const PLAIN = { isCopied: false, isAlone: false } as const;
+
+/** It selects a value for the key, and all that it reads is on the shard of that value, or on each. */
+function wholeOnOne(
+  select: SelectStmt,
+  keyAt: number,
+  family: Pin['family'],
+  analysis: Analysis,
+  spread: string,
+): Pins | undefined {
+  const item = select.targetList?.[keyAt];
+  const before = (select.targetList ?? []).slice(0, keyAt + 1);
+  const isPlain = before.every(node => 'ResTarget' in node && !hasStar(node.ResTarget.val));
+  const source = isPlain && item && 'ResTarget' in item ? valueSource(item.ResTarget.val) : undefined;
+  if (!source || !fits(source, family) || analysis.homeTables.size > 0) return undefined;
+  const pin: Pin = { family, sources: [source] };
+  if (analysis.occurrences.length === 0) return spread === 'reference' ? [pin] : undefined;
+  const pinned = analysis.occurrences.every(
+    occurrence =>
+      occurrence.family === family && occurrence.values.some(({ id }) => id === source.id),
+  );
+  return pinned ? [pin] : undefined;
+}
+
+function hasStar(node: Node | undefined): boolean {
+  if (!node || !('ColumnRef' in node)) return false;
+  return (node.ColumnRef.fields ?? []).some(field => 'A_Star' in field);
+}
+
+/** The rows are selected first, wherever they are, and then go where they belong. */
+function planMove(
+  insert: InsertStmt,
+  select: SelectStmt,
+  keyAt: number,
+  family: Pin['family'],
+  { parser, text }: InsertContext,
+): Action {
+  const query = clone(select);
+  if (insert.withClause) query.withClause = joinWith(insert, select);
+  const prefix = unusedPrefix(text);
+  const rest = clone(insert);
+  delete rest.withClause;
+  rest.selectStmt = placeholderSelect(`${prefix}0`);
+  return {
+    kind: 'move',
+    family,
+    keyAt,
+    query: write({ SelectStmt: query }, parser),
+    insert: write({ InsertStmt: rest }, parser),
+    prefix,
+  };
+}
+
+function joinWith(insert: InsertStmt, select: SelectStmt): NonNullable<SelectStmt['withClause']> {
+  const ctes = [...(insert.withClause?.ctes ?? []), ...(select.withClause?.ctes ?? [])];
+  return { ...insert.withClause, ctes };
+}
+
+export function unusedPrefix(text: string): string {
+  let prefix = 'bq_';
+  for (let i = 0; text.includes(prefix); i++) prefix = `bq${i}_`;
+  return prefix;
+}
+
+export function placeholderSelect(name: string): Node {
+  return {
+    SelectStmt: {
+      targetList: [{ ResTarget: { val: { ColumnRef: { fields: [{ A_Star: {} }] } } } }],
+      fromClause: [{ RangeVar: { relname: name, inh: true, relpersistence: 'p' } }],
+      limitOption: 'LIMIT_OPTION_DEFAULT',
+      op: 'SETOP_NONE',
+    },
+  };
+}
+
+interface Rows {
+  readonly insert: InsertStmt;
+  readonly table: PlacedTable;
+  readonly names: readonly string[];
+  readonly keyColumn: PlacedColumn;
+  readonly family: Pin['family'];
+  readonly rows: readonly Node[][];
+  readonly ctes: Ctes;
+}
+
+function planRows(given: Rows, context: InsertContext): Action {
+  const { insert, table, names, keyColumn, family, rows, ctes } = given;
+  const { analysis, parser } = context;
+  for (const row of rows) {
+    // PostgreSQL says what is wrong with it.
+    if (row.length > names.length) return { kind: 'whole', target: { kind: 'first' } };
+  }
+  const columns = [...names];
+  const filled = rows.map(row => [
+    ...row,
+    // A row may give fewer values than there are columns, when no columns are named.
+    ...names.slice(row.length).map((): Node => ({ SetToDefault: {} })),
+  ]);
+  const computed = new Computed(parser);
+  const defaulted = table.columns.filter(
+    one =>
+      !columns.includes(one.name) &&
+      (one.name === keyColumn.name || (one.default !== undefined && callsSequence(one.default))),
+  );
+  for (const one of defaulted) {
+    columns.push(one.name);
+    for (const row of filled) row.push({ SetToDefault: {} });
+  }
+  let isChanged = defaulted.length > 0;
+  const keyAt = columns.indexOf(keyColumn.name);
+  const keys = filled.map(row => {
+    for (const [i, value] of row.entries()) {
+      const own = table.columns.find(({ name }) => name === columns[i]);
+      if (!own) continue;
+      const isKey = i === keyAt;
+      const given = 'SetToDefault' in value ? defaultOf(own, isKey, table, parser) : value;
+      const isSimple = isKey && fits(valueSource(given), family);
+      if (given && !isSimple && (isKey || functionsOf(given).includes('nextval'))) {
+        row[i] = computed.add(given, own);
+        isChanged = true;
+      }
+    }
+    return valueSource(row[keyAt])!;
+  });
+  const isOverriding = table.columns.some(
+    one => one.isAlwaysIdentity && defaulted.includes(one),
+  );
+  const statement: InsertStmt = {
+    ...insert,
+    ...(isChanged ? { cols: columns.map(name => ({ ResTarget: { name } })) } : {}),
+    ...(isOverriding ? { override: 'OVERRIDING_SYSTEM_VALUE' as const } : {}),
+  };
+  settleValues(filled, keys, family, ctes, analysis);
+  throwRefusals(analysis);
+  // All can be written that has to be, before anything is sent.
+  const all = filled.map((_row, i) => i);
+  const writeRows = (some: readonly number[]) =>
+    write(
+      {
+        InsertStmt: {
+          ...statement,
+          selectStmt: {
+            SelectStmt: {
+              valuesLists: some.map(i => ({ List: { items: filled[i]! } })),
+              limitOption: 'LIMIT_OPTION_DEFAULT',
+              op: 'SETOP_NONE',
+            },
+          },
+        },
+      },
+      parser,
+    );
+  if (isChanged || rows.length > 1) writeRows(all);
+  return {
+    kind: 'insert',
+    family,
+    keys,
+    computed: computed.values,
+    write: some => (some || isChanged ? writeRows(some ?? all) : undefined),
+  };
+}
+
+/** Subqueries among the values. */
+function settleValues(
+  rows: readonly Node[][],
+  keys: readonly ValueSource[],
+  family: Pin['family'],
+  ctes: Ctes,
+  analysis: Analysis,
+): void {
+  const select: SelectStmt = {
+    valuesLists: rows.map(items => ({ List: { items } })),
+    limitOption: 'LIMIT_OPTION_DEFAULT',
+    op: 'SETOP_NONE',
+  };
+  const spread = new Level(analysis, select, undefined, ctes).settle(Equalities.NONE, []);
+  const isPinned = analysis.occurrences.every(
+    occurrence =>
+      occurrence.family === family &&
+      keys.every(({ id }) => occurrence.values.some(value => value.id === id)),
+  );
+  if (isPinned && analysis.homeTables.size === 0) {
+    analysis.stages.length = 0;
+    analysis.refusals.length = 0;
+  } else if (spread.kind === 'home') {
+    analysis.refuse(
+      `A value is read from ${[...analysis.homeTables].join(', ')}, which is on the first shard only`,
+      'Read it in a statement of its own, or declare the table as a reference table',
+    );
+  }
+}
+
+/** Values that the first shard computes, in one query. */
+class Computed {
+  readonly #parser: Parser;
+  readonly #expressions: Node[] = [];
+
+  constructor(parser: Parser) {
+    this.#parser = parser;
+  }
+
+  /** @returns what stands in the statement for it */
+  add(expression: Node, of: PlacedColumn): Node {
+    const cast = (arg: Node): Node => {
+      const type = this.#parser.parse(`select null::${of.type}`);
+      const [first] = type.kind === 'statements' ? type.statements : [];
+      const select = first?.stmt && 'SelectStmt' in first.stmt ? first.stmt.SelectStmt : undefined;
+      const [item] = select?.targetList ?? [];
+      const val = item && 'ResTarget' in item ? item.ResTarget.val : undefined;
+      if (!val || !('TypeCast' in val)) return arg;
+      return { TypeCast: { ...val.TypeCast, arg } };
+    };
+    const number = COMPUTED_PARAMETER + this.#expressions.push(cast(expression)) - 1;
+    return cast({ ParamRef: { number } });
+  }
+
+  get values(): ComputedValues | undefined {
+    if (this.#expressions.length === 0) return undefined;
+    const select: SelectStmt = {
+      targetList: this.#expressions.map((val, i) => target(val, `v${i + 1}`)),
+      limitOption: 'LIMIT_OPTION_DEFAULT',
+      op: 'SETOP_NONE',
+    };
+    return {
+      query: write({ SelectStmt: select }, this.#parser),
+      parameters: this.#expressions.map((_one, i) => COMPUTED_PARAMETER + i),
+    };
+  }
+}
+
+function defaultOf(
+  column: PlacedColumn,
+  isKey: boolean,
+  table: PlacedTable,
+  parser: Parser,
+): Node | undefined {
+  if (column.default === undefined) {
+    if (!isKey) return undefined;
+    throw new ShardRefused(
+      `A row for ${qualified(table)} has no value for its shard key ${column.name}, which has no default`,
+      KEY_REMEDY,
+    );
+  }
+  if (!isKey && !callsSequence(column.default)) return undefined;
+  const parsed = parser.parse(`select ${column.default}`);
+  const [first] = parsed.kind === 'statements' ? parsed.statements : [];
+  const select = first?.stmt && 'SelectStmt' in first.stmt ? first.stmt.SelectStmt : undefined;
+  const [item] = select?.targetList ?? [];
+  return item && 'ResTarget' in item ? item.ResTarget.val : undefined;
+}
+
+const callsSequence = (expression: string) => /\bnextval\(/.test(expression);
+
+/** A constant integer may be assigned to a text key: it is the same text. */
+export function fits(source: ValueSource | undefined, family: Pin['family']): boolean {
+  if (!source || source.kind === 'elements') return false;
+  return source.family === undefined || source.family === family || family === 'text';
+}
+
+export function rowsOf(select: SelectStmt | undefined): Node[][] {
+  // DEFAULT VALUES.
+  if (!select) return [[]];
+  return (select.valuesLists ?? []).map(node => ('List' in node ? [...(node.List.items ?? [])] : []));
+}
+
+export function columnNames(insert: InsertStmt, table: PlacedTable): string[] {
+  if (!insert.cols) return table.columns.map(({ name }) => name);
+  return insert.cols.map(node => ('ResTarget' in node ? (node.ResTarget.name ?? '') : ''));
+}
+
+/** ON CONFLICT may not move a row to another shard. */
+function checkConflict({ onConflictClause }: InsertStmt, table: PlacedTable): void {
+  if (onConflictClause?.action !== 'ONCONFLICT_UPDATE') return;
+  const inferred = (onConflictClause.infer?.indexElems ?? []).flatMap(node =>
+    'IndexElem' in node ? (node.IndexElem.name ?? []) : [],
+  );
+  for (const item of onConflictClause.targetList ?? []) {
+    if (!('ResTarget' in item) || item.ResTarget.name !== table.key) continue;
+    const { val } = item.ResTarget;
+    const names = val && 'ColumnRef' in val ? (val.ColumnRef.fields ?? []).map(stringOf) : [];
+    const isSame =
+      names.length === 2 && names[1] === table.key &&
+      (names[0] === 'excluded' ? inferred.includes(table.key!) : names[0] === table.name);
+    if (!isSame) throw keyChange(table);
+  }
+}
+
+export function keyChange(table: PlacedTable): ShardRefused {
+  return new ShardRefused(
+    `The statement changes ${table.key}, the shard key of ${qualified(table)}, so its row would have to move to another shard`,
+    'Insert the row with the new key and delete the old one, in one transaction',
+  );
+}
+
+/** Subqueries where only reference tables can be read. */
+function checkSubLinks(trees: unknown, { analysis }: InsertContext): void {
+  for (const { subselect } of subLinksOf(trees)) {
+    if (!subselect || !('SelectStmt' in subselect)) continue;
+    const level = new Level(analysis, subselect.SelectStmt, undefined, new Map());
+    if (level.settle(Equalities.NONE, []).kind !== 'reference') {
+      throw new ShardRefused(
+        'A subquery in ON CONFLICT or RETURNING reads a table that is not a reference table',
+        'Read it in a statement of its own',
+      );
+    }
+  }
+}
+
+export function throwRefusals({ refusals }: Analysis): void {
+  const [first] = refusals;
+  if (first) throw new ShardRefused(first.what, first.remedy);
+}
+
+/** An INSERT into a reference table. */
+export function planCopiedInsert(
+  insert: InsertStmt,
+  table: PlacedTable,
+  parser: Parser,
+): CopiedInsertAction {
+  const columns = table.columns.filter(({ isGenerated }) => !isGenerated);
+  const list = columns.map(({ name }) => quote(name)).join(', ');
+  const { action } = insert.onConflictClause ?? {};
+  let conflict = '';
+  if (action === 'ONCONFLICT_UPDATE') {
+    const { primaryKey } = table;
+    const changesKey = (insert.onConflictClause?.targetList ?? []).some(
+      item => 'ResTarget' in item && primaryKey.includes(item.ResTarget.name ?? ''),
+    );
+    if (primaryKey.length === 0 || changesKey) {
+      throw new ShardRefused(
+        `ON CONFLICT DO UPDATE on the reference table ${qualified(table)} needs a primary key that it does not change`,
+        'Use UPDATE and INSERT in a transaction',
+      );
+    }
+    const others = columns.filter(({ name }) => !primaryKey.includes(name));
+    const sets = others.map(({ name }) => `${quote(name)} = excluded.${quote(name)}`).join(', ');
+    conflict = ` on conflict (${primaryKey.map(quote).join(', ')}) do ${sets ? `update set ${sets}` : 'nothing'}`;
+  }
+  const own = insert.relation?.alias?.aliasname ?? insert.relation?.relname ?? table.name;
+  const returning = columns.map(({ name }, i) => target(column(own, name), `c${i + 1}`));
+  const first: InsertStmt = {
+    ...insert,
+    returningClause: {
+      ...insert.returningClause,
+      exprs: [...returning, ...(insert.returningClause?.exprs ?? [])],
+    },
+  };
+  const from = columns.map((_one, i) => `$${i + 1}::text[]`).join(', ');
+  const values = columns.map(({ type }, i) => `a${i + 1}::${type}`).join(', ');
+  const names = columns.map((_one, i) => `a${i + 1}`).join(', ');
+  return {
+    kind: 'copied insert',
+    first: write({ InsertStmt: clone(first) }, parser),
+    columns: columns.map(({ name, type }) => ({ name, type })),
+    copy: `insert into ${quote(table.schema)}.${quote(table.name)} (${list}) overriding system value select ${values} from unnest(${from}) as u(${names})${conflict}`,
+    returnsRows: insert.returningClause !== undefined,
+  };
+}
