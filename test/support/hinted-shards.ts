@@ -36,7 +36,6 @@ export const hintPlanner = (): ShardPlanner => ({
     const [, where = '0'] = HINT.exec(text) ?? [];
     return where === 'all' ? undefined : Number(where);
   },
-  close() {},
 });
 
 interface Address {

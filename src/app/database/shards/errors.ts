@@ -55,3 +55,16 @@ export class ShardUnfinished extends BanyanError {
     });
   }
 }
+
+/** A shard takes no prepared transaction: its server is not configured for any, or for so many. */
+export class TwoPhaseUnavailable extends BanyanError {
+  constructor(cause: unknown) {
+    super('TWO_PHASE_UNAVAILABLE', {
+      what: `A transaction that wrote to several shards could not be committed: ${(cause as Error).message}`,
+      where: 'a shard of the database',
+      remedy:
+        'Nothing of it was kept. Set max_prepared_transactions to as many as max_connections on all members of all shards, which takes a restart; Banyan does so for those that it runs',
+      cause,
+    });
+  }
+}

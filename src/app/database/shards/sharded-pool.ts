@@ -17,8 +17,9 @@ import { isSubmittable, textOf } from '../submittable.ts';
 import { type TransactionOptions, transaction } from '../transaction.ts';
 import { ShardedSessionRefused } from './errors.ts';
 import { AutocommitLanes } from './lane-sources.ts';
-import type { ShardPlanner } from './planner.ts';
+import { CatalogPlanner, type ShardPlanner } from './planner.ts';
 import { sessionWord } from './session-words.ts';
+import { type SchemaSource, ShardCatalog } from './shard-catalog.ts';
 import { type Shard, ShardSet } from './shard-set.ts';
 import { ShardedClient, type ShardedContext, valuesOf } from './sharded-client.ts';
 import { DEADLOCK_TIMEOUT_MS } from './sharded-transaction.ts';
@@ -27,7 +28,6 @@ import { Coordinator } from './two-phase/coordinator.ts';
 import { ensureDecisionTable } from './two-phase/decisions.ts';
 import { withPrimary } from './two-phase/finish.ts';
 import { Recoverer } from './two-phase/recoverer.ts';
-import { UniqueColumns } from './unique/declared.ts';
 import { UniquePlanner } from './unique/unique-planner.ts';
 
 export interface ShardedPoolOptions {
@@ -38,11 +38,8 @@ export interface ShardedPoolOptions {
   readonly behaviour: BanyanPoolOptions;
   /** A stable name of this process, for its transactions: the unit's. */
   readonly unit: string;
-  /**
-   * Makes the planner.
-   * @param map as it is at the moment, each time it is asked
-   */
-  readonly planner: (shards: ShardSet, map: () => RuntimeMap) => ShardPlanner;
+  /** Default: the one that plans by map and schema. */
+  readonly planner?: (reader: StatementReader, catalog: ShardCatalog) => ShardPlanner;
   /** In milliseconds. Default: 1000 (`lock-watch.ts`). */
   readonly deadlockTimeoutMs?: number;
 }
@@ -62,13 +59,11 @@ export class ShardedPool extends pg.Pool implements Pool {
   readonly #recoverer: Recoverer;
   readonly #stopWatching: () => void;
   readonly #prepared = new WeakSet<Shard>();
-  readonly #unique: UniqueColumns;
-  #map: RuntimeMap;
+  readonly #catalog: ShardCatalog;
 
   constructor(options: ShardedPoolOptions) {
     super(options.config);
     const { url, config, behaviour, map, mapFile } = options;
-    this.#map = map;
     this.on('error', () => {});
     const onPool = (pool: BanyanPool) => this.#forward(pool);
     const shards = new ShardSet({ url, config, behaviour, wanted: config.max, onPool });
@@ -82,23 +77,21 @@ export class ShardedPool extends pg.Pool implements Pool {
     });
     const home = { query: (text: string) => shards.home.pool.query(text) };
     const reader = new StatementReader(home);
-    this.#unique = new UniqueColumns(() => this.#map, home);
-    const unique = () => this.#unique.keeper;
+    const catalog = new ShardCatalog(map, home as unknown as SchemaSource);
+    const planner = options.planner?.(reader, catalog) ?? new CatalogPlanner(reader, catalog);
+    const unique = () => catalog.unique;
+    this.#catalog = catalog;
     this.#context = {
       shards,
       coordinator,
       reader,
       unique,
-      ready: () => reader.ready ?? this.#unique.ready,
+      ready: () => reader.ready ?? catalog.ready,
       changed: () => {
         reader.changed();
-        this.#unique.refresh();
+        catalog.changed();
       },
-      planner: new UniquePlanner(
-        options.planner(shards, () => this.#map),
-        reader,
-        unique,
-      ),
+      planner: new UniquePlanner(planner, reader, unique),
       deadlockTimeoutMs: options.deadlockTimeoutMs ?? DEADLOCK_TIMEOUT_MS,
     };
     this.#lanes = new AutocommitLanes({
@@ -123,9 +116,9 @@ export class ShardedPool extends pg.Pool implements Pool {
       mapFile,
       map,
       next => {
-        this.#map = next;
+        // Both in one go: what is planned and where it is sent must be of one map.
+        catalog.follow(next);
         shards.follow(next);
-        this.#unique.refresh();
         void this.#prepare();
       },
       error => log.warn({ err: error }, 'the runtime map cannot be read; the last one stays'),
@@ -193,12 +186,11 @@ export class ShardedPool extends pg.Pool implements Pool {
   }
 
   async #end(): Promise<void> {
-    const { shards, coordinator, planner, reader } = this.#context;
+    const { shards, coordinator, reader } = this.#context;
     await super.end();
     this.#stopWatching();
     reader.close();
-    this.#unique.close();
-    planner.close();
+    this.#catalog.close();
     await Promise.all([coordinator.close(), this.#recoverer.stop()]);
     await shards.end();
   }

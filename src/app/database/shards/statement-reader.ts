@@ -4,6 +4,7 @@
  */
 import type { Node } from 'libpg-query';
 import { log } from '../../telemetry/log.ts';
+import type { Catalog } from '../route/catalog.ts';
 import { CatalogKeeper, type CatalogSource } from '../route/catalog-keeper.ts';
 import type { StatementFacts } from '../route/facts.ts';
 import { openParser, type Parser } from '../route/parser.ts';
@@ -28,6 +29,15 @@ export class StatementReader {
   /** Undefined when it is ready. @throws ParserUnavailable */
   get ready(): Promise<void> | undefined {
     return this.#statements ? undefined : this.#ready;
+  }
+
+  /** Only when it is ready. */
+  get parser(): Parser {
+    return this.#parser!;
+  }
+
+  get catalog(): Catalog {
+    return this.#keeper.current;
   }
 
   /** Of a text; only when it is ready. */

@@ -403,3 +403,16 @@ describe('recovery', () => {
     expect(await found()).toEqual([]);
   });
 });
+
+test('a server that prepares nothing is told of, and nothing is kept', async () => {
+  const [server] = shards.servers;
+  await shards.pools[0]!.query('alter system set max_prepared_transactions = 0');
+  await server!.stop();
+  await server!.start();
+  const branches = await written();
+  await expect(coordinator.commit(branches)).rejects.toMatchObject({
+    code: 'TWO_PHASE_UNAVAILABLE',
+  });
+  release(branches);
+  expect(await found()).toEqual([]);
+});

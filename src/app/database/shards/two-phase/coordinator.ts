@@ -15,6 +15,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { isBroken, wasNotSent } from '../../breakage.ts';
 import { commit as commitOne } from '../../commit.ts';
 import { OutcomeUnknown, TransactionBroken } from '../../errors.ts';
+import { TwoPhaseUnavailable } from '../errors.ts';
 import type { Branch } from './branch.ts';
 import { AlreadyAborted, type Decision, recordDecision } from './decisions.ts';
 import { decideUntilKnown, endBranch, Forgetting, lookUp } from './finish.ts';
@@ -267,6 +268,9 @@ async function endReader(branch: Branch): Promise<void> {
 
 /** What a failure before the decision says to the application. */
 function explain(error: unknown): unknown {
+  if (/prepared transactions (are disabled|reached)/.test((error as Error).message ?? '')) {
+    return new TwoPhaseUnavailable(error);
+  }
   const isLost = isBroken(error) || wasNotSent(error) || error instanceof AlreadyAborted;
   return isLost ? new TransactionBroken(error) : error;
 }

@@ -63,10 +63,6 @@ export class UniquePlanner implements ShardPlanner {
     return this.#inner.onlyShard(text, values);
   }
 
-  close(): void {
-    this.#inner.close();
-  }
-
   async #place(
     config: QueryConfig,
     lanes: Lanes,
