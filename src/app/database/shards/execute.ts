@@ -8,7 +8,7 @@
  */
 import type pg from 'pg';
 import type { LaneStatement, Lanes } from './lanes.ts';
-import { type Gathered, AS_TEXT, type RawRow, resultOf } from './merge/gathered.ts';
+import { AS_TEXT, type Gathered, type RawRow, resultOf } from './merge/gathered.ts';
 import {
   columnsOf,
   type LimitValues,
@@ -75,7 +75,9 @@ export class Execution {
   }
 
   run(): Promise<Results> {
-    const { action } = this.#plan;
+    const { action, parameters } = this.#plan;
+    // PostgreSQL says that there are too many, or too few.
+    if (action.kind !== 'whole' && parameters !== this.#values.length) return this.#send(0);
     switch (action.kind) {
       case 'whole':
         return this.#whole(action.target);
@@ -335,7 +337,12 @@ export class Execution {
         rows.push(row);
         rowsOf.set(shard, rows);
       }
-      const send = (shard: number, rows: readonly number[] | undefined, on: Lanes, signal?: AbortSignal) => {
+      const send = (
+        shard: number,
+        rows: readonly number[] | undefined,
+        on: Lanes,
+        signal?: AbortSignal,
+      ) => {
         const written = action.write(rows);
         const { name: _name, ...rest } = this.#statement;
         const statement = written
@@ -376,7 +383,8 @@ export class Execution {
       WRITE,
     );
     const rows = made.rows as unknown as RawRow[];
-    if (rows.length > this.#options.maxMergedRows) throw new TooManyRows(this.#options.maxMergedRows);
+    if (rows.length > this.#options.maxMergedRows)
+      throw new TooManyRows(this.#options.maxMergedRows);
     if (rows.length > 0) {
       const others = Array.from({ length: lanes.count - 1 }, (_, i) => i + 1);
       await inParallel(others, (shard, signal) =>
@@ -423,22 +431,28 @@ export class Execution {
       lanes,
     );
     const own = this.#bind(insert);
-    const text = insert.text.replace(
-      new RegExp(`\\b${prefix}0\\b`),
-      () => rowsSource(selected.fields, names.map(({ name }) => name), own.length + 1, `${prefix}0`),
+    const text = insert.text.replace(new RegExp(`\\b${prefix}0\\b`), () =>
+      rowsSource(
+        selected.fields,
+        names.map(({ name }) => name),
+        own.length + 1,
+        `${prefix}0`,
+      ),
     );
     const { rowMode, types: parsers } = this.#statement;
-    const results = await inParallel([...rowsOf.keys()].sort((a, b) => a - b), (shard, signal) =>
-      lanes.query(
-        shard,
-        {
-          text,
-          values: [...own, ...columnsOf(rowsOf.get(shard)!, selected.fields.length)],
-          ...(rowMode ? { rowMode } : {}),
-          ...(parsers ? { types: parsers } : {}),
-        },
-        { ...WRITE, signal },
-      ),
+    const results = await inParallel(
+      [...rowsOf.keys()].sort((a, b) => a - b),
+      (shard, signal) =>
+        lanes.query(
+          shard,
+          {
+            text,
+            values: [...own, ...columnsOf(rowsOf.get(shard)!, selected.fields.length)],
+            ...(rowMode ? { rowMode } : {}),
+            ...(parsers ? { types: parsers } : {}),
+          },
+          { ...WRITE, signal },
+        ),
     );
     return addUp(results);
   }
@@ -467,7 +481,9 @@ export class Execution {
         `${prefix}${i}`,
       );
       text = text.replace(new RegExp(`\\b${prefix}${i}\\b`), () => source);
-      values.push(...columnsOf(result.rows as unknown as RawRow[], Math.max(1, result.fields.length)));
+      values.push(
+        ...columnsOf(result.rows as unknown as RawRow[], Math.max(1, result.fields.length)),
+      );
     }
     const { name: _name, ...statement } = this.#statement;
     return this.#options.again({ ...statement, text, values }, lanes);
@@ -516,7 +532,10 @@ function one(results: Results): Result {
 }
 
 /** @returns undefined when a value is not a number */
-function readLimits({ count, offset }: Limits, values: readonly unknown[]): LimitValues | undefined {
+function readLimits(
+  { count, offset }: Limits,
+  values: readonly unknown[],
+): LimitValues | undefined {
   const read = (source: ValueSource | undefined): bigint | undefined | 'wrong' => {
     if (!source) return undefined;
     const text = source.kind === 'constant' ? source.text : textOf(values[source.number - 1]);

@@ -55,7 +55,10 @@ export function planShardedInsert(
   checkConflict(insert, table);
   checkSubLinks([insert.onConflictClause, insert.returningClause], context);
   const ctes = withCtes(insert, new Map(), undefined);
-  const select = insert.selectStmt && 'SelectStmt' in insert.selectStmt ? insert.selectStmt.SelectStmt : undefined;
+  const select =
+    insert.selectStmt && 'SelectStmt' in insert.selectStmt
+      ? insert.selectStmt.SelectStmt
+      : undefined;
   if (!select || select.valuesLists) {
     const rows = rowsOf(select);
     return planRows({ insert, table, names, keyColumn, family, rows, ctes }, context);
@@ -96,7 +99,8 @@ function wholeOnOne(
   const item = select.targetList?.[keyAt];
   const before = (select.targetList ?? []).slice(0, keyAt + 1);
   const isPlain = before.every(node => 'ResTarget' in node && !hasStar(node.ResTarget.val));
-  const source = isPlain && item && 'ResTarget' in item ? valueSource(item.ResTarget.val) : undefined;
+  const source =
+    isPlain && item && 'ResTarget' in item ? valueSource(item.ResTarget.val) : undefined;
   if (!source || !fits(source, family) || analysis.homeTables.size > 0) return undefined;
   const pin: Pin = { family, sources: [source] };
   if (analysis.occurrences.length === 0) return spread === 'reference' ? [pin] : undefined;
@@ -125,7 +129,7 @@ function planMove(
   const prefix = unusedPrefix(text);
   const rest = clone(insert);
   delete rest.withClause;
-  rest.selectStmt = placeholderSelect(`${prefix}0`);
+  rest.selectStmt = { SelectStmt: placeholderSelect(`${prefix}0`) };
   return {
     kind: 'move',
     family,
@@ -147,14 +151,12 @@ export function unusedPrefix(text: string): string {
   return prefix;
 }
 
-export function placeholderSelect(name: string): Node {
+export function placeholderSelect(name: string): SelectStmt {
   return {
-    SelectStmt: {
-      targetList: [{ ResTarget: { val: { ColumnRef: { fields: [{ A_Star: {} }] } } } }],
-      fromClause: [{ RangeVar: { relname: name, inh: true, relpersistence: 'p' } }],
-      limitOption: 'LIMIT_OPTION_DEFAULT',
-      op: 'SETOP_NONE',
-    },
+    targetList: [{ ResTarget: { val: { ColumnRef: { fields: [{ A_Star: {} }] } } } }],
+    fromClause: [{ RangeVar: { relname: name, inh: true, relpersistence: 'p' } }],
+    limitOption: 'LIMIT_OPTION_DEFAULT',
+    op: 'SETOP_NONE',
   };
 }
 
@@ -207,9 +209,7 @@ function planRows(given: Rows, context: InsertContext): Action {
     }
     return valueSource(row[keyAt])!;
   });
-  const isOverriding = table.columns.some(
-    one => one.isAlwaysIdentity && defaulted.includes(one),
-  );
+  const isOverriding = table.columns.some(one => one.isAlwaysIdentity && defaulted.includes(one));
   const statement: InsertStmt = {
     ...insert,
     ...(isChanged ? { cols: columns.map(name => ({ ResTarget: { name } })) } : {}),
@@ -345,7 +345,9 @@ export function fits(source: ValueSource | undefined, family: Pin['family']): bo
 export function rowsOf(select: SelectStmt | undefined): Node[][] {
   // DEFAULT VALUES.
   if (!select) return [[]];
-  return (select.valuesLists ?? []).map(node => ('List' in node ? [...(node.List.items ?? [])] : []));
+  return (select.valuesLists ?? []).map(node =>
+    'List' in node ? [...(node.List.items ?? [])] : [],
+  );
 }
 
 export function columnNames(insert: InsertStmt, table: PlacedTable): string[] {
@@ -364,7 +366,8 @@ function checkConflict({ onConflictClause }: InsertStmt, table: PlacedTable): vo
     const { val } = item.ResTarget;
     const names = val && 'ColumnRef' in val ? (val.ColumnRef.fields ?? []).map(stringOf) : [];
     const isSame =
-      names.length === 2 && names[1] === table.key &&
+      names.length === 2 &&
+      names[1] === table.key &&
       (names[0] === 'excluded' ? inferred.includes(table.key!) : names[0] === table.name);
     if (!isSame) throw keyChange(table);
   }

@@ -23,7 +23,7 @@ import type { Action, StagedAction, StatementPlan, Target } from './plan.ts';
 import { ShardRefused } from './refused.ts';
 import { type Ctes, mentions, withCtes } from './scope.ts';
 import { planScatter } from './select.ts';
-import { clone, keyOf, replaceNodes, walk, write } from './tree.ts';
+import { clone, keyOf, parametersOf, walk, write } from './tree.ts';
 import { planChange, refuseVolatile } from './write-plan.ts';
 
 export interface PlanInput {
@@ -44,9 +44,17 @@ export function planStatement(input: PlanInput): StatementPlan {
     text: input.text,
     action,
     writes: input.facts.access === 'write',
+    parameters: countParameters(input.statement),
     transaction: input.facts.transaction,
     unknownTables: [...analysis.unknownTables],
   };
+}
+
+/** @returns -1 when one is left out, which PostgreSQL does not accept */
+function countParameters(statement: Node): number {
+  const numbers = parametersOf(statement);
+  const last = numbers.at(-1) ?? 0;
+  return last === numbers.length ? last : -1;
 }
 
 function actionOf(input: PlanInput, analysis: Analysis): Action {
@@ -66,7 +74,8 @@ function planOne(input: PlanInput, analysis: Analysis): Action {
   if ('InsertStmt' in statement) return planInsert(statement.InsertStmt, input, analysis);
   if ('UpdateStmt' in statement || 'DeleteStmt' in statement) {
     return (
-      planChange(statement, { analysis, parser, facts }) ?? staged(statement, text, analysis, parser)
+      planChange(statement, { analysis, parser, facts }) ??
+      staged(statement, text, analysis, parser)
     );
   }
   if ('ExplainStmt' in statement) return planExplain(statement.ExplainStmt.query, input, analysis);
@@ -312,7 +321,9 @@ function planInsert(insert: InsertStmt, input: PlanInput, analysis: Analysis): A
     return action;
   }
   const select =
-    insert.selectStmt && 'SelectStmt' in insert.selectStmt ? insert.selectStmt.SelectStmt : undefined;
+    insert.selectStmt && 'SelectStmt' in insert.selectStmt
+      ? insert.selectStmt.SelectStmt
+      : undefined;
   const ctes = withCtes(insert, new Map(), undefined);
   const level = select && new Level(analysis, select, undefined, ctes);
   const spread = level?.settle(Equalities.NONE, []) ?? { kind: 'reference' };
@@ -340,25 +351,26 @@ function refuseWriting({ tables }: StatementFacts, own: string): void {
 // ---- stages
 
 /** Subqueries that have to be answered before the rest. */
-function staged(
-  statement: Node,
-  text: string,
-  analysis: Analysis,
-  parser: Parser,
-): StagedAction {
+function staged(statement: Node, text: string, analysis: Analysis, parser: Parser): StagedAction {
   const prefix = unusedPrefix(text);
   const { stages } = analysis;
   const places = new Map<unknown, number>(stages.map(({ select }, i) => [select, i]));
   const found = new Set<number>();
-  const replace = (tree: Node): Node | undefined => {
-    if (!('SelectStmt' in tree)) return undefined;
-    const place = places.get(tree.SelectStmt);
-    if (place === undefined) return undefined;
+  // By identity: a branch of a UNION is not wrapped as other queries are.
+  const replace = (tree: unknown): unknown => {
+    if (Array.isArray(tree)) return tree.map(replace);
+    if (typeof tree !== 'object' || tree === null) return tree;
+    const place = places.get(tree);
+    if (place === undefined) {
+      return Object.fromEntries(
+        Object.entries(tree).map(([name, value]) => [name, replace(value)]),
+      );
+    }
     found.add(place);
     return placeholderSelect(`${prefix}${place}`);
   };
-  const rest = replace(statement) ?? replaceNodes(statement, replace);
-  // A branch of a UNION is not wrapped, and a view's query is not there at all.
+  const rest = replace(statement) as Node;
+  // A view's query is not there at all.
   if (found.size < stages.length) {
     throw new ShardRefused(
       'A part of the statement would have to be answered first, and does not stand by itself',

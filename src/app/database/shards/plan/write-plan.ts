@@ -52,9 +52,7 @@ export function planChange(change: Change, context: ChangeContext): Action | und
   throwRefusals(analysis);
   if (table.kind !== 'reference') {
     if (kind === 'home' || kind === 'reference') {
-      return analysis.stages.length > 0
-        ? undefined
-        : { kind: 'whole', target: { kind: 'first' } };
+      return analysis.stages.length > 0 ? undefined : { kind: 'whole', target: { kind: 'first' } };
     }
     throw new ShardRefused(
       `${qualified(table)}, which is on the first shard only, is written by rows of ${analysis.occurrences[0]?.table.name ?? 'a sharded table'}, which are on several`,
@@ -74,7 +72,8 @@ export function planChange(change: Change, context: ChangeContext): Action | und
 /** Its tables and conditions as a query. */
 function asQuery(change: Change): SelectStmt {
   const statement = 'UpdateStmt' in change ? change.UpdateStmt : change.DeleteStmt;
-  const more = 'UpdateStmt' in change ? change.UpdateStmt.fromClause : change.DeleteStmt.usingClause;
+  const more =
+    'UpdateStmt' in change ? change.UpdateStmt.fromClause : change.DeleteStmt.usingClause;
   const sets = 'UpdateStmt' in change ? (change.UpdateStmt.targetList ?? []) : [];
   const { withClause, relation, whereClause, returningClause } = statement;
   return {
