@@ -259,9 +259,12 @@ function from(b: Builder, outer: readonly Item[] = []): { text: string; items: I
       const inner = itemOf(other, b.alias());
       const alias = b.alias();
       const limit = b.chance(2) ? ` order by ${inner.identity.join(', ')} limit 2` : '';
-      text = `${text} ${b.pick(['cross join lateral', 'left join lateral'])} (select ${inner.identity.map(name => `${inner.alias}.${name}`).join(', ')} from ${other.name} ${inner.alias} where ${join(b, left, inner)}${limit}) ${alias}`;
-      if (/left join lateral [^]*$/.test(text.slice(text.lastIndexOf('lateral') - 12)))
-        text += ' on true';
+      const isLeft = b.chance(2);
+      const list = inner.identity.map(name => `${inner.alias}.${name}`).join(', ');
+      const query = `select ${list} from ${other.name} ${inner.alias} where ${join(b, left, inner)}${limit}`;
+      text = isLeft
+        ? `${text} left join lateral (${query}) ${alias} on true`
+        : `${text} cross join lateral (${query}) ${alias}`;
       items.push({
         ...inner,
         alias,

@@ -14,7 +14,7 @@ import { expressionsOf, hasAggregate, subLinksOf, windowsOf } from './expression
 import { outputName } from './output-name.ts';
 import { qualified } from './placement.ts';
 import { type Ctes, readFrom, Scope, type Source, withCtes } from './scope.ts';
-import { conjunctsOf, namesOf, stringOf, walk } from './tree.ts';
+import { conjunctsOf, isUntyped, namesOf, stringOf, walk } from './tree.ts';
 
 export type Spread =
   /** Every shard gives the whole. */
@@ -124,6 +124,16 @@ export class Level {
       return REFERENCE;
     }
     return spread;
+  }
+
+  /** Whether an output takes its type from what it is put together with. */
+  get hasUntyped(): boolean {
+    if (this.branches) return this.branches.some(branch => branch.hasUntyped);
+    const { targetList = [], valuesLists } = this.select;
+    return (
+      valuesLists !== undefined ||
+      targetList.some(node => 'ResTarget' in node && isUntyped(node.ResTarget.val))
+    );
   }
 
   /** Whether it names columns of a level outside of it, or may. */
@@ -261,6 +271,12 @@ export class Level {
   /** A branch whose rows have to be known as a whole. */
   #answerFirst(branch: Level, spread: Spread): Spread {
     if (branch.isCorrelated) return spread;
+    if (branch.hasUntyped) {
+      this.#analysis.refuse(
+        'A part of a UNION, INTERSECT or EXCEPT that has to be answered first selects a constant or a parameter whose type is that of the other part',
+        'Cast it to its type',
+      );
+    }
     this.#analysis.stage(branch);
     return REFERENCE;
   }

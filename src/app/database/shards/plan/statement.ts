@@ -16,6 +16,7 @@ import {
   planShardedInsert,
   throwRefusals,
   unusedPrefix,
+  withTypes,
 } from './insert.ts';
 import { firstTable, Level } from './level.ts';
 import { type Placement, qualified } from './placement.ts';
@@ -309,10 +310,11 @@ function planExplain(query: Node | undefined, input: PlanInput, analysis: Analys
 
 // ---- INSERT
 
-function planInsert(insert: InsertStmt, input: PlanInput, analysis: Analysis): Action {
+function planInsert(given: InsertStmt, input: PlanInput, analysis: Analysis): Action {
   const { parser, text, facts } = input;
-  const { relation = {} } = insert;
+  const { relation = {} } = given;
   const table = analysis.table(relation.schemaname, relation.relname ?? '');
+  const insert = withTypes(given, table, parser);
   if (table.kind === 'sharded') {
     const action = planShardedInsert(insert, table, { analysis, parser, text });
     if (analysis.stages.length > 0 && action.kind !== 'move' && action.kind !== 'write') {
