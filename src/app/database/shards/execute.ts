@@ -75,7 +75,9 @@ export class Execution {
   }
 
   run(): Promise<Results> {
-    const { action } = this.#plan;
+    const { action, parameters } = this.#plan;
+    // PostgreSQL says that there are too many, or too few.
+    if (action.kind !== 'whole' && parameters !== this.#values.length) return this.#send(0);
     switch (action.kind) {
       case 'whole':
         return this.#whole(action.target);

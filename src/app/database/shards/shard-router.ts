@@ -115,6 +115,7 @@ export class ShardRouter {
       text,
       action: { kind: 'whole', target: { kind: 'first' } },
       writes: facts.access === 'write',
+      parameters: 0,
       transaction: facts.transaction,
       unknownTables: [],
     };

@@ -24,7 +24,7 @@ import {
 import { ShardRefused } from './refused.ts';
 import { type Ctes, withCtes } from './scope.ts';
 import { partsOf } from './select.ts';
-import { clone, column, quote, stringOf, target, write } from './tree.ts';
+import { clone, column, isUntyped, quote, stringOf, target, write } from './tree.ts';
 import { type Pin, type ValueSource, valueSource } from './values.ts';
 
 const KEY_REMEDY = 'Give the shard key a value of its own in each row';
@@ -88,6 +88,43 @@ export function planShardedInsert(
 
 export const PLAIN = { isCopied: false, isAlone: false } as const;
 
+/**
+ * INSERT … SELECT gives constants and parameters the types of their columns, which they would not have in a query
+ * of their own. The length of a type is left to the assignment: a cast would cut.
+ */
+export function withTypes(insert: InsertStmt, table: PlacedTable, parser: Parser): InsertStmt {
+  const { selectStmt } = insert;
+  if (!selectStmt || !('SelectStmt' in selectStmt)) return insert;
+  const select = selectStmt.SelectStmt;
+  const names = columnNames(insert, table);
+  let isAfterStar = false;
+  const targetList = (select.targetList ?? []).map((node, i) => {
+    if (!('ResTarget' in node)) return node;
+    isAfterStar ||= hasStar(node.ResTarget.val);
+    const { val } = node.ResTarget;
+    const type = table.columns.find(({ name }) => name === names[i])?.type;
+    if (isAfterStar || !type || !val || !isUntyped(val)) return node;
+    return { ResTarget: { ...node.ResTarget, val: castTo(val, withoutLength(type), parser) } };
+  });
+  if (targetList.length === 0) return insert;
+  return { ...insert, selectStmt: { SelectStmt: { ...select, targetList } } };
+}
+
+const withoutLength = (type: string) => {
+  const bare = type.replace(/\([\d,]+\)/, '');
+  // Without a length it would be of one character.
+  return bare === 'character' ? 'bpchar' : bare;
+};
+
+function castTo(arg: Node, type: string, parser: Parser): Node {
+  const parsed = parser.parse(`select null::${type}`);
+  const [first] = parsed.kind === 'statements' ? parsed.statements : [];
+  const select = first?.stmt && 'SelectStmt' in first.stmt ? first.stmt.SelectStmt : undefined;
+  const [item] = select?.targetList ?? [];
+  const val = item && 'ResTarget' in item ? item.ResTarget.val : undefined;
+  return val && 'TypeCast' in val ? { TypeCast: { ...val.TypeCast, arg } } : arg;
+}
+
 /** It selects a value for the key, and all that it reads is on the shard of that value, or on each. */
 function wholeOnOne(
   select: SelectStmt,
@@ -129,7 +166,7 @@ function planMove(
   const prefix = unusedPrefix(text);
   const rest = clone(insert);
   delete rest.withClause;
-  rest.selectStmt = placeholderSelect(`${prefix}0`);
+  rest.selectStmt = { SelectStmt: placeholderSelect(`${prefix}0`) };
   return {
     kind: 'move',
     family,
@@ -151,14 +188,12 @@ export function unusedPrefix(text: string): string {
   return prefix;
 }
 
-export function placeholderSelect(name: string): Node {
+export function placeholderSelect(name: string): SelectStmt {
   return {
-    SelectStmt: {
-      targetList: [{ ResTarget: { val: { ColumnRef: { fields: [{ A_Star: {} }] } } } }],
-      fromClause: [{ RangeVar: { relname: name, inh: true, relpersistence: 'p' } }],
-      limitOption: 'LIMIT_OPTION_DEFAULT',
-      op: 'SETOP_NONE',
-    },
+    targetList: [{ ResTarget: { val: { ColumnRef: { fields: [{ A_Star: {} }] } } } }],
+    fromClause: [{ RangeVar: { relname: name, inh: true, relpersistence: 'p' } }],
+    limitOption: 'LIMIT_OPTION_DEFAULT',
+    op: 'SETOP_NONE',
   };
 }
 
@@ -288,15 +323,7 @@ class Computed {
 
   /** @returns what stands in the statement for it */
   add(expression: Node, of: PlacedColumn): Node {
-    const cast = (arg: Node): Node => {
-      const type = this.#parser.parse(`select null::${of.type}`);
-      const [first] = type.kind === 'statements' ? type.statements : [];
-      const select = first?.stmt && 'SelectStmt' in first.stmt ? first.stmt.SelectStmt : undefined;
-      const [item] = select?.targetList ?? [];
-      const val = item && 'ResTarget' in item ? item.ResTarget.val : undefined;
-      if (!val || !('TypeCast' in val)) return arg;
-      return { TypeCast: { ...val.TypeCast, arg } };
-    };
+    const cast = (arg: Node) => castTo(arg, withoutLength(of.type), this.#parser);
     const number = COMPUTED_PARAMETER + this.#expressions.push(cast(expression)) - 1;
     return cast({ ParamRef: { number } });
   }

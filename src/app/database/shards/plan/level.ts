@@ -14,7 +14,7 @@ import { expressionsOf, hasAggregate, subLinksOf, windowsOf } from './expression
 import { outputName } from './output-name.ts';
 import { qualified } from './placement.ts';
 import { type Ctes, readFrom, Scope, type Source, withCtes } from './scope.ts';
-import { conjunctsOf, namesOf, stringOf, walk } from './tree.ts';
+import { conjunctsOf, isUntyped, namesOf, stringOf, walk } from './tree.ts';
 
 export type Spread =
   /** Every shard gives the whole. */
@@ -26,7 +26,12 @@ export type Spread =
   /** Each shard gives a part; the columns that tell which. */
   | { readonly kind: 'sharded'; readonly keys: readonly Column[] }
   /** Each shard gives something from which the whole can be made, and `why` it is not a part. */
-  | { readonly kind: 'global'; readonly why: string };
+  | {
+      readonly kind: 'global';
+      readonly why: string;
+      /** What it lacks is only that equal rows of several shards are made one. */
+      readonly isUnion?: boolean;
+    };
 
 const REFERENCE: Spread = { kind: 'reference' };
 
@@ -40,7 +45,7 @@ export class Level {
   readonly outputs: readonly Column[] | undefined;
   /** Of UNION and its like. */
   readonly branches: readonly [Level, Level] | undefined;
-  /** Known after `settle`. */
+  /** Of FROM, or of UNION, before its last steps. Known after `settle`. */
   from: Spread = REFERENCE;
   equalities: Equalities = Equalities.NONE;
   readonly source: Source | undefined;
@@ -119,6 +124,16 @@ export class Level {
       return REFERENCE;
     }
     return spread;
+  }
+
+  /** Whether an output takes its type from what it is put together with. */
+  get hasUntyped(): boolean {
+    if (this.branches) return this.branches.some(branch => branch.hasUntyped);
+    const { targetList = [], valuesLists } = this.select;
+    return (
+      valuesLists !== undefined ||
+      targetList.some(node => 'ResTarget' in node && isUntyped(node.ResTarget.val))
+    );
   }
 
   /** Whether it names columns of a level outside of it, or may. */
@@ -220,30 +235,54 @@ export class Level {
     const [a, b] = [left.settle(inherited, outerKeys), right.settle(inherited, outerKeys)];
     this.equalities = inherited;
     const spread = this.#unite(a, b, op, all);
-    if (spread.kind !== 'sharded') return spread;
+    this.from = spread;
+    if (spread.kind !== 'sharded' && spread.kind !== 'global') return spread;
     const { limitCount, limitOffset } = this.select;
     if (limitCount || limitOffset) return { kind: 'global', why: 'has a LIMIT over all shards' };
     return spread;
   }
 
-  #unite(a: Spread, b: Spread, op: SelectStmt['op'], all: boolean): Spread {
+  #unite(left: Spread, right: Spread, op: SelectStmt['op'], all: boolean): Spread {
+    const isUnion = op === 'SETOP_UNION' && !all;
+    const union: Spread = { kind: 'global', why: 'is a UNION over all shards', isUnion: true };
+    const [a, b] = [left, right].map((spread, i) => {
+      if (spread.kind !== 'global' || (isUnion && spread.isUnion)) return spread;
+      return this.#answerFirst(this.branches![i]!, spread);
+    }) as [Spread, Spread];
     const kinds = [a.kind, b.kind];
-    if (kinds.includes('global')) {
-      const { why } = (a.kind === 'global' ? a : b) as { why: string };
-      return { kind: 'global', why };
-    }
-    const both = (...allowed: Spread['kind'][]) =>
-      kinds.every(kind => allowed.includes(kind as never));
+    const both = (...allowed: Spread['kind'][]) => kinds.every(kind => allowed.includes(kind));
     if (both('reference')) return a;
     if (both('reference', 'home')) return { kind: 'home' };
     if (both('reference', 'local')) return { kind: 'local' };
-    const name = (op ?? '').replace('SETOP_', '');
-    if (!both('sharded')) {
-      if (name === 'UNION' && !all && both('sharded', 'reference')) {
-        return { kind: 'global', why: 'is a UNION over all shards' };
-      }
-      return { kind: 'global', why: `is ${name} of a sharded table and one that is not` };
+    if (both('sharded')) {
+      const keys = this.#commonKeys(a, b);
+      if (op === 'SETOP_UNION' && all) return { kind: 'sharded', keys };
+      if (keys.length > 0) return { kind: 'sharded', keys };
     }
+    if (isUnion && both('sharded', 'reference', 'global')) return union;
+    const rest = [a, b].map((spread, i) =>
+      spread.kind === 'sharded' ? this.#answerFirst(this.branches![i]!, spread) : spread,
+    );
+    const open = rest.find(({ kind }) => kind !== 'reference' && kind !== 'home');
+    if (open) return { kind: 'global', why: 'puts together rows of a shard and of all shards' };
+    return rest.some(({ kind }) => kind === 'home') ? { kind: 'home' } : REFERENCE;
+  }
+
+  /** A branch whose rows have to be known as a whole. */
+  #answerFirst(branch: Level, spread: Spread): Spread {
+    if (branch.isCorrelated) return spread;
+    if (branch.hasUntyped) {
+      this.#analysis.refuse(
+        'A part of a UNION, INTERSECT or EXCEPT that has to be answered first selects a constant or a parameter whose type is that of the other part',
+        'Cast it to its type',
+      );
+    }
+    this.#analysis.stage(branch);
+    return REFERENCE;
+  }
+
+  /** Places at which the rows of both have their shard key. */
+  #commonKeys(a: Spread, b: Spread): Column[] {
     const [left, right] = this.branches!;
     const isKey = (level: Level, spread: Spread, i: number) => {
       const output = level.outputs?.[i];
@@ -253,12 +292,9 @@ export class Level {
         spread.keys.some(key => level.equalities.same(key, output))
       );
     };
-    const keys = (this.outputs ?? []).filter(
+    return (this.outputs ?? []).filter(
       ({ family }, i) => family && isKey(left, a, i) && isKey(right, b, i),
     );
-    if (name === 'UNION' && all) return { kind: 'sharded', keys };
-    if (keys.length > 0) return { kind: 'sharded', keys };
-    return { kind: 'global', why: `is ${name} over all shards of rows without their shard key` };
   }
 
   // ---- a plain SELECT

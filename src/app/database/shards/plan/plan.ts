@@ -157,6 +157,8 @@ export interface StatementPlan {
   readonly text: string;
   readonly action: Action;
   readonly writes: boolean;
+  /** The highest number of its parameters; -1 when one is left out. */
+  readonly parameters: number;
   /** What it does to the transaction. */
   readonly transaction: readonly TransactionEffect[];
   /** Names that the catalog does not have: a reason to load it anew. */

@@ -105,7 +105,13 @@ function splitRows(level: Level, parser: Parser): { partial: Written; merge: Mer
 
 /** UNION and its like: only names and positions of the output stand in ORDER BY. */
 function splitUnion(level: Level, parser: Parser): { partial: Written; merge: Merge } {
-  const { select } = level;
+  const { select, from } = level;
+  if (from.kind !== 'sharded' && !(from.kind === 'global' && from.isUnion)) {
+    throw new ShardRefused(
+      `A part of the statement ${from.kind === 'global' ? from.why : 'is on one shard, another on several'}`,
+      'Run its parts one by one',
+    );
+  }
   const partial = clone(select);
   const keys = (select.sortClause ?? []).map(node =>
     sortKey(node, one => {
@@ -121,13 +127,12 @@ function splitUnion(level: Level, parser: Parser): { partial: Written; merge: Me
       return { name };
     }),
   );
-  const isUnion = select.op === 'SETOP_UNION';
   const limits = limitsOf(select);
   pushLimit(partial);
   const merge: RowsMerge = {
     kind: 'rows',
     keys,
-    distinct: isUnion && !select.all ? { kind: 'all' } : { kind: 'none' },
+    distinct: from.kind === 'global' ? { kind: 'all' } : { kind: 'none' },
     hidden: 0,
     limits,
   };

@@ -16,6 +16,7 @@ import {
   planShardedInsert,
   throwRefusals,
   unusedPrefix,
+  withTypes,
 } from './insert.ts';
 import { firstTable, Level } from './level.ts';
 import { type Placement, qualified } from './placement.ts';
@@ -23,7 +24,7 @@ import type { Action, StagedAction, StatementPlan, Target } from './plan.ts';
 import { ShardRefused } from './refused.ts';
 import { type Ctes, mentions, withCtes } from './scope.ts';
 import { planScatter } from './select.ts';
-import { clone, keyOf, replaceNodes, walk, write } from './tree.ts';
+import { clone, keyOf, parametersOf, walk, write } from './tree.ts';
 import { planChange, refuseVolatile } from './write-plan.ts';
 
 export interface PlanInput {
@@ -44,9 +45,17 @@ export function planStatement(input: PlanInput): StatementPlan {
     text: input.text,
     action,
     writes: input.facts.access === 'write',
+    parameters: countParameters(input.statement),
     transaction: input.facts.transaction,
     unknownTables: [...analysis.unknownTables],
   };
+}
+
+/** @returns -1 when one is left out, which PostgreSQL does not accept */
+function countParameters(statement: Node): number {
+  const numbers = parametersOf(statement);
+  const last = numbers.at(-1) ?? 0;
+  return last === numbers.length ? last : -1;
 }
 
 function actionOf(input: PlanInput, analysis: Analysis): Action {
@@ -301,10 +310,11 @@ function planExplain(query: Node | undefined, input: PlanInput, analysis: Analys
 
 // ---- INSERT
 
-function planInsert(insert: InsertStmt, input: PlanInput, analysis: Analysis): Action {
+function planInsert(given: InsertStmt, input: PlanInput, analysis: Analysis): Action {
   const { parser, text, facts } = input;
-  const { relation = {} } = insert;
+  const { relation = {} } = given;
   const table = analysis.table(relation.schemaname, relation.relname ?? '');
+  const insert = withTypes(given, table, parser);
   if (table.kind === 'sharded') {
     const action = planShardedInsert(insert, table, { analysis, parser, text });
     if (analysis.stages.length > 0 && action.kind !== 'move' && action.kind !== 'write') {
@@ -348,15 +358,21 @@ function staged(statement: Node, text: string, analysis: Analysis, parser: Parse
   const { stages } = analysis;
   const places = new Map<unknown, number>(stages.map(({ select }, i) => [select, i]));
   const found = new Set<number>();
-  const replace = (tree: Node): Node | undefined => {
-    if (!('SelectStmt' in tree)) return undefined;
-    const place = places.get(tree.SelectStmt);
-    if (place === undefined) return undefined;
+  // By identity: a branch of a UNION is not wrapped as other queries are.
+  const replace = (tree: unknown): unknown => {
+    if (Array.isArray(tree)) return tree.map(replace);
+    if (typeof tree !== 'object' || tree === null) return tree;
+    const place = places.get(tree);
+    if (place === undefined) {
+      return Object.fromEntries(
+        Object.entries(tree).map(([name, value]) => [name, replace(value)]),
+      );
+    }
     found.add(place);
     return placeholderSelect(`${prefix}${place}`);
   };
-  const rest = replace(statement) ?? replaceNodes(statement, replace);
-  // A branch of a UNION is not wrapped, and a view's query is not there at all.
+  const rest = replace(statement) as Node;
+  // A view's query is not there at all.
   if (found.size < stages.length) {
     throw new ShardRefused(
       'A part of the statement would have to be answered first, and does not stand by itself',
