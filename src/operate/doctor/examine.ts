@@ -19,6 +19,7 @@ import { findClusterPrograms } from '../database/cluster-home.ts';
 import { useExternalDatabase } from '../database/external.ts';
 import type { DeploymentPaths } from '../deployment.ts';
 import { loadTopology } from '../load-topology.ts';
+import { examineSharding } from './sharding.ts';
 import { examineState } from './stateless.ts';
 
 /** `hint`: good to know, nothing is wrong. `warning`: it runs, and should be looked at. */
@@ -66,6 +67,11 @@ export async function examine(paths: DeploymentPaths): Promise<Finding[]> {
     await run('start command', () => startCommand(paths.app, web.command));
     await run('port', () => port(paths, web));
     findings.push(...(await examineState(paths, web)));
+    try {
+      findings.push(...(await examineSharding(paths, topology)));
+    } catch (error) {
+      await run('sharding', () => Promise.reject(error));
+    }
     const { url, readers, replicas } = database;
     if (url) await run('database', () => external(url, readers));
     else if (replicas > 0) await run('replication', async () => ok(findClusterPrograms().version));

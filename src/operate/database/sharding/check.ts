@@ -162,10 +162,10 @@ function checkSharded(
     report(
       'warning',
       name,
-      `${numbered} is numbered by a sequence, and each shard has its own: the same numbers come on several shards`,
+      `${numbered} is numbered by a sequence, of which the pool uses the first shard's: one more trip for each INSERT, and who writes to a shard directly gets numbers that are taken`,
       type === 'bigint'
         ? `${isIdentity ? `\`alter table ${name} alter ${numbered} drop identity\`; then \`` : '`'}alter table ${name} alter ${numbered} set default banyan.next_id()\`, or give it \`nextId()\` in the application`
-        : `Make it a bigint with \`default banyan.next_id()\`, or see to it that nobody takes it for unique`,
+        : 'Make it a bigint with `default banyan.next_id()`, if that trip is too much',
     );
   }
 }
@@ -200,12 +200,12 @@ function checkKey(name: string, column: Column, encoding: string, report: Report
       `its key ${column.name} may be null, which belongs nowhere`,
       `\`alter table ${name} alter ${column.name} set not null\``,
     );
-  } else if (column.isGenerated || column.isNumbered) {
+  } else if (column.isGenerated) {
     report(
       'failed',
       name,
-      `its key ${column.name} is made by the database, so where a new row belongs is not known before it is there`,
-      'Give it `nextId()` in the application, or shard by another column',
+      `its key ${column.name} is computed by the database, so where a row belongs is not known before it is there`,
+      'Shard by the column that it is computed from',
     );
   }
 }
@@ -218,14 +218,6 @@ function checkReference(relation: Relation, report: Report): void {
       name,
       'it has no primary key, by which its copies could be compared',
       'Add a primary key',
-    );
-  }
-  for (const column of relation.columns.filter(each => each.isNumbered)) {
-    report(
-      'failed',
-      name,
-      `${column.name} is numbered by a sequence, and each shard would count for itself`,
-      'Give it `nextId()` in the application, or a key of its own meaning',
     );
   }
 }

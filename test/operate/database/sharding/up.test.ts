@@ -133,8 +133,23 @@ test('a fresh start makes a database for each shard, migrates all, guards tables
   const at = Number(BigInt(first!) >> 22n) + Date.UTC(2025, 0, 1);
   expect(Math.abs(at - Date.now())).toBeLessThan(60_000);
 
+  // The doctor looks at every shard.
+  const findings = async () => {
+    const { stdout } = await site.banyan(['doctor', '--json']);
+    const all = JSON.parse(stdout).findings as { check: string; verdict: string; detail: string }[];
+    return all.filter(({ check }) => check === 'sharding');
+  };
+  expect(await findings()).toMatchObject([{ verdict: 'ok', detail: '3 tables over 3 shards' }]);
+  await withClient(shards[1]!, client =>
+    client.query('alter table articles drop constraint banyan_shard_guard'),
+  );
+  expect(await findings()).toMatchObject([
+    { verdict: 'failed', detail: expect.stringContaining('articles is not guarded on shard 2') },
+  ]);
+
   await site.down();
   await site.up();
+  expect((await findings())[0]!.verdict).toBe('ok');
   expect(readRuntimeMap(site.paths.map).database).toEqual(map);
   expect((await onEach('select count(*)::int from users')).flat()).toEqual(counts);
 });
