@@ -52,6 +52,8 @@ export class BackupKeeper {
   readonly #log: (text: string) => void;
   readonly #leaving = new AbortController();
   #running: Promise<void> = Promise.resolve();
+  #opened: { settings: string; home: ClusterHome; repository: Repository } | undefined;
+  #openedAt = Number.NEGATIVE_INFINITY;
   #repository: Repository | undefined;
   #info: RepositoryInfo | undefined;
   /** Scope and timeline that the repository was last seen to be ready for. */
@@ -118,8 +120,7 @@ export class BackupKeeper {
     }
     // What it needs must not be deleted by a backup that ends meanwhile.
     if (isUnderWay(readRestore(this.#deployment.paths))) return;
-    const home = await ClusterHome.open(this.#deployment);
-    const repository = (await home.repository(cluster.settings))!;
+    const { home, repository } = await this.#open(cluster);
     this.#repository = repository;
     const primary = await primaryNow(home, cluster);
     if (!primary) return;
@@ -141,6 +142,21 @@ export class BackupKeeper {
     this.#missing = await this.#fillGaps(repository, node, timeline);
     this.#lookedAt = now;
     if (now >= this.#retryAt) await this.#backUp(repository, node);
+  }
+
+  /** Kept while it works and the settings stay: programs are looked for, and the account's rights tried, by running them. */
+  async #open(cluster: ClusterRecord): Promise<{ home: ClusterHome; repository: Repository }> {
+    const settings = JSON.stringify(cluster.settings.backup);
+    const now = performance.now();
+    // When something is wrong, a folder that is another by now may be the reason.
+    const isOld = this.#failure && now - this.#openedAt > LOOK_EVERY_MS;
+    if (this.#opened?.settings !== settings || isOld) {
+      this.#openedAt = now;
+      const home = await ClusterHome.open(this.#deployment);
+      const repository = (await home.repository(cluster.settings))!;
+      this.#opened = { settings, home, repository };
+    }
+    return this.#opened;
   }
 
   /**
