@@ -35,6 +35,7 @@ import { databaseOfMap, declare } from './database/sharding/declare.ts';
 import { startDatabases } from './database/sharding/start.ts';
 import { databaseServers } from './database/standing.ts';
 import { type Deployment, DeploymentPaths, openDeployment } from './deployment.ts';
+import { askForLoad, readLoad } from './load.ts';
 import { runMigrations } from './migrations.ts';
 import { Journal } from './operations/journal.ts';
 import { requireRelease } from './releases/folder.ts';
@@ -159,6 +160,7 @@ export class RunningDeployment extends EventEmitter<UpEvents> {
     const balancers = units.filter(({ tier, phase }) => tier === 'balancer' && phase === 'ready');
     const servers =
       this.#deployment && (await databaseServers(this.#deployment).catch(() => undefined));
+    const load = await readLoad(this.#paths.load);
     const traffic = await trafficOf(balancers.map(({ name }) => this.#paths.socketFor(name)));
     return {
       deployment: this.#topology.name,
@@ -170,6 +172,7 @@ export class RunningDeployment extends EventEmitter<UpEvents> {
       database: this.#shards.map(({ summary }) => summary).join('; ') || 'starting',
       units,
       ...(servers ? { databaseServers: servers } : {}),
+      ...(load ? { load } : {}),
       ...(traffic ? { traffic } : {}),
     };
   }
@@ -229,6 +232,7 @@ export class RunningDeployment extends EventEmitter<UpEvents> {
     });
     this.#shards = await this.#startDatabase(deployment);
     this.#database = this.#shards[0]!;
+    if (this.#shards.length > 1) askForLoad(this.#paths.load);
     const catalog = await Catalog.open(this.#database.url);
     try {
       const present = await catalog.read<WebShape>(WEB_SHAPE);
