@@ -13,6 +13,7 @@
  *       backups/          pgBackRest's repository, unless the topology names another
  *       restore.json      the last restore: how far it came, and what it put aside
  *       cache/            what Node compiled of the application; may be deleted
+ *       load/             what each process asks of which shard, of late
  *       logs/             one rotated file for each unit
  *       run/              lock, socket and records of what runs now; empty when nothing does
  *
@@ -25,6 +26,7 @@ import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { BanyanError, hasCode } from '../errors.ts';
 import { writeFileAtomic } from '../map/atomic-file.ts';
+import { LOAD_FOLDER } from '../map/load-folder.ts';
 
 export interface Secrets {
   /** What applications derive their keys from: BANYAN_SECRET. */
@@ -91,6 +93,10 @@ export class DeploymentPaths {
   /** The journal of restores: it cannot be in the database that is restored. */
   get restore() {
     return path.join(this.root, 'restore.json');
+  }
+  /** Only there with several shards. */
+  get load() {
+    return path.join(this.root, LOAD_FOLDER);
   }
   get logs() {
     return path.join(this.root, 'logs');

@@ -36,6 +36,7 @@ import { databaseOfMap, declare } from './database/sharding/declare.ts';
 import { startDatabases } from './database/sharding/start.ts';
 import { databaseServers } from './database/standing.ts';
 import { type Deployment, DeploymentPaths, openDeployment } from './deployment.ts';
+import { askForLoad, readLoad } from './load.ts';
 import { runMigrations } from './migrations.ts';
 import { Journal } from './operations/journal.ts';
 import { requireRelease } from './releases/folder.ts';
@@ -161,6 +162,7 @@ export class RunningDeployment extends EventEmitter<UpEvents> {
     const balancers = units.filter(({ tier, phase }) => tier === 'balancer' && phase === 'ready');
     const servers =
       this.#deployment && (await databaseServers(this.#deployment).catch(() => undefined));
+    const load = await readLoad(this.#paths.load);
     const traffic = await trafficOf(balancers.map(({ name }) => this.#paths.socketFor(name)));
     return {
       deployment: this.#topology.name,
@@ -173,6 +175,7 @@ export class RunningDeployment extends EventEmitter<UpEvents> {
       units,
       ...(servers ? { databaseServers: servers } : {}),
       ...(this.#keeper?.status ? { backup: this.#keeper.status } : {}),
+      ...(load ? { load } : {}),
       ...(traffic ? { traffic } : {}),
     };
   }
@@ -232,6 +235,7 @@ export class RunningDeployment extends EventEmitter<UpEvents> {
     });
     this.#shards = await this.#startDatabase(deployment);
     this.#database = this.#shards[0]!;
+    if (this.#shards.length > 1) askForLoad(this.#paths.load);
     const catalog = await Catalog.open(this.#database.url);
     try {
       const present = await catalog.read<WebShape>(WEB_SHAPE);

@@ -1,6 +1,6 @@
 /** What the operations on the database tier work with, and what is observed of it. */
 
-import type { Machine } from '../../machines/unit.ts';
+import type { Machine, UnitState } from '../../machines/unit.ts';
 import { readRuntimeMap } from '../../map/map-file.ts';
 import type { CompleteTopology } from '../../topology/defaults.ts';
 import type { Deployment } from '../deployment.ts';
@@ -38,16 +38,15 @@ export function shardCountOf({ sharding }: DatabaseRecord): number {
   return sharding?.ranges.length ?? 1;
 }
 
-export async function observeDatabase({
-  machine,
-  deployment,
-  shard = 0,
-  isExternal,
-}: DatabaseContext): Promise<ObservedDatabase> {
+/** @param known the units' states, where they have been asked for already */
+export async function observeDatabase(
+  { machine, deployment, shard = 0, isExternal }: DatabaseContext,
+  known?: UnitState[],
+): Promise<ObservedDatabase> {
   const nothing = { embeddedRuns: false, etcd: [], nodes: [], revision: undefined };
   if (isExternal) return { serving: 'external', ...nothing };
   const { serving, cluster } = recordOf(deployment, shard);
-  const states = await machine.states();
+  const states = known ?? (await machine.states());
   const runs = (name: string) => states.some(unit => unit.name === name && unit.phase === 'ready');
   const embeddedRuns = states.some(({ name }) => name === embeddedUnit(shard));
   if (!cluster) return { serving, ...nothing, embeddedRuns };

@@ -37,9 +37,10 @@ async function planForDatabase(
   shape: DatabaseShape,
 ): Promise<ShardStep[]> {
   const { sharding } = recordOf(context.deployment);
+  const states = context.isExternal ? [] : await context.machine.states();
   const observed = await Promise.all(
     Array.from({ length: sharding?.ranges.length ?? 1 }, (_, shard) =>
-      observeDatabase({ ...context, shard }),
+      observeDatabase({ ...context, shard }, states),
     ),
   );
   return planShards(observed, sharding, shape);
