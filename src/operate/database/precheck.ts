@@ -53,7 +53,9 @@ export async function precheckDatabase(
     if (steps.length > 0) {
       findClusterPrograms();
       // Its folder is made and tried too, before any server is told to archive into it.
-      await (await ClusterHome.open(deployment)).repository(shape.settings);
+      if (shape.settings.backup) {
+        await (await ClusterHome.open(deployment)).repository(shape.settings);
+      }
     }
     await requireMemory(nodes * (shape.settings.memoryMb / 2 + NODE_OVERHEAD_MB));
   }
