@@ -13,6 +13,7 @@ import { type DatabaseNode, dataFolderOf } from '../../engines/patroni-config.ts
 import { BackupUnderWay } from '../../engines/pgbackrest.ts';
 import type { RepositoryInfo } from '../../engines/pgbackrest-info.ts';
 import { BanyanError } from '../../errors.ts';
+import { lockHolder } from '../../machines/lock.ts';
 import { standingsOf } from '../database/cluster.ts';
 import { ClusterHome } from '../database/cluster-home.ts';
 import { withClient } from '../database/provision.ts';
@@ -24,6 +25,7 @@ import { coverageOf, parseSegment, segmentName, timelineOf } from './log-coverag
 import { historyIn, logFilesIn } from './log-files.ts';
 import type { Repository } from './repository.ts';
 import { isUnderWay, readRestore } from './restore/journal.ts';
+import { restoreLock } from './restore/standpoint.ts';
 import { isDue, typeOfNext } from './schedule.ts';
 
 const ROUND_MS = 3_000;
@@ -45,6 +47,14 @@ export interface BackupStatus {
   missing: string[];
   /** What went wrong last, until it has worked again. */
   failure: { at: string; what: string } | undefined;
+}
+
+class RestoreLeft extends BanyanError {
+  constructor() {
+    super('RESTORE_CUT_OFF', {
+      what: 'a restore was cut off in the middle, and no backup is made until `banyan restore --resume` or `--undo`',
+    });
+  }
 }
 
 export class BackupKeeper {
@@ -119,7 +129,10 @@ export class BackupKeeper {
       return;
     }
     // What it needs must not be deleted by a backup that ends meanwhile.
-    if (isUnderWay(readRestore(this.#deployment.paths))) return;
+    if (isUnderWay(readRestore(this.#deployment.paths))) {
+      if (await lockHolder(restoreLock(this.#deployment.paths))) return;
+      throw new RestoreLeft();
+    }
     const { home, repository } = await this.#open(cluster);
     this.#repository = repository;
     const primary = await primaryNow(home, cluster);
@@ -136,12 +149,13 @@ export class BackupKeeper {
     if (state !== this.#readyFor) {
       await repository.ensureStanza(node);
       this.#readyFor = state;
-      this.#failure = undefined;
     }
     this.#info = await repository.info();
     this.#missing = await this.#fillGaps(repository, node, timeline);
     this.#lookedAt = now;
-    if (now >= this.#retryAt) await this.#backUp(repository, node);
+    if (now < this.#retryAt) return;
+    await this.#backUp(repository, node);
+    this.#failure = undefined;
   }
 
   /** Kept while it works and the settings stay: programs are looked for, and the account's rights tried, by running them. */
@@ -200,7 +214,6 @@ export class BackupKeeper {
     } finally {
       this.#isRunning = false;
     }
-    this.#failure = undefined;
     this.#missing = [];
     this.#info = await repository.info();
     this.#log(`backup ${this.#info.backups.at(-1)?.label} is made`);

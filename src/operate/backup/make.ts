@@ -5,7 +5,7 @@ import { primaryOf } from '../database/cluster.ts';
 import type { DeploymentPaths } from '../deployment.ts';
 import { FIRST_LINES, type Line } from './lines.ts';
 import { coverageOf, parseSegment, segmentName, timelineOf } from './log-coverage.ts';
-import { withStandpoint } from './restore/standpoint.ts';
+import { lookFrom } from './restore/standpoint.ts';
 import { typeOfNext } from './schedule.ts';
 
 /** @throws NotRunning, NothingToBackUp, NoPrimary, BackupUnderWay, BackrestFailed */
@@ -14,7 +14,7 @@ export async function makeBackup(
   isFull: boolean,
   percent: (percent: number) => void,
 ): Promise<Backup> {
-  return withStandpoint(paths, 'banyan backup', async ({ isUp, home, record, repository }) => {
+  return lookFrom(paths, 'banyan backup', async ({ isUp, home, record, repository }) => {
     if (!isUp) throw new NotRunning(paths.app);
     const node = await primaryOf(home, record);
     await repository.ensureStanza(node);
@@ -43,7 +43,7 @@ export interface BackupList {
 
 /** @throws NotRunning, NothingToBackUp, BackrestFailed */
 export async function listBackups(paths: DeploymentPaths): Promise<BackupList> {
-  return withStandpoint(paths, 'banyan backups', async ({ record, repository, primary }) => {
+  return lookFrom(paths, 'banyan backups', async ({ record, repository, primary }) => {
     const { backups, others, archiveId } = await repository.info();
     const [first] = backups;
     let missing: string[] = [];

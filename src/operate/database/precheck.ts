@@ -1,7 +1,7 @@
 /** What can be found out about the database tier before anything is touched. */
 import { BanyanError } from '../../errors.ts';
 import { readRuntimeMap } from '../../map/map-file.ts';
-import { findClusterPrograms } from './cluster-home.ts';
+import { ClusterHome, findClusterPrograms } from './cluster-home.ts';
 import { type DatabaseContext, recordOf } from './context.ts';
 import type { DatabaseStep } from './plan.ts';
 import { findPrimary } from './primary.ts';
@@ -20,7 +20,7 @@ export class EtcdCountFixed extends BanyanError {
   }
 }
 
-/** @throws SystemPostgresMissing, PatroniMissing, EtcdMissing, NoRoom, EtcdCountFixed */
+/** @throws BackrestMissing, RepositoryUnusable, SystemPostgresMissing, PatroniMissing, EtcdMissing, NoRoom, EtcdCountFixed */
 export async function precheckDatabase(
   { deployment }: DatabaseContext,
   shape: DatabaseShape,
@@ -30,7 +30,13 @@ export async function precheckDatabase(
   if (shape.kind === 'cluster') {
     const present = recordOf(deployment).cluster?.etcd.length ?? 0;
     if (present > 0 && present !== shape.etcd) throw new EtcdCountFixed(present, shape.etcd);
-    if (steps.length > 0) findClusterPrograms();
+    if (steps.length > 0) {
+      findClusterPrograms();
+      // Its folder is made and tried too, before any server is told to archive into it.
+      if (shape.settings.backup) {
+        await (await ClusterHome.open(deployment)).repository(shape.settings);
+      }
+    }
     await requireMemory(nodes, shape.settings);
   }
   const copies = nodes + steps.filter(step => step.do === 'start-embedded').length;

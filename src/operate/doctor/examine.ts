@@ -9,6 +9,7 @@ import { cpus, totalmem } from 'node:os';
 import path from 'node:path';
 import { promisify } from 'node:util';
 import { isRoot, unprivilegedAccount } from '../../engines/account.ts';
+import { backrestVersion } from '../../engines/pgbackrest.ts';
 import { dataVersion } from '../../engines/postgres.ts';
 import { completeLinks, findPostgres } from '../../engines/postgres-binaries.ts';
 import { BanyanError } from '../../errors.ts';
@@ -80,6 +81,9 @@ export async function examine(paths: DeploymentPaths): Promise<Finding[]> {
     await run('PostgreSQL', () => postgres());
     if (isRoot()) await run('account', async () => account());
     await run('data', () => data(paths));
+    if (topology?.database.backup) {
+      await run('backups', async () => ok(`pgBackRest ${backrestVersion()}`));
+    }
   }
   if (existsSync(paths.secrets)) await run('secrets', async () => secrets(paths));
   return findings;

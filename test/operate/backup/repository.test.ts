@@ -140,9 +140,10 @@ describe.skipIf(!isRoot)('a repository of its own', () => {
       await witness.untilAcknowledged(20);
       rmSync(ballast);
       // What is still in the servers' folders is archived after all; otherwise there is another backup.
+      // PostgreSQL tries again when a segment is complete, at the latest after a minute.
+      await writeLog(1);
       await until(
         async () => {
-          await writeLog(1);
           const status = await backup();
           return !status.archiving?.failedAt && status.missing.length === 0 && !status.failure;
         },

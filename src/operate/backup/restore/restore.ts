@@ -14,12 +14,14 @@ import { chown, mkdir, rename, rm } from 'node:fs/promises';
 import path from 'node:path';
 import { dataFolderOf } from '../../../engines/patroni-config.ts';
 import { BanyanError } from '../../../errors.ts';
+import { OPERATION_LOCK } from '../../catalog.ts';
 import { primaryOf } from '../../database/cluster.ts';
 import { publishMembers } from '../../database/hold.ts';
 import { withClient } from '../../database/provision.ts';
 import type { ClusterRecord } from '../../database/record.ts';
 import { superuserUrl } from '../../database/running.ts';
 import type { Progress } from '../../operations/goal.ts';
+import { OperationUnderWay } from '../../operations/journal.ts';
 import { archiveAll } from '../archiving.ts';
 import { afterRestore, FIRST_LINES } from '../lines.ts';
 import { historyName, logFilesIn } from '../log-files.ts';
@@ -103,6 +105,7 @@ export async function restore(
   const { paths } = deployment;
   const last = readRestore(paths);
   if (last?.state === 'switching') throw new RestoreCutOff(last);
+  await requireNoOperation(at);
   const journal: RestoreRecord = {
     state: 'preparing',
     summary: plan.summary,
@@ -294,6 +297,19 @@ async function fetchFiles(at: Standpoint, { choice, archiveId }: RestorePlan, st
     steps.note(`${found.segments.length} segments of the log came from the servers' own folders`);
   }
   if (found.notArchived) steps.note(`not archived: ${found.notArchived}`);
+}
+
+/** What runs now would be cut off in its middle. @throws OperationUnderWay */
+async function requireNoOperation({ deployment, primary }: Standpoint): Promise<void> {
+  if (!primary) return;
+  const { database } = deployment;
+  await withClient(superuserUrl(deployment, primary.node, database), async client => {
+    const { rows } = await client.query<{ free: boolean }>(
+      'select pg_try_advisory_lock($1) as free',
+      [OPERATION_LOCK],
+    );
+    if (!rows[0]!.free) throw new OperationUnderWay('see `banyan operations`');
+  });
 }
 
 /** Another primary may have been elected while this one was made ready, and have taken the same number. */
