@@ -46,7 +46,10 @@ export class AutocommitLanes implements Lanes {
     const kept = this.#from.kept?.(index);
     const sender = kept ? await kept : shard.pool;
     try {
-      return await sender.query({ ...statement });
+      const result = (await sender.query({ ...statement })) as pg.QueryResult<never>;
+      // The pool takes note of its own.
+      if (kept && options.wantsWrite) shard.noteWrite(false);
+      return result;
     } catch (error) {
       // It changed unique values without naming their table: nothing was kept, and in a transaction they are seen to.
       if (!hasCode(error, UNREAD)) throw error;

@@ -14,7 +14,7 @@ import { Placement as Declared } from './declaration/placement.ts';
 import { readSchema, type Schema } from './declaration/schema.ts';
 import { type PlannerCatalog, placementOf, readPlannerCatalog } from './plan/catalog-placement.ts';
 import type { Placement } from './plan/placement.ts';
-import { uniqueColumns } from './unique/columns.ts';
+import { type Unusable, uniqueColumns } from './unique/columns.ts';
 import { UniqueKeeper } from './unique/keeper.ts';
 
 const REFRESH_MS = 60_000;
@@ -56,7 +56,7 @@ export class ShardCatalog {
     return this.#current?.unique;
   }
 
-  /** Another map. @throws InvalidRanges, UnusableUniqueColumn */
+  /** Another map. @throws InvalidRanges */
   follow(map: RuntimeMap): void {
     this.#map = map;
     if (this.#read) this.#join();
@@ -111,10 +111,10 @@ export class ShardCatalog {
     const { schema, planner } = this.#read!;
     const { database } = this.#map;
     const placement = placementOf(new Declared(database, schema), planner, ++this.#version);
-    const columns = uniqueColumns(database, schema);
-    this.#current = {
-      placement,
-      unique: columns.length > 0 ? new UniqueKeeper(columns, database) : undefined,
-    };
+    const unusable: Unusable[] = [];
+    const columns = uniqueColumns(database, schema, one => unusable.push(one));
+    const isNeeded = columns.length + unusable.length > 0;
+    const unique = isNeeded ? new UniqueKeeper(columns, database, unusable) : undefined;
+    this.#current = { placement, unique };
   }
 }

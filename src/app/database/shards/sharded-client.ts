@@ -256,7 +256,11 @@ export class ShardedClient extends QueuedClient {
       );
     }
     const home = await this.#session.keepHome();
-    if (!transaction) return home.query({ ...config });
+    if (!transaction) {
+      const result = await home.query({ ...config });
+      this.#context.shards.home.noteWrite(false);
+      return result;
+    }
     const branch = await transaction.branch(0);
     branch.wrote = true;
     branch.cannotPrepare = true;
@@ -304,7 +308,7 @@ export class ShardedClient extends QueuedClient {
         ? [(await transaction.branch(index)).client, () => {}]
         : await this.#source.connect(index);
       if (transaction)
-        (await transaction.branch(index)).wrote = reader.facts(text).access !== 'read';
+        (await transaction.branch(index)).wrote ||= reader.facts(text).access !== 'read';
       const idle = whenIdle(client);
       client.query(query as unknown as pg.Submittable);
       await idle;

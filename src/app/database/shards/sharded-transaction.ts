@@ -158,8 +158,8 @@ export class ShardedTransaction implements Lanes {
 
   /** @throws as `Coordinator.commit`. After it nothing of it is left, however it went */
   async commit(): Promise<void> {
-    if (this.#broken) throw this.#broken;
     try {
+      if (this.#broken) throw this.#broken;
       // What was written by other ways than a statement that names the table: a cascade, a function.
       await this.#source.unique?.()?.settle(this);
       await this.#source.coordinator.commit(await this.#settled());

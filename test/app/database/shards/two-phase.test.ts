@@ -301,6 +301,42 @@ test.each(cuts)(
   },
 );
 
+/** Its branches are told of the decision when the test says so. */
+class SlowBranch extends CutBranch {
+  readonly #may: Promise<void>;
+  readonly #onAsked: () => void;
+
+  constructor(branch: Branch, may: Promise<void>, onAsked: () => void) {
+    super(branch, new Cut(Number.POSITIVE_INFINITY, 'before', false));
+    this.#may = may;
+    this.#onAsked = onAsked;
+  }
+
+  override async query(...args: Parameters<Branch['query']>): ReturnType<Branch['query']> {
+    if (args[0].startsWith('commit prepared')) {
+      this.#onAsked();
+      await this.#may;
+    }
+    return super.query(...args);
+  }
+}
+
+test('between the decision and the answer one shard shows what another does not yet', async () => {
+  const may = Promise.withResolvers<void>();
+  const asked = Promise.withResolvers<void>();
+  const branches = (await written([0, 1])).map(
+    branch => new SlowBranch(branch, may.promise, asked.resolve),
+  );
+  const committing = coordinator.commit(branches);
+  await asked.promise;
+  // The decider's, whichever that was.
+  expect(await found()).toHaveLength(1);
+  may.resolve();
+  await committing;
+  expect(await found()).toEqual([0, 1]);
+  release(branches);
+});
+
 describe('recovery', () => {
   beforeEach(async () => {
     await shards.everywhere('delete from banyan.decisions');

@@ -300,6 +300,29 @@ describe('a read by the value', () => {
   });
 });
 
+test('a column that cannot be kept unique is an error for who uses its table', async () => {
+  await shards.everywhere(`create table events (id bigint, code text) partition by hash (id);
+    create table days (id bigint primary key, at date)`);
+  const tables = Object.fromEntries(
+    ['users', 'teams', 'events', 'days'].map(name => [
+      `public.${name}`,
+      { kind: 'sharded' as const, key: 'id' },
+    ]),
+  );
+  const other = HintedPools.of(shards);
+  const unique = ['public.users.email', 'public.events.code', 'public.days.at', 'public.gone.code'];
+  await other.publish({ tables, unique });
+  const second = other.pool();
+  for (const table of ['events', 'days']) {
+    await expect(second.query(`select * from ${table}`)).rejects.toMatchObject({
+      code: 'UNUSABLE_UNIQUE_COLUMN',
+    });
+  }
+  await insert(second as Pool, here[0]!, 'ann@example.org');
+  await expect(insert(second as Pool, there[0]!, 'ann@example.org')).rejects.toMatchObject(TAKEN);
+  await other.remove();
+});
+
 test('names of lookup tables are short, and differ', () => {
   const part = fc.string({ minLength: 1, maxLength: 63 });
   fc.assert(

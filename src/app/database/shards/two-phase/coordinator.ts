@@ -12,12 +12,13 @@
  *   this process to that shard wait on (`unfinished`).
  */
 import { setTimeout as delay } from 'node:timers/promises';
+import type pg from 'pg';
 import { isBroken, wasNotSent } from '../../breakage.ts';
 import { commit as commitOne } from '../../commit.ts';
 import { OutcomeUnknown, TransactionBroken } from '../../errors.ts';
 import { TwoPhaseUnavailable } from '../errors.ts';
 import type { Branch } from './branch.ts';
-import { AlreadyAborted, type Decision, recordDecision } from './decisions.ts';
+import { AlreadyAborted, type Decision, DURABLE, recordDecision } from './decisions.ts';
 import { decideUntilKnown, endBranch, Forgetting, lookUp } from './finish.ts';
 import { branchName, encodeName, TransactionIds } from './names.ts';
 
@@ -40,7 +41,7 @@ const DEFAULTS = { prepareTimeoutMs: 10_000, finishTimeoutMs: 28_000, onLeft: ()
 export class Coordinator {
   readonly #ids: TransactionIds;
   readonly #options: Required<CoordinatorOptions>;
-  readonly #forgetting = new Forgetting();
+  readonly #forgetting: Forgetting;
   /** By shard: what is committed there as soon as it is back. */
   readonly #unfinished = new Map<string, Set<Promise<unknown>>>();
   readonly #aborting = new Map<string, Set<Promise<unknown>>>();
@@ -48,6 +49,7 @@ export class Coordinator {
 
   constructor(options: CoordinatorOptions) {
     this.#options = { ...DEFAULTS, ...options };
+    this.#forgetting = new Forgetting(options.deployment);
     this.#ids = new TransactionIds(options.deployment, options.name);
   }
 
@@ -145,7 +147,8 @@ export class Coordinator {
       throw reason;
     }
     const areDone = await Promise.all(prepared.map(one => this.#finish(one)));
-    if (areDone.every(Boolean)) this.#forgetting.add(decider.shard, id);
+    const shards = prepared.map(({ branch }) => branch.shard);
+    if (areDone.every(Boolean)) this.#forgetting.add({ id, decider: decider.shard, shards });
     else this.#options.onLeft();
   }
 
@@ -228,13 +231,13 @@ class Prepared {
 
   async prepare(timeoutMs: number): Promise<void> {
     try {
-      const { command } = await this.branch.query(
-        `prepare transaction '${this.name}'`,
+      const results = (await this.branch.query(
+        `select ${DURABLE}; prepare transaction '${this.name}'`,
         undefined,
         timeoutMs,
-      );
+      )) as unknown as pg.QueryResult[];
       // What it answers to a transaction that has failed.
-      if (command === 'ROLLBACK') throw hasFailed();
+      if (results.at(-1)?.command === 'ROLLBACK') throw hasFailed();
       this.state = 'prepared';
     } catch (error) {
       this.state = this.branch.isBroken ? 'unknown' : 'refused';

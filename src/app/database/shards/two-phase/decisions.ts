@@ -66,8 +66,11 @@ export async function ensureDecisionTable(client: pg.ClientBase): Promise<void> 
   );
 }
 
-/** Waits for a standby also where the database, or the session, does not: a decision must not be forgotten. */
-const DURABLE = `case when current_setting('synchronous_commit') in ('off', 'local')
+/**
+ * Waits for a standby also where the database, or the session, does not: neither a decision nor a prepared branch may
+ * be forgotten by a failover, or the transaction would be torn.
+ */
+export const DURABLE = `case when current_setting('synchronous_commit') in ('off', 'local')
   then set_config('synchronous_commit', 'on', true) else '' end`;
 
 const RECORD = `with guard as materialized (

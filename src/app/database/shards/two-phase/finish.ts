@@ -7,7 +7,8 @@ import { setTimeout as delay } from 'node:timers/promises';
 import pg from 'pg';
 import { hasCode } from '../../../../errors.ts';
 import type { ShardPrimary } from './branch.ts';
-import { type Decision, decide, forget } from './decisions.ts';
+import { confirm, type Decision, decide, forget } from './decisions.ts';
+import { branchPrefix, parseBranchName } from './names.ts';
 
 const PAUSE_MS = 20;
 const PAUSE_LIMIT_MS = 500;
@@ -16,7 +17,6 @@ const PAUSE_LIMIT_MS = 500;
 const NOT_THERE = '42704';
 
 const FORGET_AFTER_MS = 1_000;
-const FORGET_MOST = 500;
 /** A row that is not dropped is dropped by the recoverer: no reason to remember more than this. */
 const REMEMBER_MOST = 10_000;
 
@@ -104,18 +104,48 @@ export async function lookUp(shard: ShardPrimary): Promise<pg.PoolClient> {
   return Object.assign(client, { release });
 }
 
-/** Drops decisions whose branches have all ended, many at a time and beside the path. */
+/**
+ * The ids of the transactions that have a prepared branch here, by a server that is the primary after it was asked.
+ */
+export async function transactionsWithBranch(
+  client: pg.ClientBase,
+  deployment: string,
+): Promise<Set<string>> {
+  const { rows } = await client.query<{ gid: string }>(
+    'select gid from pg_prepared_xacts where database = current_database() and starts_with(gid, $1)',
+    [branchPrefix(deployment)],
+  );
+  await confirm(client);
+  return new Set(rows.flatMap(({ gid }) => parseBranchName(gid)?.id ?? []));
+}
+
+interface Finished {
+  readonly id: string;
+  readonly decider: ShardPrimary;
+  /** Those with the other branches. */
+  readonly shards: readonly ShardPrimary[];
+}
+
+/**
+ * Drops decisions whose branches have ended, many at a time and beside the path.
+ *
+ * Each shard is asked once more, for all of them: the answer to COMMIT PREPARED may have come from a server that was
+ * replaced meanwhile, and its successor still have the branch.
+ */
 export class Forgetting {
-  readonly #waiting = new Map<ShardPrimary, string[]>();
+  readonly #deployment: string;
+  #waiting: Finished[] = [];
   #timer: NodeJS.Timeout | undefined;
   #running: Promise<unknown> = Promise.resolve();
 
-  add(decider: ShardPrimary, id: string): void {
-    const ids = this.#waiting.get(decider) ?? [];
-    if (ids.length >= REMEMBER_MOST) return;
-    this.#waiting.set(decider, ids);
-    if (ids.push(id) >= FORGET_MOST) this.#flush();
-    else this.#timer ??= setTimeout(() => this.#flush(), FORGET_AFTER_MS).unref();
+  constructor(deployment: string) {
+    this.#deployment = deployment;
+  }
+
+  add(finished: Finished): void {
+    if (this.#waiting.length >= REMEMBER_MOST) return;
+    this.#waiting.push(finished);
+    this.#timer ??= setTimeout(() => this.#flush(), FORGET_AFTER_MS).unref();
   }
 
   async close(): Promise<void> {
@@ -126,14 +156,28 @@ export class Forgetting {
   #flush(): void {
     clearTimeout(this.#timer);
     this.#timer = undefined;
-    const all = [...this.#waiting];
-    this.#waiting.clear();
-    this.#running = Promise.all([
-      this.#running,
-      ...all.map(([shard, ids]) =>
-        // What is not dropped now the recoverer drops later.
-        withPrimary(shard, client => forget(client, ids)).catch(() => {}),
-      ),
-    ]);
+    const all = this.#waiting;
+    this.#waiting = [];
+    // What is not dropped now the recoverer drops later.
+    this.#running = Promise.all([this.#running, this.#drop(all).catch(() => {})]);
+  }
+
+  async #drop(all: Finished[]): Promise<void> {
+    const open = new Map<ShardPrimary, Set<string>>();
+    await Promise.all(
+      [...new Set(all.flatMap(({ shards }) => shards))].map(async shard => {
+        open.set(
+          shard,
+          await withPrimary(shard, client => transactionsWithBranch(client, this.#deployment)),
+        );
+      }),
+    );
+    const over = all.filter(({ id, shards }) => shards.every(shard => !open.get(shard)!.has(id)));
+    await Promise.all(
+      [...new Set(over.map(({ decider }) => decider))].map(decider => {
+        const ids = over.flatMap(one => (one.decider === decider ? [one.id] : []));
+        return withPrimary(decider, client => forget(client, ids));
+      }),
+    );
   }
 }

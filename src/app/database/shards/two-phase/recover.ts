@@ -13,8 +13,8 @@
 import type pg from 'pg';
 import { hasCode } from '../../../../errors.ts';
 import type { ShardPrimary } from './branch.ts';
-import { confirm, decide, forget, forgetAborted, oldDecisions } from './decisions.ts';
-import { endPrepared } from './finish.ts';
+import { decide, forget, forgetAborted, oldDecisions } from './decisions.ts';
+import { endPrepared, transactionsWithBranch } from './finish.ts';
 import { branchPrefix, encodeName, parseBranchName } from './names.ts';
 
 export interface RecoverOptions {
@@ -134,7 +134,7 @@ class Recovery {
     const open = new Map<string, Set<string>>();
     for (const name of names) {
       // Of a shard that is away, or not known, nothing is proven.
-      const ids = await this.#at(name, at => idsOfPrepared(at, this.#options.deployment));
+      const ids = await this.#at(name, at => transactionsWithBranch(at, this.#options.deployment));
       if (ids) open.set(name, ids);
     }
     const isOver = ({ id, shards }: { id: string; shards: string[] }) =>
@@ -164,14 +164,4 @@ class Recovery {
   async [Symbol.asyncDispose](): Promise<void> {
     await Promise.allSettled([...this.#clients.values()].map(client => client.end()));
   }
-}
-
-/** The transactions that have a branch here, by a server that is the primary after it was asked. */
-async function idsOfPrepared(client: pg.ClientBase, deployment: string): Promise<Set<string>> {
-  const { rows } = await client.query<{ gid: string }>(
-    `select gid from pg_prepared_xacts where database = current_database() and starts_with(gid, $1)`,
-    [branchPrefix(deployment)],
-  );
-  await confirm(client);
-  return new Set(rows.flatMap(({ gid }) => parseBranchName(gid)?.id ?? []));
 }

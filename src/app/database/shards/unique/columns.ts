@@ -11,7 +11,7 @@ import { createHash } from 'node:crypto';
 import { BanyanError } from '../../../../errors.ts';
 import type { RuntimeMap } from '../../../../map/runtime-map.ts';
 import { keyTypeOf, Placement } from '../declaration/placement.ts';
-import type { Schema } from '../declaration/schema.ts';
+import type { Column, Relation, Schema } from '../declaration/schema.ts';
 import type { KeyType } from '../hash.ts';
 
 export interface UniqueColumn {
@@ -44,11 +44,21 @@ export class UnusableUniqueColumn extends BanyanError {
 const MAX_NAME_BYTES = 63;
 const DIGEST_CHARACTERS = 10;
 
+/** The tables of columns that cannot be kept unique, with why. */
+export type Unusable = { readonly schema: string; readonly table: string; readonly error: Error };
+
 /**
  * The unique columns of sharded tables, as far as those are there.
+ * @param onUnusable called for one that cannot be kept unique. Default: that is thrown
  * @throws UnusableUniqueColumn, InvalidRanges
  */
-export function uniqueColumns(database: RuntimeMap['database'], schema: Schema): UniqueColumn[] {
+export function uniqueColumns(
+  database: RuntimeMap['database'],
+  schema: Schema,
+  onUnusable: (unusable: Unusable) => void = ({ error }) => {
+    throw error;
+  },
+): UniqueColumn[] {
   const placement = new Placement(database, schema);
   return (database.unique ?? []).flatMap(name => {
     const [schemaName = '', tableName = '', columnName = ''] = name.split('.');
@@ -58,11 +68,11 @@ export function uniqueColumns(database: RuntimeMap['database'], schema: Schema):
     const column = table.columns.find(one => one.name === columnName);
     if (!column) return [];
     const valueType = keyTypeOf(column);
-    if (!valueType) throw new UnusableUniqueColumn(name, `it is of the type ${column.type}`);
-    if (column.collation && !column.collation.isDeterministic) {
-      const { name: collation } = column.collation;
-      const why = `equal values may differ in their bytes, under the collation ${collation}`;
-      throw new UnusableUniqueColumn(name, why);
+    const why = whyUnusable(table, column);
+    if (!valueType || why) {
+      const error = new UnusableUniqueColumn(name, why ?? '');
+      onUnusable({ schema: schemaName, table: tableName, error });
+      return [];
     }
     const own = table.uniqueIndexes.find(
       ({ columns, where }) => columns.length === 1 && columns[0] === columnName && !where,
@@ -88,4 +98,14 @@ export function lookupName(name: string): string {
   const readable = name.replaceAll(/[^A-Za-z0-9]+/g, '_').toLowerCase();
   const room = MAX_NAME_BYTES - '_note'.length - '_unique_'.length - DIGEST_CHARACTERS;
   return `${readable.slice(0, room)}_unique_${digest}`;
+}
+
+function whyUnusable({ kind, parents }: Relation, column: Column): string | undefined {
+  if (!keyTypeOf(column)) return `it is of the type ${column.type}`;
+  if (column.collation && !column.collation.isDeterministic) {
+    return `equal values may differ in their bytes, under the collation ${column.collation.name}`;
+  }
+  // Who writes to a partition by its name passes by the triggers of the whole.
+  if (kind !== 'table' || parents.length > 0) return 'its table is partitioned, or inherits';
+  return undefined;
 }

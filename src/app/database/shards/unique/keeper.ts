@@ -16,7 +16,7 @@ import type { KeyType } from '../hash.ts';
 import { hashExpression } from '../hash.ts';
 import type { Lanes } from '../lanes.ts';
 import { Ranges } from '../ranges.ts';
-import type { UniqueColumn } from './columns.ts';
+import type { UniqueColumn, Unusable } from './columns.ts';
 import { lookupTable, type Note, parseNotes, READ_NOTES } from './tables.ts';
 
 const UNIQUE_VIOLATION = '23505';
@@ -36,11 +36,18 @@ interface Changes {
 export class UniqueKeeper {
   readonly #columns: readonly UniqueColumn[];
   readonly #ranges: Ranges;
+  /** Tables that are not to be used as long as they are declared as they are. */
+  readonly unusable: readonly Unusable[];
   readonly #shards: RuntimeMap['database']['shards'];
 
   /** @param database of the runtime map that the columns are of */
-  constructor(columns: readonly UniqueColumn[], database: RuntimeMap['database']) {
+  constructor(
+    columns: readonly UniqueColumn[],
+    database: RuntimeMap['database'],
+    unusable: readonly Unusable[] = [],
+  ) {
     this.#columns = columns;
+    this.unusable = unusable;
     this.#shards = database.shards;
     this.#ranges = new Ranges(database.shards.map(({ range }) => range));
   }

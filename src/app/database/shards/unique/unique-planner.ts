@@ -109,10 +109,14 @@ export class UniquePlanner implements ShardPlanner {
     return 'writes' in known ? known : undefined;
   }
 
-  /** @throws UniqueConflictRefused */
+  /** @throws UniqueConflictRefused, UnusableUniqueColumn */
   #read(text: string, keeper: UniqueKeeper): Concern | undefined {
     const facts = this.#reader.facts(text);
-    const { columns } = keeper;
+    const { columns, unusable } = keeper;
+    const wrong = unusable.find(({ schema, table }) =>
+      facts.tables.some(({ schema: given = schema, name }) => given === schema && name === table),
+    );
+    if (wrong) throw wrong.error;
     const isAbout = facts.tables.some(({ name }) => columns.some(({ table }) => table === name));
     if (!isAbout) return undefined;
     const writes = keeper.concerns(facts);
