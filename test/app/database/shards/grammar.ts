@@ -495,7 +495,7 @@ function rows(b: Builder): Query {
       return b.chance(2)
         ? `${b.pick(items).alias}.*`
         : `${expression(b, b.pick(TYPES), items, 2)} as x${i}`;
-    return expression(b, b.pick(TYPES), items, 2);
+    return b.chance(10) ? scalar(b, items) : expression(b, b.pick(TYPES), items, 2);
   });
   const filter = where(b, items);
   const isOrdered = b.chance(2);
@@ -509,6 +509,15 @@ function rows(b: Builder): Query {
     text: `select ${list.join(', ')} from ${text}${filter} order by ${order.join(', ')}${cut}`,
     isOrdered,
   };
+}
+
+/** A subquery that gives one value. */
+function scalar(b: Builder, items: readonly Item[]): string {
+  const inner = itemOf(b.chance(5) ? b.pick(TABLES) : b.pick(KEYED.slice(0, 4)), b.alias());
+  const conditions = b.chance(2) ? [join(b, b.pick(items), inner)] : [];
+  if (b.chance(3)) conditions.push(condition(b, [inner], [], 0));
+  const filter = conditions.length ? ` where ${conditions.join(' and ')}` : '';
+  return `(select ${b.pick(['count(*)', `max(${inner.alias}.${inner.columns[1]!.name})`, 'count(*) + 1'])} from ${tableOf(inner)} ${inner.alias}${filter})`;
 }
 
 /** Not a constant, which would be a position. */

@@ -188,10 +188,18 @@ export function unusedPrefix(text: string): string {
   return prefix;
 }
 
-export function placeholderSelect(name: string): SelectStmt {
+/**
+ * Selects all of what was selected before.
+ * @param name of its only column, whose name a subquery in an expression gives to its result
+ */
+export function placeholderSelect(table: string, name?: string): SelectStmt {
   return {
-    targetList: [{ ResTarget: { val: { ColumnRef: { fields: [{ A_Star: {} }] } } } }],
-    fromClause: [{ RangeVar: { relname: name, inh: true, relpersistence: 'p' } }],
+    targetList: [
+      name === undefined
+        ? { ResTarget: { val: { ColumnRef: { fields: [{ A_Star: {} }] } } } }
+        : target(column(name)),
+    ],
+    fromClause: [{ RangeVar: { relname: table, inh: true, relpersistence: 'p' } }],
     limitOption: 'LIMIT_OPTION_DEFAULT',
     op: 'SETOP_NONE',
   };

@@ -87,6 +87,8 @@ function splitRows(level: Level, parser: Parser): { partial: Written; merge: Mer
     ...targets,
     ...hidden.map((node, i) => target(clone(node), `banyan_hidden_${i + 1}`)),
   ];
+  // The parser has no empty lists.
+  if (partial.targetList.length === 0) delete partial.targetList;
   const limits = limitsOf(select);
   pushLimit(partial);
   const merge: RowsMerge = {

@@ -18,7 +18,8 @@ import {
   unusedPrefix,
   withTypes,
 } from './insert.ts';
-import { firstTable, Level } from './level.ts';
+import { firstTable, isStar, Level } from './level.ts';
+import { outputName } from './output-name.ts';
 import { type Placement, qualified } from './placement.ts';
 import type { Action, StagedAction, StatementPlan, Target } from './plan.ts';
 import { ShardRefused } from './refused.ts';
@@ -369,7 +370,7 @@ function staged(statement: Node, text: string, analysis: Analysis, parser: Parse
       );
     }
     found.add(place);
-    return placeholderSelect(`${prefix}${place}`);
+    return placeholderSelect(`${prefix}${place}`, onlyName(stages[place]!.select));
   };
   const rest = replace(statement) as Node;
   // A view's query is not there at all.
@@ -393,6 +394,14 @@ function staged(statement: Node, text: string, analysis: Analysis, parser: Parse
     rest: write(rest, parser),
     prefix,
   };
+}
+
+/** The name of its only column. */
+function onlyName({ targetList = [], larg }: SelectStmt): string | undefined {
+  if (larg) return onlyName(larg);
+  const [first, ...others] = targetList;
+  if (!first || others.length > 0 || isStar(first) || !('ResTarget' in first)) return undefined;
+  return first.ResTarget.name ?? outputName(first.ResTarget.val);
 }
 
 /** A subquery that uses what WITH defines outside of it takes the definitions along. */
