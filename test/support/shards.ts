@@ -3,7 +3,7 @@
  * lanes that use plain pools. What writes to several shards is one transaction on each, committed one after the
  * other: two-phase commit is tested elsewhere.
  */
-import pg from 'pg';
+import type pg from 'pg';
 import { CatalogKeeper } from '../../src/app/database/route/catalog-keeper.ts';
 import { openParser, type Parser } from '../../src/app/database/route/parser.ts';
 import { Placement as Declared } from '../../src/app/database/shards/declaration/placement.ts';

@@ -8,7 +8,7 @@
  */
 import type pg from 'pg';
 import type { LaneStatement, Lanes } from './lanes.ts';
-import { type Gathered, AS_TEXT, type RawRow, resultOf } from './merge/gathered.ts';
+import { AS_TEXT, type Gathered, type RawRow, resultOf } from './merge/gathered.ts';
 import {
   columnsOf,
   type LimitValues,
@@ -75,7 +75,9 @@ export class Execution {
   }
 
   run(): Promise<Results> {
-    const { action } = this.#plan;
+    const { action, parameters } = this.#plan;
+    // PostgreSQL says that there are too many, or too few.
+    if (action.kind !== 'whole' && parameters !== this.#values.length) return this.#send(0);
     switch (action.kind) {
       case 'whole':
         return this.#whole(action.target);
@@ -193,13 +195,30 @@ export class Execution {
       const merged = await this.#mergeGroups(shards, action.partial, merge, values);
       return merged;
     }
-    const limits = readLimits(merge.limits, this.#values);
-    // PostgreSQL says what is wrong with it.
-    if (!limits) return this.#send(shards[0]!);
+    const limits = await this.#readLimits(merge.limits);
     const most = wanted(limits, maxMergedRows);
     const gathered = await this.#gather(shards, action.partial, most);
     const context = this.#context(action.partial, gathered);
     return from(gathered.shard, await mergeRows(gathered, merge, limits, context));
+  }
+
+  async #readLimits({ count, offset }: Limits): Promise<LimitValues> {
+    return { count: await this.#readLimit(count), offset: await this.#readLimit(offset) };
+  }
+
+  async #readLimit(source: ValueSource | undefined): Promise<bigint | undefined> {
+    if (!source) return undefined;
+    const value = source.kind === 'constant' ? source.text : this.#values[source.number - 1];
+    const text = textOf(value);
+    if (text === null) return undefined;
+    if (text !== undefined && /^-?\d{1,18}$/.test(text)) return BigInt(text);
+    // PostgreSQL says what is wrong with it, or reads it.
+    const { rows } = await this.#lanes.query(
+      0,
+      { text: 'select ($1::bigint)::text', values: [value], rowMode: 'array' },
+      READ,
+    );
+    return BigInt((rows as unknown as [string][])[0]![0]);
   }
 
   async #mergeGroups(
@@ -335,7 +354,12 @@ export class Execution {
         rows.push(row);
         rowsOf.set(shard, rows);
       }
-      const send = (shard: number, rows: readonly number[] | undefined, on: Lanes, signal?: AbortSignal) => {
+      const send = (
+        shard: number,
+        rows: readonly number[] | undefined,
+        on: Lanes,
+        signal?: AbortSignal,
+      ) => {
         const written = action.write(rows);
         const { name: _name, ...rest } = this.#statement;
         const statement = written
@@ -376,7 +400,8 @@ export class Execution {
       WRITE,
     );
     const rows = made.rows as unknown as RawRow[];
-    if (rows.length > this.#options.maxMergedRows) throw new TooManyRows(this.#options.maxMergedRows);
+    if (rows.length > this.#options.maxMergedRows)
+      throw new TooManyRows(this.#options.maxMergedRows);
     if (rows.length > 0) {
       const others = Array.from({ length: lanes.count - 1 }, (_, i) => i + 1);
       await inParallel(others, (shard, signal) =>
@@ -423,22 +448,28 @@ export class Execution {
       lanes,
     );
     const own = this.#bind(insert);
-    const text = insert.text.replace(
-      new RegExp(`\\b${prefix}0\\b`),
-      () => rowsSource(selected.fields, names.map(({ name }) => name), own.length + 1, `${prefix}0`),
+    const text = insert.text.replace(new RegExp(`\\b${prefix}0\\b`), () =>
+      rowsSource(
+        selected.fields,
+        names.map(({ name }) => name),
+        own.length + 1,
+        `${prefix}0`,
+      ),
     );
     const { rowMode, types: parsers } = this.#statement;
-    const results = await inParallel([...rowsOf.keys()].sort((a, b) => a - b), (shard, signal) =>
-      lanes.query(
-        shard,
-        {
-          text,
-          values: [...own, ...columnsOf(rowsOf.get(shard)!, selected.fields.length)],
-          ...(rowMode ? { rowMode } : {}),
-          ...(parsers ? { types: parsers } : {}),
-        },
-        { ...WRITE, signal },
-      ),
+    const results = await inParallel(
+      [...rowsOf.keys()].sort((a, b) => a - b),
+      (shard, signal) =>
+        lanes.query(
+          shard,
+          {
+            text,
+            values: [...own, ...columnsOf(rowsOf.get(shard)!, selected.fields.length)],
+            ...(rowMode ? { rowMode } : {}),
+            ...(parsers ? { types: parsers } : {}),
+          },
+          { ...WRITE, signal },
+        ),
     );
     return addUp(results);
   }
@@ -467,7 +498,9 @@ export class Execution {
         `${prefix}${i}`,
       );
       text = text.replace(new RegExp(`\\b${prefix}${i}\\b`), () => source);
-      values.push(...columnsOf(result.rows as unknown as RawRow[], Math.max(1, result.fields.length)));
+      values.push(
+        ...columnsOf(result.rows as unknown as RawRow[], Math.max(1, result.fields.length)),
+      );
     }
     const { name: _name, ...statement } = this.#statement;
     return this.#options.again({ ...statement, text, values }, lanes);
@@ -513,18 +546,6 @@ function rowsSource(
 
 function one(results: Results): Result {
   return Array.isArray(results) ? results[0]! : results;
-}
-
-/** @returns undefined when a value is not a number */
-function readLimits({ count, offset }: Limits, values: readonly unknown[]): LimitValues | undefined {
-  const read = (source: ValueSource | undefined): bigint | undefined | 'wrong' => {
-    if (!source) return undefined;
-    const text = source.kind === 'constant' ? source.text : textOf(values[source.number - 1]);
-    if (text === null) return undefined;
-    return text !== undefined && /^\s*[+-]?\d{1,18}\s*$/.test(text) ? BigInt(text.trim()) : 'wrong';
-  };
-  const [a, b] = [read(count), read(offset)];
-  return a === 'wrong' || b === 'wrong' ? undefined : { count: a, offset: b };
 }
 
 /** How many rows each shard is to send at most: one more than may be merged shows that there are more. */

@@ -83,11 +83,7 @@ export class ShardRouter {
   }
 
   /** Runs a statement, or a text of several. */
-  async execute(
-    config: QueryConfig,
-    lanes: Lanes,
-    types?: pg.CustomTypesConfig,
-  ): Promise<Results> {
+  async execute(config: QueryConfig, lanes: Lanes, types?: pg.CustomTypesConfig): Promise<Results> {
     return this.#run(statementOf(config, types), lanes);
   }
 
@@ -119,6 +115,7 @@ export class ShardRouter {
       text,
       action: { kind: 'whole', target: { kind: 'first' } },
       writes: facts.access === 'write',
+      parameters: 0,
       transaction: facts.transaction,
       unknownTables: [],
     };
@@ -151,7 +148,10 @@ export class ShardRouter {
     } catch (error) {
       if (error instanceof ShardRefused) return { plan: undefined, refusal: error };
       if (error instanceof RangeError) {
-        const refusal = new ShardRefused('The statement is nested too deeply', 'Nest it less deeply');
+        const refusal = new ShardRefused(
+          'The statement is nested too deeply',
+          'Nest it less deeply',
+        );
         return { plan: undefined, refusal };
       }
       throw error;
@@ -186,11 +186,18 @@ function together(
 }
 
 function shardOf(action: Action, placement: Placement): number | 'all' | 'several' | 'any' {
-  if (action.kind === 'write' && action.target.kind === 'all' && !action.isAlone && !action.computed) {
+  if (
+    action.kind === 'write' &&
+    action.target.kind === 'all' &&
+    !action.isAlone &&
+    !action.computed
+  ) {
     return 'all';
   }
   if (action.kind === 'insert' && !action.computed) {
-    const pins = action.keys.map(source => shardsOf({ family: action.family, sources: [source] }, [], placement));
+    const pins = action.keys.map(source =>
+      shardsOf({ family: action.family, sources: [source] }, [], placement),
+    );
     const shards = new Set(pins.flatMap(found => (found ? [...found] : [-1, -2])));
     return shards.size === 1 ? [...shards][0]! : 'several';
   }

@@ -25,8 +25,7 @@ export class TooManyRows extends BanyanError {
     super('SHARD_ROWS_LIMIT', {
       what: `The answers of the shards have more than ${limit} rows, which would have to be held in memory to be put together`,
       where: 'the sharded database',
-      remedy:
-        'Name the shard key in the WHERE clause, add a LIMIT, or raise maxMergedRows',
+      remedy: 'Name the shard key in the WHERE clause, add a LIMIT, or raise maxMergedRows',
     });
   }
 }
@@ -75,7 +74,8 @@ export async function mergeRows(
     }
   }
   // Every column of DISTINCT is compared.
-  const compared = merge.distinct.kind === 'all' ? fields.map((_f, i) => i) : keys.map(({ at }) => at);
+  const compared =
+    merge.distinct.kind === 'all' ? fields.map((_f, i) => i) : keys.map(({ at }) => at);
   const on = merge.distinct.kind === 'on' ? merge.distinct.columns.map(place) : [];
   const source = await sourceOf(gathered, 'bx_', [...compared, ...on], context);
   const list = fields.slice(0, visible).map(({ name }, i) => `bx_c${i} as ${quote(name)}`);
@@ -192,13 +192,22 @@ export async function mergeGroups(
     if (text === undefined) return undefined;
     texts.push(text);
   }
-  const source = await sourceOf(gathered, prefix, fields.map((_field, i) => i), context);
+  const source = await sourceOf(
+    gathered,
+    prefix,
+    fields.map((_field, i) => i),
+    context,
+  );
   const text = final.text
     .replace(new RegExp(`\\b${prefix}p\\b`), () => source(values.length + 1))
     .replace(new RegExp(`\\b${prefix}s(\\d+)\\b`, 'g'), (_all, i) => texts[Number(i)]!);
   return context.lanes.query(
     shard,
-    { text, values: [...values, ...columnsOf(rows, fields.length)], ...resultOptions(context.options) },
+    {
+      text,
+      values: [...values, ...columnsOf(rows, fields.length)],
+      ...resultOptions(context.options),
+    },
     { wantsWrite: false },
   );
 }

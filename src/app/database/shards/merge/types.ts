@@ -41,9 +41,7 @@ export class TypeNames {
    */
   async resolve(oids: readonly number[], shard: number, lanes: Lanes): Promise<TypeName[]> {
     const key = (oid: number) => (oid < FIRST_USER_OID ? String(oid) : `${shard} ${oid}`);
-    const missing = [...new Set(oids)].filter(
-      oid => !KNOWN.has(oid) && !this.#known.has(key(oid)),
-    );
+    const missing = [...new Set(oids)].filter(oid => !KNOWN.has(oid) && !this.#known.has(key(oid)));
     if (missing.length > 0) {
       const { rows } = await lanes.query(
         shard,

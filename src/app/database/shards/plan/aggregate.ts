@@ -33,7 +33,16 @@ import {
 } from './tree.ts';
 
 /** Combined by themselves: the least of the least is the least. */
-const SAME = new Set(['min', 'max', 'bool_and', 'bool_or', 'every', 'bit_and', 'bit_or', 'bit_xor']);
+const SAME = new Set([
+  'min',
+  'max',
+  'bool_and',
+  'bool_or',
+  'every',
+  'bit_and',
+  'bit_or',
+  'bit_xor',
+]);
 /** Those that may be asked of distinct values, which are sent once from each shard. */
 const OF_DISTINCT = new Set([...SAME, 'count', 'sum', 'avg']);
 
@@ -278,7 +287,8 @@ class GroupSplitter {
       return { FuncCall: { ...call, args } };
     }
     const whole = { FuncCall: call };
-    if (name === 'count') return this.#slot({ kind: 'count', columns: [this.#column(whole, false)] });
+    if (name === 'count')
+      return this.#slot({ kind: 'count', columns: [this.#column(whole, false)] });
     if (name === 'sum') return this.#slot({ kind: 'sum', columns: [this.#column(whole, false)] });
     if (name === 'avg') {
       const part = (other: string) =>
@@ -352,8 +362,10 @@ class GroupSplitter {
 
 function isCombinable(call: FuncCall): boolean {
   const name = functionName(call);
-  if (name === undefined || call.agg_order || call.agg_within_group || call.func_variadic) return false;
-  if (call.agg_distinct) return OF_DISTINCT.has(name) && !call.agg_filter && call.args?.length === 1;
+  if (name === undefined || call.agg_order || call.agg_within_group || call.func_variadic)
+    return false;
+  if (call.agg_distinct)
+    return OF_DISTINCT.has(name) && !call.agg_filter && call.args?.length === 1;
   return name === 'count' || name === 'sum' || name === 'avg' || SAME.has(name);
 }
 
@@ -361,7 +373,9 @@ function isCombinable(call: FuncCall): boolean {
 function functionName(call: FuncCall): string | undefined {
   const names = namesOf(call.funcname);
   if (names?.length === 1) return names[0];
-  return names?.length === 2 && names[0] === 'pg_catalog' ? stringOf(call.funcname?.at(-1)) : undefined;
+  return names?.length === 2 && names[0] === 'pg_catalog'
+    ? stringOf(call.funcname?.at(-1))
+    : undefined;
 }
 
 function hasColumn(tree: unknown): boolean {

@@ -119,8 +119,7 @@ export class Analysis {
     if (!first) return undefined;
     const source = first.values.find(({ id }) =>
       others.every(
-        ({ family, values }) =>
-          family === first.family && values.some(value => value.id === id),
+        ({ family, values }) => family === first.family && values.some(value => value.id === id),
       ),
     );
     return source && { family: first.family, sources: [source] };

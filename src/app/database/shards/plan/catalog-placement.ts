@@ -3,9 +3,18 @@
  * aggregates, sequences of identity columns.
  */
 import type pg from 'pg';
-import type { Placement as Declared, PlacedTable as DeclaredTable } from '../declaration/placement.ts';
+import type {
+  Placement as Declared,
+  PlacedTable as DeclaredTable,
+} from '../declaration/placement.ts';
 import type { Column } from '../declaration/schema.ts';
-import { familyOf, type KeyFamily, type PlacedColumn, type PlacedTable, type Placement } from './placement.ts';
+import {
+  familyOf,
+  type KeyFamily,
+  type PlacedColumn,
+  type PlacedTable,
+  type Placement,
+} from './placement.ts';
 
 /** What the declaration does not tell. */
 export interface PlannerCatalog {

@@ -62,7 +62,9 @@ function where(target: Target): string {
 
 function pinText({ sources }: Pin): string {
   const [first] = sources;
-  return sources.length === 1 && first ? sourceText(first) : `(${sources.map(sourceText).join(', ')})`;
+  return sources.length === 1 && first
+    ? sourceText(first)
+    : `(${sources.map(sourceText).join(', ')})`;
 }
 
 function sourceText(source: ValueSource): string {
@@ -74,7 +76,8 @@ function sourceText(source: ValueSource): string {
 function describeMerge(merge: Merge): string[] {
   if (merge.kind === 'query') {
     const slots = merge.slots.map(
-      ({ kind, name, columns }, i) => `s${i} = ${name ?? kind}(${columns.map(c => `c${c}`).join(', ')})`,
+      ({ kind, name, columns }, i) =>
+        `s${i} = ${name ?? kind}(${columns.map(c => `c${c}`).join(', ')})`,
     );
     return [`merge: ${merge.final.text}`, `with: ${slots.join('; ')}`];
   }

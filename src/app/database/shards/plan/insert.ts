@@ -8,6 +8,7 @@
  *   that differ from call to call cannot make the copies differ.
  */
 import type { InsertStmt, Node, SelectStmt } from 'libpg-query';
+import type { StatementFacts } from '../../route/facts.ts';
 import type { Parser } from '../../route/parser.ts';
 import type { Analysis } from './analysis.ts';
 import { Equalities } from './equalities.ts';
@@ -20,11 +21,13 @@ import {
   type ComputedValues,
   type CopiedInsertAction,
   type Pins,
+  PLAIN,
 } from './plan.ts';
+import { keyChange, refuseSystemColumns, refuseVolatile, throwRefusals } from './refusals.ts';
 import { ShardRefused } from './refused.ts';
 import { type Ctes, withCtes } from './scope.ts';
 import { partsOf } from './select.ts';
-import { clone, column, quote, stringOf, target, write } from './tree.ts';
+import { clone, column, isUntyped, quote, stringOf, target, write } from './tree.ts';
 import { type Pin, type ValueSource, valueSource } from './values.ts';
 
 const KEY_REMEDY = 'Give the shard key a value of its own in each row';
@@ -33,6 +36,7 @@ export interface InsertContext {
   readonly analysis: Analysis;
   readonly parser: Parser;
   readonly text: string;
+  readonly facts: StatementFacts;
 }
 
 /** An INSERT into a sharded table. */
@@ -53,9 +57,13 @@ export function planShardedInsert(
     );
   }
   checkConflict(insert, table);
+  checkSequences([insert.onConflictClause, insert.returningClause], table);
   checkSubLinks([insert.onConflictClause, insert.returningClause], context);
   const ctes = withCtes(insert, new Map(), undefined);
-  const select = insert.selectStmt && 'SelectStmt' in insert.selectStmt ? insert.selectStmt.SelectStmt : undefined;
+  const select =
+    insert.selectStmt && 'SelectStmt' in insert.selectStmt
+      ? insert.selectStmt.SelectStmt
+      : undefined;
   if (!select || select.valuesLists) {
     const rows = rowsOf(select);
     return planRows({ insert, table, names, keyColumn, family, rows, ctes }, context);
@@ -69,21 +77,68 @@ export function planShardedInsert(
       'Select a value for the shard key',
     );
   }
+  checkSequences(select, table);
+  const numbered = table.columns.find(
+    one => !names.includes(one.name) && one.default !== undefined && callsSequence(one.default),
+  );
+  if (numbered) {
+    throw new ShardRefused(
+      `INSERT … SELECT into ${qualified(table)} leaves ${numbered.name} to a sequence, of which each shard has its own`,
+      'Select a number for it, or make its default banyan.next_id()',
+    );
+  }
   const whole = wholeOnOne(select, keyAt, family, analysis, spread.kind);
   if (whole) return { kind: 'write', target: { kind: 'keys', parts: [whole] }, ...PLAIN };
   throwRefusals(analysis);
+  refuseSystemColumns(select);
   const output = level.outputs?.[keyAt];
   const isKept =
     spread.kind === 'sharded' &&
     output?.family === family &&
     spread.keys.some(key => level.equalities.same(key, output));
   if (isKept && analysis.stages.length === 0 && analysis.homeTables.size === 0) {
+    refuseVolatile(context.facts, 'goes to several shards');
     return { kind: 'write', target: { kind: 'keys', parts: partsOf(level) }, ...PLAIN };
   }
   return planMove(insert, select, keyAt, family, context);
 }
 
-export const PLAIN = { isCopied: false, isAlone: false } as const;
+/**
+ * INSERT … SELECT gives constants and parameters the types of their columns, which they would not have in a query
+ * of their own. The length of a type is left to the assignment: a cast would cut.
+ */
+export function withTypes(insert: InsertStmt, table: PlacedTable, parser: Parser): InsertStmt {
+  const { selectStmt } = insert;
+  if (!selectStmt || !('SelectStmt' in selectStmt)) return insert;
+  const select = selectStmt.SelectStmt;
+  const names = columnNames(insert, table);
+  let isAfterStar = false;
+  const targetList = (select.targetList ?? []).map((node, i) => {
+    if (!('ResTarget' in node)) return node;
+    isAfterStar ||= hasStar(node.ResTarget.val);
+    const { val } = node.ResTarget;
+    const type = table.columns.find(({ name }) => name === names[i])?.type;
+    if (isAfterStar || !type || !val || !isUntyped(val)) return node;
+    return { ResTarget: { ...node.ResTarget, val: castTo(val, withoutLength(type), parser) } };
+  });
+  if (targetList.length === 0) return insert;
+  return { ...insert, selectStmt: { SelectStmt: { ...select, targetList } } };
+}
+
+const withoutLength = (type: string) => {
+  const bare = type.replace(/\([\d,]+\)/, '');
+  // Without a length it would be of one character.
+  return bare === 'character' ? 'bpchar' : bare;
+};
+
+function castTo(arg: Node, type: string, parser: Parser): Node {
+  const parsed = parser.parse(`select null::${type}`);
+  const [first] = parsed.kind === 'statements' ? parsed.statements : [];
+  const select = first?.stmt && 'SelectStmt' in first.stmt ? first.stmt.SelectStmt : undefined;
+  const [item] = select?.targetList ?? [];
+  const val = item && 'ResTarget' in item ? item.ResTarget.val : undefined;
+  return val && 'TypeCast' in val ? { TypeCast: { ...val.TypeCast, arg } } : arg;
+}
 
 /** It selects a value for the key, and all that it reads is on the shard of that value, or on each. */
 function wholeOnOne(
@@ -96,7 +151,8 @@ function wholeOnOne(
   const item = select.targetList?.[keyAt];
   const before = (select.targetList ?? []).slice(0, keyAt + 1);
   const isPlain = before.every(node => 'ResTarget' in node && !hasStar(node.ResTarget.val));
-  const source = isPlain && item && 'ResTarget' in item ? valueSource(item.ResTarget.val) : undefined;
+  const source =
+    isPlain && item && 'ResTarget' in item ? valueSource(item.ResTarget.val) : undefined;
   if (!source || !fits(source, family) || analysis.homeTables.size > 0) return undefined;
   const pin: Pin = { family, sources: [source] };
   if (analysis.occurrences.length === 0) return spread === 'reference' ? [pin] : undefined;
@@ -125,7 +181,7 @@ function planMove(
   const prefix = unusedPrefix(text);
   const rest = clone(insert);
   delete rest.withClause;
-  rest.selectStmt = placeholderSelect(`${prefix}0`);
+  rest.selectStmt = { SelectStmt: placeholderSelect(`${prefix}0`) };
   return {
     kind: 'move',
     family,
@@ -147,14 +203,20 @@ export function unusedPrefix(text: string): string {
   return prefix;
 }
 
-export function placeholderSelect(name: string): Node {
+/**
+ * Selects all of what was selected before.
+ * @param name of its only column, whose name a subquery in an expression gives to its result
+ */
+export function placeholderSelect(table: string, name?: string): SelectStmt {
   return {
-    SelectStmt: {
-      targetList: [{ ResTarget: { val: { ColumnRef: { fields: [{ A_Star: {} }] } } } }],
-      fromClause: [{ RangeVar: { relname: name, inh: true, relpersistence: 'p' } }],
-      limitOption: 'LIMIT_OPTION_DEFAULT',
-      op: 'SETOP_NONE',
-    },
+    targetList: [
+      name === undefined
+        ? { ResTarget: { val: { ColumnRef: { fields: [{ A_Star: {} }] } } } }
+        : target(column(name)),
+    ],
+    fromClause: [{ RangeVar: { relname: table, inh: true, relpersistence: 'p' } }],
+    limitOption: 'LIMIT_OPTION_DEFAULT',
+    op: 'SETOP_NONE',
   };
 }
 
@@ -207,12 +269,13 @@ function planRows(given: Rows, context: InsertContext): Action {
     }
     return valueSource(row[keyAt])!;
   });
-  const isOverriding = table.columns.some(
-    one => one.isAlwaysIdentity && defaulted.includes(one),
-  );
+  const named = (name: string): Node => ({ ResTarget: { name } });
+  const listed = insert.cols ?? names.map(named);
+  const added = defaulted.map(({ name }) => named(name));
+  const isOverriding = table.columns.some(one => one.isAlwaysIdentity && defaulted.includes(one));
   const statement: InsertStmt = {
     ...insert,
-    ...(isChanged ? { cols: columns.map(name => ({ ResTarget: { name } })) } : {}),
+    ...(isChanged ? { cols: [...listed, ...added] } : {}),
     ...(isOverriding ? { override: 'OVERRIDING_SYSTEM_VALUE' as const } : {}),
   };
   settleValues(filled, keys, family, ctes, analysis);
@@ -286,15 +349,7 @@ class Computed {
 
   /** @returns what stands in the statement for it */
   add(expression: Node, of: PlacedColumn): Node {
-    const cast = (arg: Node): Node => {
-      const type = this.#parser.parse(`select null::${of.type}`);
-      const [first] = type.kind === 'statements' ? type.statements : [];
-      const select = first?.stmt && 'SelectStmt' in first.stmt ? first.stmt.SelectStmt : undefined;
-      const [item] = select?.targetList ?? [];
-      const val = item && 'ResTarget' in item ? item.ResTarget.val : undefined;
-      if (!val || !('TypeCast' in val)) return arg;
-      return { TypeCast: { ...val.TypeCast, arg } };
-    };
+    const cast = (arg: Node) => castTo(arg, withoutLength(of.type), this.#parser);
     const number = COMPUTED_PARAMETER + this.#expressions.push(cast(expression)) - 1;
     return cast({ ParamRef: { number } });
   }
@@ -345,12 +400,24 @@ export function fits(source: ValueSource | undefined, family: Pin['family']): bo
 export function rowsOf(select: SelectStmt | undefined): Node[][] {
   // DEFAULT VALUES.
   if (!select) return [[]];
-  return (select.valuesLists ?? []).map(node => ('List' in node ? [...(node.List.items ?? [])] : []));
+  return (select.valuesLists ?? []).map(node =>
+    'List' in node ? [...(node.List.items ?? [])] : [],
+  );
 }
 
 export function columnNames(insert: InsertStmt, table: PlacedTable): string[] {
   if (!insert.cols) return table.columns.map(({ name }) => name);
   return insert.cols.map(node => ('ResTarget' in node ? (node.ResTarget.name ?? '') : ''));
+}
+
+/** Numbers that each shard would give by itself. */
+function checkSequences(trees: unknown, table: PlacedTable): void {
+  const name = functionsOf(trees).find(one => /^(nextval|setval|currval|lastval)$/.test(one));
+  if (!name) return;
+  throw new ShardRefused(
+    `${name}() would be called on several shards for ${qualified(table)}, and each has a sequence of its own`,
+    'Use nextId(), or ask for the number in a statement of its own',
+  );
 }
 
 /** ON CONFLICT may not move a row to another shard. */
@@ -364,17 +431,11 @@ function checkConflict({ onConflictClause }: InsertStmt, table: PlacedTable): vo
     const { val } = item.ResTarget;
     const names = val && 'ColumnRef' in val ? (val.ColumnRef.fields ?? []).map(stringOf) : [];
     const isSame =
-      names.length === 2 && names[1] === table.key &&
+      names.length === 2 &&
+      names[1] === table.key &&
       (names[0] === 'excluded' ? inferred.includes(table.key!) : names[0] === table.name);
     if (!isSame) throw keyChange(table);
   }
-}
-
-export function keyChange(table: PlacedTable): ShardRefused {
-  return new ShardRefused(
-    `The statement changes ${table.key}, the shard key of ${qualified(table)}, so its row would have to move to another shard`,
-    'Insert the row with the new key and delete the old one, in one transaction',
-  );
 }
 
 /** Subqueries where only reference tables can be read. */
@@ -389,11 +450,6 @@ function checkSubLinks(trees: unknown, { analysis }: InsertContext): void {
       );
     }
   }
-}
-
-export function throwRefusals({ refusals }: Analysis): void {
-  const [first] = refusals;
-  if (first) throw new ShardRefused(first.what, first.remedy);
 }
 
 /** An INSERT into a reference table. */

@@ -9,12 +9,13 @@
  */
 import type { Node, SelectStmt, WindowDef } from 'libpg-query';
 import type { Analysis } from './analysis.ts';
-import { type Column, columnOf, Equalities } from './equalities.ts';
+import { type Column, columnOf, Equalities, isEquals } from './equalities.ts';
 import { expressionsOf, hasAggregate, subLinksOf, windowsOf } from './expressions.ts';
 import { outputName } from './output-name.ts';
 import { qualified } from './placement.ts';
 import { type Ctes, readFrom, Scope, type Source, withCtes } from './scope.ts';
-import { conjunctsOf, namesOf, stringOf, walk } from './tree.ts';
+import { conjunctsOf, isUntyped, namesOf, stringOf, walk } from './tree.ts';
+import { recordWrite } from './with-writes.ts';
 
 export type Spread =
   /** Every shard gives the whole. */
@@ -26,7 +27,12 @@ export type Spread =
   /** Each shard gives a part; the columns that tell which. */
   | { readonly kind: 'sharded'; readonly keys: readonly Column[] }
   /** Each shard gives something from which the whole can be made, and `why` it is not a part. */
-  | { readonly kind: 'global'; readonly why: string };
+  | {
+      readonly kind: 'global';
+      readonly why: string;
+      /** What it lacks is only that equal rows of several shards are made one. */
+      readonly isUnion?: boolean;
+    };
 
 const REFERENCE: Spread = { kind: 'reference' };
 
@@ -40,7 +46,7 @@ export class Level {
   readonly outputs: readonly Column[] | undefined;
   /** Of UNION and its like. */
   readonly branches: readonly [Level, Level] | undefined;
-  /** Known after `settle`. */
+  /** Of FROM, or of UNION, before its last steps. Known after `settle`. */
   from: Spread = REFERENCE;
   equalities: Equalities = Equalities.NONE;
   readonly source: Source | undefined;
@@ -121,6 +127,16 @@ export class Level {
     return spread;
   }
 
+  /** Whether an output takes its type from what it is put together with. */
+  get hasUntyped(): boolean {
+    if (this.branches) return this.branches.some(branch => branch.hasUntyped);
+    const { targetList = [], valuesLists } = this.select;
+    return (
+      valuesLists !== undefined ||
+      targetList.some(node => 'ResTarget' in node && isUntyped(node.ResTarget.val))
+    );
+  }
+
   /** Whether it names columns of a level outside of it, or may. */
   get isCorrelated(): boolean {
     const outside = new Set<Scope>();
@@ -134,7 +150,10 @@ export class Level {
     const limits = [select.limitCount, select.limitOffset];
     const own = this.branches
       ? [sorting, limits]
-      : [...expressionsOf({ ...select, sortClause: [], groupClause: [] }), ...sourceExpressions(source)];
+      : [
+          ...expressionsOf({ ...select, sortClause: [], groupClause: [] }),
+          ...sourceExpressions(source),
+        ];
     let found = false;
     const look = (tree: unknown, mayNameOutputs: boolean) =>
       walk(tree, (type, fields) => {
@@ -217,29 +236,54 @@ export class Level {
     const [a, b] = [left.settle(inherited, outerKeys), right.settle(inherited, outerKeys)];
     this.equalities = inherited;
     const spread = this.#unite(a, b, op, all);
-    if (spread.kind !== 'sharded') return spread;
+    this.from = spread;
+    if (spread.kind !== 'sharded' && spread.kind !== 'global') return spread;
     const { limitCount, limitOffset } = this.select;
     if (limitCount || limitOffset) return { kind: 'global', why: 'has a LIMIT over all shards' };
     return spread;
   }
 
-  #unite(a: Spread, b: Spread, op: SelectStmt['op'], all: boolean): Spread {
+  #unite(left: Spread, right: Spread, op: SelectStmt['op'], all: boolean): Spread {
+    const isUnion = op === 'SETOP_UNION' && !all;
+    const union: Spread = { kind: 'global', why: 'is a UNION over all shards', isUnion: true };
+    const [a, b] = [left, right].map((spread, i) => {
+      if (spread.kind !== 'global' || (isUnion && spread.isUnion)) return spread;
+      return this.#answerFirst(this.branches![i]!, spread);
+    }) as [Spread, Spread];
     const kinds = [a.kind, b.kind];
-    if (kinds.includes('global')) {
-      const { why } = (a.kind === 'global' ? a : b) as { why: string };
-      return { kind: 'global', why };
-    }
-    const both = (...allowed: Spread['kind'][]) => kinds.every(kind => allowed.includes(kind as never));
+    const both = (...allowed: Spread['kind'][]) => kinds.every(kind => allowed.includes(kind));
     if (both('reference')) return a;
     if (both('reference', 'home')) return { kind: 'home' };
     if (both('reference', 'local')) return { kind: 'local' };
-    const name = (op ?? '').replace('SETOP_', '');
-    if (!both('sharded')) {
-      if (name === 'UNION' && !all && both('sharded', 'reference')) {
-        return { kind: 'global', why: 'is a UNION over all shards' };
-      }
-      return { kind: 'global', why: `is ${name} of a sharded table and one that is not` };
+    if (both('sharded')) {
+      const keys = this.#commonKeys(a, b);
+      if (op === 'SETOP_UNION' && all) return { kind: 'sharded', keys };
+      if (keys.length > 0) return { kind: 'sharded', keys };
     }
+    if (isUnion && both('sharded', 'reference', 'global')) return union;
+    const rest = [a, b].map((spread, i) =>
+      spread.kind === 'sharded' ? this.#answerFirst(this.branches![i]!, spread) : spread,
+    );
+    const open = rest.find(({ kind }) => kind !== 'reference' && kind !== 'home');
+    if (open) return { kind: 'global', why: 'puts together rows of a shard and of all shards' };
+    return rest.some(({ kind }) => kind === 'home') ? { kind: 'home' } : REFERENCE;
+  }
+
+  /** A branch whose rows have to be known as a whole. */
+  #answerFirst(branch: Level, spread: Spread): Spread {
+    if (branch.isCorrelated) return spread;
+    if (branch.hasUntyped) {
+      this.#analysis.refuse(
+        'A part of a UNION, INTERSECT or EXCEPT that has to be answered first selects a constant or a parameter whose type is that of the other part',
+        'Cast it to its type',
+      );
+    }
+    this.#analysis.stage(branch);
+    return REFERENCE;
+  }
+
+  /** Places at which the rows of both have their shard key. */
+  #commonKeys(a: Spread, b: Spread): Column[] {
     const [left, right] = this.branches!;
     const isKey = (level: Level, spread: Spread, i: number) => {
       const output = level.outputs?.[i];
@@ -249,12 +293,9 @@ export class Level {
         spread.keys.some(key => level.equalities.same(key, output))
       );
     };
-    const keys = (this.outputs ?? []).filter(
+    return (this.outputs ?? []).filter(
       ({ family }, i) => family && isKey(left, a, i) && isKey(right, b, i),
     );
-    if (name === 'UNION' && all) return { kind: 'sharded', keys };
-    if (keys.length > 0) return { kind: 'sharded', keys };
-    return { kind: 'global', why: `is ${name} over all shards of rows without their shard key` };
   }
 
   // ---- a plain SELECT
@@ -262,7 +303,7 @@ export class Level {
   #settleRows(inherited: Equalities, outerKeys: readonly Column[]): Spread {
     const { select, source } = this;
     this.equalities = inherited.with(this.known);
-    for (const cte of this.#ownWrites()) this.#analysis.refuse(...writesInWith(cte));
+    this.#settleWrites();
     this.from = source ? this.#settleSource(source, this.equalities, outerKeys) : REFERENCE;
     const keys = this.from.kind === 'sharded' ? this.from.keys : [];
     const around = [...outerKeys, ...keys];
@@ -277,14 +318,15 @@ export class Level {
     return { kind: 'sharded', keys: visible };
   }
 
-  #ownWrites(): string[] {
-    return (this.select.withClause?.ctes ?? []).flatMap(node =>
-      'CommonTableExpr' in node &&
-      node.CommonTableExpr.ctequery &&
-      !('SelectStmt' in node.CommonTableExpr.ctequery)
-        ? (node.CommonTableExpr.ctename ?? '')
-        : [],
-    );
+  /** Writes in WITH: right on one shard only, when all of it is there. */
+  #settleWrites(): void {
+    for (const node of this.select.withClause?.ctes ?? []) {
+      if (!('CommonTableExpr' in node)) continue;
+      const { ctequery, ctename = '' } = node.CommonTableExpr;
+      if (!ctequery || 'SelectStmt' in ctequery) continue;
+      this.#analysis.refuse(...writesInWith(ctename));
+      recordWrite(ctequery, this.#analysis, this.ctes);
+    }
   }
 
   /** Why its results on each shard are not parts of the whole; undefined when they are. */
@@ -394,10 +436,7 @@ export class Level {
     }
   }
 
-  #settleTable(
-    { table, key }: Extract<Source, { kind: 'table' }>,
-    equalities: Equalities,
-  ): Spread {
+  #settleTable({ table, key }: Extract<Source, { kind: 'table' }>, equalities: Equalities): Spread {
     if (table.kind === 'reference') return REFERENCE;
     if (table.kind !== 'sharded' || !key) {
       this.#analysis.homeTables.add(table.schema ? qualified(table) : table.name);
@@ -505,7 +544,8 @@ export class Level {
     left: Extract<Spread, { kind: 'sharded' }>,
     right: Extract<Spread, { kind: 'sharded' }>,
   ): void {
-    const names = (keys: readonly Column[]) => keys.map(({ name }) => name).join(', ') || 'not selected';
+    const names = (keys: readonly Column[]) =>
+      keys.map(({ name }) => name).join(', ') || 'not selected';
     this.#analysis.refuse(
       `${sides.join(' and ')} are not joined on their shard keys (${names(left.keys)}; ${names(right.keys)}), so rows that match may be on different shards`,
       'Compare the shard keys in the join, make one of the tables a reference table, or copy the column that is needed into the other table',
@@ -521,7 +561,7 @@ export class Level {
     from: Spread,
   ): Spread {
     let spread = from;
-    for (const { subselect, subLinkType, testexpr } of subLinksOf(expressions)) {
+    for (const { subselect, subLinkType, testexpr, operName } of subLinksOf(expressions)) {
       if (!subselect || !('SelectStmt' in subselect)) continue;
       const level = new Level(this.#analysis, subselect.SelectStmt, this.scope, this.ctes);
       const inner = level.settle(equalities, around);
@@ -532,7 +572,9 @@ export class Level {
         else this.#refuseCorrelated(level, 'is on the first shard only');
         continue;
       }
-      if (inner.kind === 'sharded' && subLinkType === 'ANY_SUBLINK') {
+      // IN has no operator; `= ANY` and `> ANY` have.
+      const isIn = subLinkType === 'ANY_SUBLINK' && (!operName || isEquals(operName));
+      if (inner.kind === 'sharded' && isIn) {
         const [output] = level.outputs ?? [];
         const tested = columnOf(testexpr, this.scope.resolve);
         const isKey = output && inner.keys.some(key => level.equalities.same(key, output));

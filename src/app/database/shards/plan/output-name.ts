@@ -20,11 +20,14 @@ function figure(node: Node | undefined): [name: string | undefined, strength: 0 
     return named(names.at(-1));
   }
   if ('A_Indirection' in node) {
-    const names = (node.A_Indirection.indirection ?? []).map(stringOf).filter(name => name !== undefined);
+    const names = (node.A_Indirection.indirection ?? [])
+      .map(stringOf)
+      .filter(name => name !== undefined);
     return names.length ? named(names.at(-1)) : figure(node.A_Indirection.arg);
   }
   if ('FuncCall' in node) return named(stringOf(node.FuncCall.funcname?.at(-1)));
-  if ('A_Expr' in node) return node.A_Expr.kind === 'AEXPR_NULLIF' ? named('nullif') : [undefined, 0];
+  if ('A_Expr' in node)
+    return node.A_Expr.kind === 'AEXPR_NULLIF' ? named('nullif') : [undefined, 0];
   if ('TypeCast' in node) {
     const inner = figure(node.TypeCast.arg);
     if (inner[1] > 1) return inner;
@@ -37,7 +40,8 @@ function figure(node: Node | undefined): [name: string | undefined, strength: 0 
     const { subLinkType, subselect } = node.SubLink;
     if (subLinkType === 'EXISTS_SUBLINK') return named('exists');
     if (subLinkType === 'ARRAY_SUBLINK') return named('array');
-    if (subLinkType !== 'EXPR_SUBLINK' || !subselect || !('SelectStmt' in subselect)) return [undefined, 0];
+    if (subLinkType !== 'EXPR_SUBLINK' || !subselect || !('SelectStmt' in subselect))
+      return [undefined, 0];
     let select = subselect.SelectStmt;
     while (select.larg) select = select.larg;
     const [first] = select.targetList ?? [];

@@ -22,7 +22,10 @@ export type Target =
 /** What a row is ordered by. */
 export interface SortKey {
   /** A column by its place, by its place from the end (hidden ones), or by its name. */
-  readonly column: { readonly at: number } | { readonly hidden: number } | { readonly name: string };
+  readonly column:
+    | { readonly at: number }
+    | { readonly hidden: number }
+    | { readonly name: string };
   readonly isDescending: boolean;
   readonly nullsFirst: boolean;
 }
@@ -99,6 +102,9 @@ export interface WriteAction {
   readonly computed?: { readonly values: ComputedValues; readonly statement: Written };
 }
 
+/** A write that is neither copied nor alone. */
+export const PLAIN = { isCopied: false, isAlone: false } as const;
+
 /** INSERT … VALUES into a sharded table, split by key. */
 export interface InsertAction {
   readonly kind: 'insert';
@@ -154,6 +160,8 @@ export interface StatementPlan {
   readonly text: string;
   readonly action: Action;
   readonly writes: boolean;
+  /** The highest number of its parameters; -1 when one is left out. */
+  readonly parameters: number;
   /** What it does to the transaction. */
   readonly transaction: readonly TransactionEffect[];
   /** Names that the catalog does not have: a reason to load it anew. */

@@ -28,7 +28,12 @@ export type Ctes = ReadonlyMap<string, Cte>;
 
 export type Source =
   | { readonly kind: 'table'; readonly table: PlacedTable; readonly key: Column | undefined }
-  | { readonly kind: 'query'; readonly level: Level; readonly isLateral: boolean; readonly name: string }
+  | {
+      readonly kind: 'query';
+      readonly level: Level;
+      readonly isLateral: boolean;
+      readonly name: string;
+    }
   /** A function, or a CTE's reference to itself: alike on every shard. */
   | { readonly kind: 'rows'; readonly node: Node | undefined }
   /** A CTE that writes. */
@@ -296,9 +301,7 @@ class FromReader {
     });
     return {
       ...part,
-      items: [
-        { alias: alias.aliasname, schema: undefined, columns, isComplete: part.isComplete },
-      ],
+      items: [{ alias: alias.aliasname, schema: undefined, columns, isComplete: part.isComplete }],
       visible: columns,
     };
   }

@@ -25,14 +25,12 @@ import { ShardRefused } from './refused.ts';
 import { clone, sameTree, stringOf, target, type Written, write } from './tree.ts';
 import { valueSource } from './values.ts';
 
-export function planScatter(level: Level, analysis: Analysis, parser: Parser, text: string): Action {
-  const { select } = level;
-  if (select.intoClause) {
-    throw new ShardRefused(
-      'SELECT INTO makes a table of rows that are on several shards',
-      'Create the table first, declare how it is sharded, and use INSERT … SELECT',
-    );
-  }
+export function planScatter(
+  level: Level,
+  analysis: Analysis,
+  parser: Parser,
+  text: string,
+): Action {
   const split = level.branches
     ? splitUnion(level, parser)
     : level.aggregatesAcross()
@@ -82,6 +80,8 @@ function splitRows(level: Level, parser: Parser): { partial: Written; merge: Mer
     ...targets,
     ...hidden.map((node, i) => target(clone(node), `banyan_hidden_${i + 1}`)),
   ];
+  // The parser has no empty lists.
+  if (partial.targetList.length === 0) delete partial.targetList;
   const limits = limitsOf(select);
   pushLimit(partial);
   const merge: RowsMerge = {
@@ -100,7 +100,13 @@ function splitRows(level: Level, parser: Parser): { partial: Written; merge: Mer
 
 /** UNION and its like: only names and positions of the output stand in ORDER BY. */
 function splitUnion(level: Level, parser: Parser): { partial: Written; merge: Merge } {
-  const { select } = level;
+  const { select, from } = level;
+  if (from.kind !== 'sharded' && !(from.kind === 'global' && from.isUnion)) {
+    throw new ShardRefused(
+      `A part of the statement ${from.kind === 'global' ? from.why : 'is on one shard, another on several'}`,
+      'Run its parts one by one',
+    );
+  }
   const partial = clone(select);
   const keys = (select.sortClause ?? []).map(node =>
     sortKey(node, one => {
@@ -116,13 +122,12 @@ function splitUnion(level: Level, parser: Parser): { partial: Written; merge: Me
       return { name };
     }),
   );
-  const isUnion = select.op === 'SETOP_UNION';
   const limits = limitsOf(select);
   pushLimit(partial);
   const merge: RowsMerge = {
     kind: 'rows',
     keys,
-    distinct: isUnion && !select.all ? { kind: 'all' } : { kind: 'none' },
+    distinct: from.kind === 'global' ? { kind: 'all' } : { kind: 'none' },
     hidden: 0,
     limits,
   };

@@ -10,21 +10,28 @@ import type { Parser } from '../../route/parser.ts';
 import { Analysis } from './analysis.ts';
 import { Equalities } from './equalities.ts';
 import {
-  PLAIN,
   placeholderSelect,
   planCopiedInsert,
   planShardedInsert,
-  throwRefusals,
   unusedPrefix,
+  withTypes,
 } from './insert.ts';
-import { firstTable, Level } from './level.ts';
+import { firstTable, isStar, Level, writesInWith } from './level.ts';
+import { outputName } from './output-name.ts';
 import { type Placement, qualified } from './placement.ts';
-import type { Action, StagedAction, StatementPlan, Target } from './plan.ts';
+import { type Action, PLAIN, type StagedAction, type StatementPlan, type Target } from './plan.ts';
+import {
+  refuseServerFunctions,
+  refuseSystemColumns,
+  refuseVolatile,
+  throwRefusals,
+} from './refusals.ts';
 import { ShardRefused } from './refused.ts';
 import { type Ctes, mentions, withCtes } from './scope.ts';
 import { planScatter } from './select.ts';
-import { clone, keyOf, replaceNodes, walk, write } from './tree.ts';
-import { planChange, refuseVolatile } from './write-plan.ts';
+import { clone, keyOf, parametersOf, walk, write } from './tree.ts';
+import { recordWrite } from './with-writes.ts';
+import { planChange } from './write-plan.ts';
 
 export interface PlanInput {
   readonly text: string;
@@ -44,9 +51,17 @@ export function planStatement(input: PlanInput): StatementPlan {
     text: input.text,
     action,
     writes: input.facts.access === 'write',
+    parameters: countParameters(input.statement),
     transaction: input.facts.transaction,
     unknownTables: [...analysis.unknownTables],
   };
+}
+
+/** @returns -1 when one is left out, which PostgreSQL does not accept */
+function countParameters(statement: Node): number {
+  const numbers = parametersOf(statement);
+  const last = numbers.at(-1) ?? 0;
+  return last === numbers.length ? last : -1;
 }
 
 function actionOf(input: PlanInput, analysis: Analysis): Action {
@@ -66,7 +81,8 @@ function planOne(input: PlanInput, analysis: Analysis): Action {
   if ('InsertStmt' in statement) return planInsert(statement.InsertStmt, input, analysis);
   if ('UpdateStmt' in statement || 'DeleteStmt' in statement) {
     return (
-      planChange(statement, { analysis, parser, facts }) ?? staged(statement, text, analysis, parser)
+      planChange(statement, { analysis, parser, facts }) ??
+      staged(statement, text, analysis, parser)
     );
   }
   if ('ExplainStmt' in statement) return planExplain(statement.ExplainStmt.query, input, analysis);
@@ -195,17 +211,6 @@ function tablesOf(tree: unknown, analysis: Analysis): string[] {
 
 // ---- queries
 
-/** What a function does that only one session, or one server, can do for all. */
-const OF_ONE_SERVER = new Set([
-  'sequence',
-  'advisory-lock',
-  'notification',
-  'session-state',
-  'server-state',
-  'transaction-id',
-  'server-file',
-]);
-
 function planQuery(select: SelectStmt, input: PlanInput, analysis: Analysis): Action {
   const { facts, parser, text } = input;
   const level = new Level(analysis, select, undefined, new Map());
@@ -217,16 +222,17 @@ function planQuery(select: SelectStmt, input: PlanInput, analysis: Analysis): Ac
       if (analysis.stages.length === 0) return onFirst(select, analysis);
     } else if (analysis.stages.length === 0) return { kind: 'whole', target: { kind: 'any' } };
   }
-  for (const { kind, text: why } of facts.reasons) {
-    if (!OF_ONE_SERVER.has(kind)) continue;
+  refuseServerFunctions(facts, firstSharded(analysis));
+  if (select.intoClause) {
     throw new ShardRefused(
-      `The statement ${why}, and reads ${firstSharded(analysis)}, which is on several shards`,
-      'Do it in a statement of its own, which runs on the first shard',
+      'SELECT INTO makes a table of rows that are on several shards',
+      'Create the table first, declare how it is sharded, and use INSERT … SELECT',
     );
   }
   const pin = analysis.pinnedTo();
   if (pin && homeTables.size === 0) return onShards({ kind: 'keys', parts: [[pin]] }, facts);
   throwRefusals(analysis);
+  refuseSystemColumns(select);
   if (analysis.stages.length > 0) return staged({ SelectStmt: select }, text, analysis, parser);
   if (spread.kind !== 'sharded' && spread.kind !== 'global') {
     throw new ShardRefused(
@@ -300,19 +306,32 @@ function planExplain(query: Node | undefined, input: PlanInput, analysis: Analys
 
 // ---- INSERT
 
-function planInsert(insert: InsertStmt, input: PlanInput, analysis: Analysis): Action {
+function planInsert(given: InsertStmt, input: PlanInput, analysis: Analysis): Action {
   const { parser, text, facts } = input;
-  const { relation = {} } = insert;
+  const { relation = {} } = given;
   const table = analysis.table(relation.schemaname, relation.relname ?? '');
+  const insert = withTypes(given, table, parser);
+  for (const node of insert.withClause?.ctes ?? []) {
+    const cte = 'CommonTableExpr' in node ? node.CommonTableExpr : {};
+    if (!cte.ctequery || 'SelectStmt' in cte.ctequery) continue;
+    analysis.refuse(...writesInWith(cte.ctename ?? ''));
+    recordWrite(cte.ctequery, analysis, new Map());
+    // All of it on the first shard is as before.
+    if (analysis.occurrences.length === 0 && table.kind === 'home') analysis.refusals.pop();
+  }
   if (table.kind === 'sharded') {
-    const action = planShardedInsert(insert, table, { analysis, parser, text });
+    throwRefusals(analysis);
+    refuseServerFunctions(facts, qualified(table), 'sequence');
+    const action = planShardedInsert(insert, table, { analysis, parser, text, facts });
     if (analysis.stages.length > 0 && action.kind !== 'move' && action.kind !== 'write') {
       return staged({ InsertStmt: insert }, text, analysis, parser);
     }
     return action;
   }
   const select =
-    insert.selectStmt && 'SelectStmt' in insert.selectStmt ? insert.selectStmt.SelectStmt : undefined;
+    insert.selectStmt && 'SelectStmt' in insert.selectStmt
+      ? insert.selectStmt.SelectStmt
+      : undefined;
   const ctes = withCtes(insert, new Map(), undefined);
   const level = select && new Level(analysis, select, undefined, ctes);
   const spread = level?.settle(Equalities.NONE, []) ?? { kind: 'reference' };
@@ -340,25 +359,26 @@ function refuseWriting({ tables }: StatementFacts, own: string): void {
 // ---- stages
 
 /** Subqueries that have to be answered before the rest. */
-function staged(
-  statement: Node,
-  text: string,
-  analysis: Analysis,
-  parser: Parser,
-): StagedAction {
+function staged(statement: Node, text: string, analysis: Analysis, parser: Parser): StagedAction {
   const prefix = unusedPrefix(text);
   const { stages } = analysis;
   const places = new Map<unknown, number>(stages.map(({ select }, i) => [select, i]));
   const found = new Set<number>();
-  const replace = (tree: Node): Node | undefined => {
-    if (!('SelectStmt' in tree)) return undefined;
-    const place = places.get(tree.SelectStmt);
-    if (place === undefined) return undefined;
+  // By identity: a branch of a UNION is not wrapped as other queries are.
+  const replace = (tree: unknown): unknown => {
+    if (Array.isArray(tree)) return tree.map(replace);
+    if (typeof tree !== 'object' || tree === null) return tree;
+    const place = places.get(tree);
+    if (place === undefined) {
+      return Object.fromEntries(
+        Object.entries(tree).map(([name, value]) => [name, replace(value)]),
+      );
+    }
     found.add(place);
-    return placeholderSelect(`${prefix}${place}`);
+    return placeholderSelect(`${prefix}${place}`, onlyName(stages[place]!.select));
   };
-  const rest = replace(statement) ?? replaceNodes(statement, replace);
-  // A branch of a UNION is not wrapped, and a view's query is not there at all.
+  const rest = replace(statement) as Node;
+  // A view's query is not there at all.
   if (found.size < stages.length) {
     throw new ShardRefused(
       'A part of the statement would have to be answered first, and does not stand by itself',
@@ -379,6 +399,14 @@ function staged(
     rest: write(rest, parser),
     prefix,
   };
+}
+
+/** The name of its only column. */
+function onlyName({ targetList = [], larg }: SelectStmt): string | undefined {
+  if (larg) return onlyName(larg);
+  const [first, ...others] = targetList;
+  if (!first || others.length > 0 || isStar(first) || !('ResTarget' in first)) return undefined;
+  return first.ResTarget.name ?? outputName(first.ResTarget.val);
 }
 
 /** A subquery that uses what WITH defines outside of it takes the definitions along. */

@@ -36,7 +36,7 @@ export const clone = <T>(tree: T): T => structuredClone(tree);
  */
 export function walk(
   tree: unknown,
-  visit: (type: string | undefined, fields: Record<string, unknown>) => boolean | void,
+  visit: (type: string | undefined, fields: Record<string, unknown>) => unknown,
 ): void {
   if (Array.isArray(tree)) {
     for (const item of tree) walk(item, visit);
@@ -148,6 +148,13 @@ export function column(...names: string[]): Node {
 
 export function target(val: Node, name?: string): Node {
   return { ResTarget: { ...(name === undefined ? {} : { name }), val } };
+}
+
+/** A constant or a parameter whose type is what it is used for. */
+export function isUntyped(node: Node | undefined): boolean {
+  if (!node) return false;
+  if ('ParamRef' in node) return true;
+  return 'A_Const' in node && (node.A_Const.sval !== undefined || node.A_Const.isnull === true);
 }
 
 /** `"x"`, whatever is in it. */

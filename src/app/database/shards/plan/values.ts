@@ -126,5 +126,7 @@ function sourceTexts(
   const value = values[source.number - 1];
   if (source.kind === 'parameter') return [textOf(value)];
   if (value === null || value === undefined) return [];
-  return Array.isArray(value) ? value.map(item => (Array.isArray(item) ? undefined : textOf(item))) : undefined;
+  return Array.isArray(value)
+    ? value.map(item => (Array.isArray(item) ? undefined : textOf(item)))
+    : undefined;
 }
