@@ -27,7 +27,6 @@ import { withClient } from '../provision.ts';
 import { type DatabaseRecord, readDatabaseRecord, writeDatabaseRecord } from '../record.ts';
 import type { RunningDatabase } from '../running.ts';
 import { databaseShapeOf } from '../shape.ts';
-import { installIds } from './ids.ts';
 
 /**
  * @param note gets what is no error and should be known
@@ -47,11 +46,7 @@ export async function startDatabases(
   for (let shard = 1; shard < count; shard++) {
     running.push(await startFurther(machine, deployment, topology, shard));
   }
-  const resized = await resize(machine, deployment, topology, running, note);
-  if (resized.length > 1) {
-    await Promise.all(resized.map(({ url }, shard) => installIds(url, shard)));
-  }
-  return resized;
+  return resize(machine, deployment, topology, running, note);
 }
 
 /** The first start of several shards; the record of a single database is written when that runs. */
