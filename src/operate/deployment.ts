@@ -9,6 +9,7 @@
  *       balancer/         the load balancers' configuration; the self-signed certificate
  *       releases/         numbered folders, immutable
  *       postgres/         the database (a link to /var/lib/banyan when only root may enter here)
+ *       postgres-2/ …     those of further shards
  *       cluster/          a replicated database: etcd, a folder for each node
  *       cache/            what Node compiled of the application; may be deleted
  *       load/             what each process asks of which shard, of late

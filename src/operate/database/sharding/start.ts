@@ -8,6 +8,7 @@
  * - While there are no tables the number of shards follows the configuration: there is nothing to move.
  */
 import { existsSync } from 'node:fs';
+import { rm } from 'node:fs/promises';
 import { evenRanges } from '../../../app/database/shards/ranges.ts';
 import type { Machine } from '../../../machines/unit.ts';
 import type { CompleteTopology } from '../../../topology/defaults.ts';
@@ -56,10 +57,12 @@ async function beginRecord(deployment: Deployment, topology: CompleteTopology): 
   const isNew = record
     ? record.serving === 'cluster' && !record.cluster
     : !existsSync(paths.postgres);
-  const { shards } = topology.database;
-  if (!isNew || shards === 1) return;
-  const serving = topology.database.replicas > 0 ? 'cluster' : 'embedded';
-  await writeDatabaseRecord(deployment, { serving, sharding: newSharding(shards) });
+  if (!isNew) return;
+  const { shards, replicas } = topology.database;
+  if (shards > 1) {
+    const serving = replicas > 0 ? 'cluster' : 'embedded';
+    await writeDatabaseRecord(deployment, { serving, sharding: newSharding(shards) });
+  } else if (record) await rm(paths.database);
 }
 
 function newSharding(shards: number) {
