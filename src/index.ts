@@ -8,6 +8,7 @@ export { type MigrationResult, migrate } from './app/database/migrate.ts';
 export { createPool, type Pool, type PoolOptions } from './app/database/pool.ts';
 export type { TransactionOptions } from './app/database/transaction.ts';
 export { deriveKey } from './app/environment.ts';
+export { nextId } from './app/ids/next-id.ts';
 export { type Lifecycle, type LifecycleOptions, lifecycle } from './app/lifecycle/lifecycle.ts';
 export type { ReadinessCheck } from './app/lifecycle/readiness.ts';
 export {

@@ -1,4 +1,5 @@
 /** `banyan plan` and `banyan apply`: from what runs to what banyan.config.ts says. */
+import { isDeepStrictEqual } from 'node:util';
 import pc from 'picocolors';
 import { type Controller, withController } from '../operate/controller.ts';
 import {
@@ -77,6 +78,10 @@ function databaseSummary(before: DatabaseShape, after: DatabaseShape): string | 
   const replicas = (shape: DatabaseShape) => (shape.kind === 'cluster' ? shape.replicas : 0);
   if (replicas(before) !== replicas(after)) {
     return `replicas of the database ${replicas(before)} → ${replicas(after)}`;
+  }
+  if (before.kind === 'external' || after.kind === 'external') return undefined;
+  if (!isDeepStrictEqual(before.declaration, after.declaration)) {
+    return 'how tables are spread over the shards';
   }
   if (before.kind !== 'cluster' || after.kind !== 'cluster') return undefined;
   return settingsRevision(before.settings) === settingsRevision(after.settings)

@@ -1,10 +1,13 @@
 /** `banyan status`: what runs, and how it fares. */
 import pc from 'picocolors';
+import type { Load } from '../app/database/shards/hot/load.ts';
 import { ControlClient, NotRunning } from '../operate/control/client.ts';
 import type { DatabaseServer } from '../operate/database/standing.ts';
 import { DeploymentPaths } from '../operate/deployment.ts';
 import type { ServerTraffic, Status } from '../operate/status.ts';
 import { ago, type CommonOptions, columns, EXIT, printJson } from './output.ts';
+
+const MOST_HOT_KEYS = 5;
 
 export async function status(options: CommonOptions): Promise<void> {
   const paths = new DeploymentPaths(options.dir);
@@ -52,6 +55,7 @@ function render(found: Status): string {
         ]
       : []),
     ...(found.units.some(unit => unit.tier === 'database') ? [] : [`  ${pc.dim(found.database)}`]),
+    ...(found.load ? describeLoad(found.load) : []),
     ...reasons,
   ].join('\n');
 }
@@ -67,6 +71,21 @@ function describeServer(server: DatabaseServer | undefined): string {
   }
   if (pendingRestart) words.push(pc.yellow('a setting waits for a restart'));
   return words.join(', ');
+}
+
+/** Shares are of the last minutes. */
+function describeLoad({ shards, hotKeys }: Load): string[] {
+  const percent = (part: number) => `${Math.round(part * 100)} %`;
+  const each = shards.map(
+    ({ shard, shareOfCalls, shareOfTime }) =>
+      `shard ${shard} ${percent(shareOfCalls)} of calls, ${percent(shareOfTime)} of time`,
+  );
+  const keys = hotKeys
+    .slice(0, MOST_HOT_KEYS)
+    .map(({ table, key, share, by }) =>
+      pc.yellow(`  hot key: ${table} ${JSON.stringify(key)} takes ${percent(share)} of ${by}`),
+    );
+  return [pc.dim(`  ${each.join('; ')}`), ...keys];
 }
 
 function describeTraffic(traffic: ServerTraffic | undefined): string {

@@ -99,7 +99,8 @@ export interface PostgresHome {
 /**
  * Decides where PostgreSQL lives, without touching its data.
  * @param folder where the data is to lie: `.banyan/postgres`
- * @param deploymentId names the folder under `SYSTEM_FOLDER` when `folder` is closed to other accounts
+ * @param deploymentId names the folder under `SYSTEM_FOLDER` when `folder` is closed to other accounts; the data is
+ *   then in a folder of the same name there
  * @throws PostgresMissing, DataVersionMismatch, DataFolderClosed, NoAccount
  */
 export async function settle(folder: string, deploymentId: string): Promise<PostgresHome> {
@@ -135,7 +136,7 @@ async function settleAsRoot(
       throw new DataFolderClosed(existing);
     return { dataFolder: existing, binaries: reachable, account };
   }
-  const elsewhere = path.join(SYSTEM_FOLDER, deploymentId, 'postgres');
+  const elsewhere = path.join(SYSTEM_FOLDER, deploymentId, path.basename(folder));
   await mkdir(path.dirname(elsewhere), { recursive: true, mode: 0o755 });
   // A link that leads nowhere is of a first start that failed.
   if (await lstat(folder).catch(() => undefined)) await rm(folder);

@@ -9,8 +9,10 @@
  *       balancer/         the load balancers' configuration; the self-signed certificate
  *       releases/         numbered folders, immutable
  *       postgres/         the database (a link to /var/lib/banyan when only root may enter here)
+ *       postgres-2/ …     those of further shards
  *       cluster/          a replicated database: etcd, a folder for each node
  *       cache/            what Node compiled of the application; may be deleted
+ *       load/             what each process asks of which shard, of late
  *       logs/             one rotated file for each unit
  *       run/              lock, socket and records of what runs now; empty when nothing does
  *
@@ -23,6 +25,7 @@ import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { BanyanError, hasCode } from '../errors.ts';
 import { writeFileAtomic } from '../map/atomic-file.ts';
+import { LOAD_FOLDER } from '../map/load-folder.ts';
 
 export interface Secrets {
   /** What applications derive their keys from: BANYAN_SECRET. */
@@ -82,6 +85,10 @@ export class DeploymentPaths {
   }
   get cluster() {
     return path.join(this.root, 'cluster');
+  }
+  /** Only there with several shards. */
+  get load() {
+    return path.join(this.root, LOAD_FOLDER);
   }
   get logs() {
     return path.join(this.root, 'logs');

@@ -5,9 +5,10 @@
 import { spawn } from 'node:child_process';
 import path from 'node:path';
 import pg from 'pg';
-import { migrate, waitForLock } from '../app/database/migrate.ts';
+import { migrateAll, waitForLock } from '../app/database/migrate.ts';
 import { commandPath } from '../engines/web-server.ts';
 import { BanyanError } from '../errors.ts';
+import { MAP_VARIABLE } from '../map/map-file.ts';
 import type { CompleteTopology } from '../topology/defaults.ts';
 
 /** Held while the user's command runs. The number is arbitrary and ours alone. */
@@ -28,6 +29,9 @@ export class MigrationCommandFailed extends BanyanError {
 }
 
 /**
+ * On all shards. A folder's files are kept on all or on none; a command of the user's runs once for each shard, one after
+ * the other, and knows by itself what it has done where.
+ * @param urls the owner's, to each shard
  * @param onLine gets each line that the user's command prints
  * @returns what was done, for people; undefined when the topology names no migrations
  * @throws MigrationsFolderMissing, MigrationMissing, MigrationChanged, MigrationOutOfOrder,
@@ -36,27 +40,43 @@ export class MigrationCommandFailed extends BanyanError {
 export async function runMigrations(
   folder: string,
   { migrations, migrate: command }: CompleteTopology['database'],
-  url: string,
+  urls: string[],
   env: NodeJS.ProcessEnv,
   onLine: (line: string) => void,
 ): Promise<string | undefined> {
+  const where = urls.length > 1 ? ` on ${urls.length} shards` : '';
   if (command) {
-    await withLock(url, async () => {
-      const { reason, output } = await runUserCommand(folder, command, env, onLine);
-      if (reason) throw new MigrationCommandFailed(command, reason, output);
+    await withLock(urls[0]!, async () => {
+      for (const [shard, url] of urls.entries()) {
+        const { reason, output } = await runUserCommand(
+          folder,
+          command,
+          urls.length > 1 ? envOfShard(env, url) : env,
+          onLine,
+        );
+        if (!reason) continue;
+        const place = urls.length > 1 ? ` on shard ${shard + 1} of ${urls.length}` : '';
+        throw new MigrationCommandFailed(command, `${reason}${place}`, output);
+      }
     });
-    return `\`${command}\` done`;
+    return `\`${command}\` done${where}`;
   }
   if (!migrations) return undefined;
-  const pool = new pg.Pool({ connectionString: url, max: 1 });
-  pool.on('error', () => {});
+  const pools = urls.map(url => new pg.Pool({ connectionString: url, max: 1 }));
+  for (const pool of pools) pool.on('error', () => {});
   try {
-    const { applied, already } = await migrate(pool, path.resolve(folder, migrations));
+    const { applied, already } = await migrateAll(pools, path.resolve(folder, migrations));
     if (applied.length === 0) return `up to date, ${already} applied earlier`;
-    return `${applied.length} applied: ${applied.join(', ')}`;
+    return `${applied.length} applied${where}: ${applied.join(', ')}`;
   } finally {
-    await pool.end();
+    await Promise.all(pools.map(pool => pool.end()));
   }
+}
+
+/** With the map it would reach all shards through each. */
+function envOfShard(env: NodeJS.ProcessEnv, url: string): NodeJS.ProcessEnv {
+  const { [MAP_VARIABLE]: _map, ...rest } = env;
+  return { ...rest, DATABASE_URL: url };
 }
 
 /** However many deploys run together, one runs the command at a time. */

@@ -1,4 +1,6 @@
 /** What `banyan status` tells: how a deployment fares at this moment, asked from the units themselves. */
+
+import type { Load } from '../app/database/shards/hot/load.ts';
 import { type BalancerStatistics, HaproxyRuntime } from '../engines/haproxy-runtime.ts';
 import type { UnitState } from '../machines/unit.ts';
 import type { DatabaseServer } from './database/standing.ts';
@@ -18,6 +20,8 @@ export interface Status {
   database: string;
   /** Of a replicated database; undefined for a single server. */
   databaseServers?: DatabaseServer[];
+  /** Which shards and keys are asked the most, of late; undefined when no process has told. */
+  load?: Load;
   units: UnitState[];
   /** What the load balancers count, all together; undefined without one. */
   traffic?: Traffic;

@@ -7,7 +7,6 @@
  * the machine that other commands change through its socket.
  */
 import { EventEmitter } from 'node:events';
-import { existsSync } from 'node:fs';
 import type { Server } from 'node:http';
 import { get } from 'node:http';
 import path from 'node:path';
@@ -27,18 +26,17 @@ import { applicationEnv } from './application-env.ts';
 import { Catalog } from './catalog.ts';
 import type { Circumstances } from './control/protocol.ts';
 import { serveControl } from './control/server.ts';
-import { createCluster, startCluster } from './database/cluster.ts';
 import { recordOf } from './database/context.ts';
-import { startEmbeddedDatabase } from './database/embedded.ts';
-import { useExternalDatabase } from './database/external.ts';
 import { type CutOver, cutOver } from './database/move/cut-over.ts';
-import { etcdNames, nodeNames } from './database/plan.ts';
 import { findPrimary } from './database/primary.ts';
-import { readDatabaseRecord, writeDatabaseRecord } from './database/record.ts';
 import { DATA_CENTRE, ownerUrl, type RunningDatabase } from './database/running.ts';
-import { DATABASE_SHAPE, databaseShapeOf } from './database/shape.ts';
+import { DATABASE_SHAPE, databaseShapeOf, shardedShape } from './database/shape.ts';
+import { databaseOfMap, declare } from './database/sharding/declare.ts';
+import { installIds } from './database/sharding/ids.ts';
+import { startDatabases } from './database/sharding/start.ts';
 import { databaseServers } from './database/standing.ts';
 import { type Deployment, DeploymentPaths, openDeployment } from './deployment.ts';
+import { askForLoad, readLoad } from './load.ts';
 import { runMigrations } from './migrations.ts';
 import { Journal } from './operations/journal.ts';
 import { requireRelease } from './releases/folder.ts';
@@ -97,7 +95,9 @@ export class RunningDeployment extends EventEmitter<UpEvents> {
   #releaseLock: (() => void) | undefined;
   #control: Server | undefined;
   #deployment: Deployment | undefined;
+  /** Of the first shard. */
   #database: RunningDatabase | undefined;
+  #shards: RunningDatabase[] = [];
   readonly #overrides: Circumstances['overrides'];
   #publicPort = 0;
   #starting: Promise<void> = Promise.resolve();
@@ -161,6 +161,7 @@ export class RunningDeployment extends EventEmitter<UpEvents> {
     const balancers = units.filter(({ tier, phase }) => tier === 'balancer' && phase === 'ready');
     const servers =
       this.#deployment && (await databaseServers(this.#deployment).catch(() => undefined));
+    const load = await readLoad(this.#paths.load);
     const traffic = await trafficOf(balancers.map(({ name }) => this.#paths.socketFor(name)));
     return {
       deployment: this.#topology.name,
@@ -169,9 +170,10 @@ export class RunningDeployment extends EventEmitter<UpEvents> {
       supervisor: process.pid,
       since: this.#since.toISOString(),
       epoch: this.#epoch(),
-      database: this.#database?.summary ?? 'starting',
+      database: this.#shards.map(({ summary }) => summary).join('; ') || 'starting',
       units,
       ...(servers ? { databaseServers: servers } : {}),
+      ...(load ? { load } : {}),
       ...(traffic ? { traffic } : {}),
     };
   }
@@ -229,13 +231,15 @@ export class RunningDeployment extends EventEmitter<UpEvents> {
       logs: this.logs,
       machine: this.#machine,
     });
-    this.#database = await this.#startDatabase(deployment);
+    this.#shards = await this.#startDatabase(deployment);
+    this.#database = this.#shards[0]!;
+    if (this.#shards.length > 1) askForLoad(this.#paths.load);
     const catalog = await Catalog.open(this.#database.url);
     try {
       const present = await catalog.read<WebShape>(WEB_SHAPE);
       const { maxConnections } = this.#database;
       const shape = shapeOf(this.#topology, present, undefined, maxConnections);
-      await this.#migrate(deployment, this.#database, shape.release);
+      await this.#migrate(deployment, shape.release);
       await this.#startWeb(deployment, this.#database, shape);
       await catalog.write(WEB_SHAPE, shape);
       await this.#noteDatabaseShape(catalog);
@@ -285,7 +289,7 @@ export class RunningDeployment extends EventEmitter<UpEvents> {
     }
   }
 
-  #startDatabase(deployment: Deployment): Promise<RunningDatabase> {
+  #startDatabase(deployment: Deployment): Promise<RunningDatabase[]> {
     const { database } = this.#topology;
     return this.#step('database', 'starting PostgreSQL', async () => {
       if (!database.url && process.env.DATABASE_URL) {
@@ -294,46 +298,33 @@ export class RunningDeployment extends EventEmitter<UpEvents> {
           'DATABASE_URL in your environment is not used: Banyan runs a database of its own. To use yours, set `database: { url: process.env.DATABASE_URL }`',
         );
       }
-      const running = await this.#runDatabase(deployment);
-      return [running, running.summary];
+      const running = await startDatabases(this.#machine, deployment, this.#topology, note =>
+        this.emit('note', note),
+      );
+      const shown = running.map(({ summary }) => summary).join('; ');
+      return [running, running.length > 1 ? `${running.length} shards: ${shown}` : shown];
     });
-  }
-
-  /** Where the rows are counts, not what the configuration says: only `apply` moves them. */
-  async #runDatabase(deployment: Deployment): Promise<RunningDatabase> {
-    const { database } = this.#topology;
-    if (database.url) return useExternalDatabase(database.url, database.readers);
-    const record = readDatabaseRecord(this.#paths);
-    if (record?.serving === 'cluster' && record.cluster) {
-      return startCluster(this.#machine, deployment, record.cluster);
-    }
-    const wanted = databaseShapeOf(this.#topology);
-    const isNew = !record && !existsSync(this.#paths.postgres);
-    if (isNew && wanted.kind === 'cluster') {
-      const names = { etcd: etcdNames(wanted.etcd), nodes: nodeNames(wanted.replicas + 1) };
-      return createCluster(this.#machine, deployment, names, wanted.settings);
-    }
-    const running = await startEmbeddedDatabase(this.#machine, deployment, database);
-    if (!record) await writeDatabaseRecord(deployment, { serving: 'embedded' });
-    return running;
   }
 
   /** What runs, as a shape; a note when the configuration asks for another. */
   async #noteDatabaseShape(catalog: Catalog): Promise<void> {
     const wanted = databaseShapeOf(this.#topology);
     if (wanted.kind === 'external') return catalog.write(DATABASE_SHAPE, wanted);
-    const { serving, cluster } = recordOf(this.#deployment!);
+    const { serving, cluster, sharding } = recordOf(this.#deployment!);
+    const sharded = sharding ? shardedShape(sharding.ranges.length, sharding) : {};
     const runs =
       serving === 'cluster' && cluster
         ? {
             kind: 'cluster',
+            ...sharded,
             replicas: cluster.nodes.length - 1,
             etcd: cluster.etcd.length,
             settings: cluster.settings,
           }
-        : { kind: 'embedded' };
+        : { kind: 'embedded', ...sharded };
     await catalog.write(DATABASE_SHAPE, runs);
-    if (isDeepStrictEqual(runs, wanted)) return;
+    // What is to be said of the number of shards was said at their start.
+    if (isDeepStrictEqual({ ...runs, shards: 0 }, { ...wanted, shards: 0 })) return;
     const differs =
       runs.kind === wanted.kind
         ? 'other settings for it'
@@ -344,33 +335,33 @@ export class RunningDeployment extends EventEmitter<UpEvents> {
     );
   }
 
-  async #migrate(
-    deployment: Deployment,
-    database: RunningDatabase,
-    release: number,
-  ): Promise<void> {
+  async #migrate(deployment: Deployment, release: number): Promise<void> {
     const folder = requireRelease(this.#paths, release);
     const tier = this.#topology.database;
-    if (!tier.migrations && !tier.migrate) return;
-    const env = applicationEnv(deployment, this.#topology.web, database.url);
-    await this.#step('migrations', tier.migrate ?? tier.migrations ?? '', async () => {
-      const detail = await runMigrations(folder, tier, database.url, env, line =>
-        this.logs.write('migrations', line),
-      );
-      return [undefined, detail ?? ''];
-    });
+    const urls = this.#shards.map(({ url }) => url);
+    await Promise.all(urls.map(installIds));
+    if (tier.migrations || tier.migrate) {
+      const env = applicationEnv(deployment, this.#topology.web, urls[0]!);
+      await this.#step('migrations', tier.migrate ?? tier.migrations ?? '', async () => {
+        const detail = await runMigrations(folder, tier, urls, env, line =>
+          this.logs.write('migrations', line),
+        );
+        return [undefined, detail ?? ''];
+      });
+    }
+    if (!tier.url) await declare(deployment, urls, tier);
   }
 
-  #publishMap(
-    { members, name, maxConnections }: RunningDatabase,
-    servers: number,
-  ): Promise<RuntimeMap> {
+  #publishMap({ name, maxConnections }: RunningDatabase, servers: number): Promise<RuntimeMap> {
     return publishRuntimeMap(this.#paths.map, {
       deployment: this.#topology.name,
       dataCentre: DATA_CENTRE,
       database: {
-        name,
-        shards: [{ id: '0', members }],
+        ...databaseOfMap(
+          recordOf(this.#deployment!),
+          name,
+          this.#shards.map(({ members }) => members),
+        ),
         connectionsPerServer: connectionsPerServer(servers, maxConnections),
       },
       assets: { baseUrl: '' },

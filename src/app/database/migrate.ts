@@ -91,13 +91,22 @@ export class MigrationOutOfOrder extends BanyanError {
 }
 
 export class MigrationFailed extends BanyanError {
-  /** @param kept whether a part of the file may have been applied all the same */
-  constructor(migration: Migration, folder: string, kept: boolean, cause: unknown) {
+  /**
+   * @param kept whether a part of the file may have been applied all the same
+   * @param place of several databases, the one on which it failed
+   */
+  constructor(
+    migration: Migration,
+    folder: string,
+    kept: boolean,
+    cause: unknown,
+    place: string | undefined,
+  ) {
     const { message = String(cause), position } = cause as { message?: string; position?: string };
     const line =
       position === undefined ? '' : ` in line ${lineOf(migration.sql, Number(position))}`;
     super('MIGRATION_FAILED', {
-      what: `${migration.name} failed${line}: ${message}`,
+      what: `${migration.name} failed${line}${place ? ` on ${place}` : ''}: ${message}`,
       where: path.join(folder, migration.name),
       remedy: remedyFor(migration.sql, kept, cause),
       cause,
@@ -123,32 +132,69 @@ function remedyFor(sql: string, kept: boolean, cause: unknown): string {
  * @throws MigrationsFolderMissing, MigrationMissing, MigrationChanged, MigrationOutOfOrder,
  *   MigrationFailed
  */
-export async function migrate(pool: pg.Pool, folder: string): Promise<MigrationResult> {
+export function migrate(pool: pg.Pool, folder: string): Promise<MigrationResult> {
+  return migrateAll([pool], folder);
+}
+
+/**
+ * The same for several databases that are to have the same schema. Each file is run on all of them before the next, and
+ * kept on none when it fails on one. What a crash between their commits leaves is made up for by the next call:
+ * each database knows what it has.
+ * @param pools the first one's lock is that of all
+ * @returns what ran on any of them
+ */
+export async function migrateAll(pools: pg.Pool[], folder: string): Promise<MigrationResult> {
   const files = await readMigrations(folder);
-  const client = await pool.connect();
-  // Ended, not released: the lock belongs to the session and must go with it whatever happens.
-  let broken: Error | undefined;
-  client.on('error', error => {
-    broken = error;
-  });
+  const databases: Database[] = [];
   try {
-    await waitForLock(client, LOCK);
-    await client.query(`
-      create schema if not exists banyan;
-      create table if not exists banyan.migrations (
-        name text primary key,
-        checksum text not null,
-        applied_at timestamptz not null default now()
-      )`);
-    const { rows } = await client.query<AppliedMigration>(
-      'select name, checksum from banyan.migrations order by name collate "C"',
-    );
-    const pending = pendingMigrations(files, rows, folder);
-    for (const migration of pending) await apply(client, migration, folder);
-    return { applied: pending.map(({ name }) => name), already: rows.length };
+    for (const pool of pools) {
+      const place = pools.length > 1 ? `shard ${databases.length + 1}` : undefined;
+      databases.push(await connect(pool, place));
+    }
+    await waitForLock(databases[0]!.client, LOCK);
+    const applied = await Promise.all(databases.map(({ client }) => appliedTo(client)));
+    const pending = applied.map(rows => new Set(pendingMigrations(files, rows, folder)));
+    const due = files.filter(file => pending.some(each => each.has(file)));
+    for (const migration of due) {
+      const those = databases.filter((_database, index) => pending[index]!.has(migration));
+      await apply(those, migration, folder);
+    }
+    const already = Math.min(...applied.map(rows => rows.length));
+    return { applied: due.map(({ name }) => name), already };
   } finally {
-    client.release(broken ?? true);
+    // Ended, not released: the lock belongs to the session and must go with it whatever happens.
+    for (const { client, broken } of databases) client.release(broken ?? true);
   }
+}
+
+interface Database {
+  client: pg.PoolClient;
+  /** For people; undefined when it is the only one. */
+  place: string | undefined;
+  broken: Error | undefined;
+}
+
+async function connect(pool: pg.Pool, place: string | undefined): Promise<Database> {
+  const client = await pool.connect();
+  const database: Database = { client, place, broken: undefined };
+  client.on('error', error => {
+    database.broken = error;
+  });
+  return database;
+}
+
+async function appliedTo(client: pg.PoolClient): Promise<AppliedMigration[]> {
+  await client.query(`
+    create schema if not exists banyan;
+    create table if not exists banyan.migrations (
+      name text primary key,
+      checksum text not null,
+      applied_at timestamptz not null default now()
+    )`);
+  const { rows } = await client.query<AppliedMigration>(
+    'select name, checksum from banyan.migrations order by name collate "C"',
+  );
+  return rows;
 }
 
 /**
@@ -210,29 +256,67 @@ async function readMigrations(folder: string): Promise<Migration[]> {
   );
 }
 
-async function apply(client: pg.PoolClient, migration: Migration, folder: string): Promise<void> {
-  const { name, sql, checksum } = migration;
-  const note = () =>
-    client.query('insert into banyan.migrations (name, checksum) values ($1, $2)', [
-      name,
-      checksum,
-    ]);
-  const isAtomic = !NO_TRANSACTION.test(sql);
-  try {
-    if (isAtomic) await client.query('begin');
-    await client.query(sql);
-    if (!isAtomic && client.getTransactionStatus() !== 'I') {
-      throw new Error('it leaves a transaction open');
-    }
-    await note();
-    if (isAtomic) await client.query('commit');
-  } catch (error) {
-    // The server tells whether it is in a transaction after the error, so one more word is waited for.
-    await client.query('').catch(() => {});
-    // A file with a `commit` of its own has ended the transaction that was to keep it whole.
-    const kept = !isAtomic || client.getTransactionStatus() === 'I';
-    throw new MigrationFailed(migration, folder, kept, error);
+/** On all of these databases or, unless the file runs without a transaction, on none. */
+async function apply(databases: Database[], migration: Migration, folder: string): Promise<void> {
+  const isAtomic = !NO_TRANSACTION.test(migration.sql);
+  // One after the other where nothing can be taken back: the first that fails keeps the others from it.
+  const results = isAtomic
+    ? await Promise.allSettled(databases.map(({ client }) => run(client, migration, isAtomic)))
+    : await untilRejected(databases, ({ client }) => run(client, migration, isAtomic));
+  const failed = results.findIndex(({ status }) => status === 'rejected');
+  if (failed >= 0) {
+    const kept = await Promise.all(databases.map(({ client }) => takeBack(client)));
+    const { reason } = results[failed] as PromiseRejectedResult;
+    const { place } = databases[failed]!;
+    throw new MigrationFailed(migration, folder, !isAtomic || kept.includes(true), reason, place);
   }
+  if (!isAtomic) return;
+  for (const { client, place } of databases) {
+    try {
+      await client.query('commit');
+    } catch (error) {
+      await Promise.all(databases.map(each => takeBack(each.client)));
+      throw new MigrationFailed(migration, folder, true, error, place);
+    }
+  }
+}
+
+async function run(
+  client: pg.PoolClient,
+  { name, sql, checksum }: Migration,
+  isAtomic: boolean,
+): Promise<void> {
+  if (isAtomic) await client.query('begin');
+  await client.query(sql);
+  if (!isAtomic && client.getTransactionStatus() !== 'I') {
+    throw new Error('it leaves a transaction open');
+  }
+  await client.query('insert into banyan.migrations (name, checksum) values ($1, $2)', [
+    name,
+    checksum,
+  ]);
+}
+
+/** @returns whether there was nothing to take back: a file with a `commit` of its own has ended the transaction */
+async function takeBack(client: pg.PoolClient): Promise<boolean> {
+  // The server tells whether it is in a transaction after the error, so one more word is waited for.
+  await client.query('').catch(() => {});
+  if (client.getTransactionStatus() === 'I') return true;
+  await client.query('rollback').catch(() => {});
+  return false;
+}
+
+async function untilRejected<T>(
+  items: T[],
+  body: (item: T) => Promise<void>,
+): Promise<PromiseSettledResult<void>[]> {
+  const results: PromiseSettledResult<void>[] = [];
+  for (const item of items) {
+    const [result] = await Promise.allSettled([body(item)]);
+    results.push(result!);
+    if (result!.status === 'rejected') break;
+  }
+  return results;
 }
 
 /** @param position of a character as PostgreSQL counts: whole ones, from 1 */

@@ -22,10 +22,12 @@ import { connectTo, open } from './move/cut-over.ts';
 import { clearMove, copyAndFollow } from './move/move.ts';
 import type { MoveEnd } from './move/schema.ts';
 import type { DatabaseStep } from './plan.ts';
+import { shardUrls } from './primary.ts';
 import { provision, withClient } from './provision.ts';
 import { type ClusterRecord, type DatabaseRecord, writeDatabaseRecord } from './record.ts';
 import { DATA_CENTRE, superuserUrl } from './running.ts';
 import type { ClusterShape, DatabaseShape } from './shape.ts';
+import { declareOnline } from './sharding/declare.ts';
 import { restartNodes, switchOver } from './switch-over.ts';
 
 /** Patroni reads its settings once a second. */
@@ -73,13 +75,15 @@ export class DatabaseTier {
       case 'stop-embedded':
         await this.#context.machine.stop(EMBEDDED_UNIT);
         return retireEmbedded(this.#context.deployment);
+      case 'declare':
+        return this.#declare();
     }
   }
 
   async #startEtcd(names: string[]): Promise<void> {
     const { machine, deployment } = this.#context;
     const home = await this.#home();
-    const record = recordOf(deployment);
+    const record = this.#record();
     let { cluster } = record;
     if (!cluster) {
       cluster = await newClusterRecord(
@@ -101,12 +105,12 @@ export class DatabaseTier {
       await this.#context.machine.stop(name);
       await home.forget(name);
     }
-    const { cluster: _gone, ...rest } = recordOf(this.#context.deployment);
+    const { cluster: _gone, ...rest } = this.#record();
     await this.#write(rest);
   }
 
   async #startNode(name: string): Promise<void> {
-    const { machine, deployment } = this.#context;
+    const { machine } = this.#context;
     const home = await this.#home();
     let cluster = this.#cluster();
     let node = cluster.nodes.find(each => each.name === name);
@@ -115,7 +119,7 @@ export class DatabaseTier {
     if (!node) {
       node = await home.newNode(name);
       cluster = { ...cluster, nodes: [...cluster.nodes, node] };
-      await this.#write({ ...recordOf(deployment), cluster });
+      await this.#write({ ...this.#record(), cluster });
     }
     this.#note(`${name} copies the database`);
     await home.startNode(machine, cluster, node);
@@ -131,27 +135,29 @@ export class DatabaseTier {
     const node = this.#cluster().nodes.find(each => each.name === name)!;
     const { host, port } = node;
     const others = this.#membersWithout(name);
-    return publishMembers(this.#context.deployment.paths, [
-      ...others,
-      { host, port, dataCentre: DATA_CENTRE },
-    ]);
+    return this.#publishMembers([...others, { host, port, dataCentre: DATA_CENTRE }]);
   }
 
   #dropMember(name: string): Promise<void> {
-    return publishMembers(this.#context.deployment.paths, this.#membersWithout(name));
+    return this.#publishMembers(this.#membersWithout(name));
+  }
+
+  #publishMembers(members: Member[]): Promise<void> {
+    const { deployment, shard } = this.#context;
+    return publishMembers(deployment.paths, members, undefined, shard);
   }
 
   #membersWithout(name: string): Member[] {
     const node = this.#cluster().nodes.find(each => each.name === name);
-    const { members } = readRuntimeMap(this.#context.deployment.paths.map).database.shards[0]!;
+    const { deployment, shard = 0 } = this.#context;
+    const { members } = readRuntimeMap(deployment.paths.map).database.shards[shard]!;
     return members.filter(({ host, port }) => host !== node?.host || port !== node.port);
   }
 
   async #removeNode(name: string): Promise<void> {
-    const { machine, deployment } = this.#context;
     const home = await this.#home();
-    await machine.stop(name);
-    const record = recordOf(deployment);
+    await this.#context.machine.stop(name);
+    const record = this.#record();
     if (record.cluster) {
       const nodes = record.cluster.nodes.filter(each => each.name !== name);
       await this.#write({ ...record, cluster: { ...record.cluster, nodes } });
@@ -161,7 +167,6 @@ export class DatabaseTier {
 
   /** What needs no restart counts at once; what does is `pending` at each node from then on. */
   async #configure(): Promise<void> {
-    const { deployment } = this.#context;
     const home = await this.#home();
     const cluster = this.#cluster();
     const { settings } = this.#wanted();
@@ -183,7 +188,7 @@ export class DatabaseTier {
         parameters: { ...Object.fromEntries(gone.map(name => [name, null])), ...parameters },
       },
     });
-    await this.#write({ ...recordOf(deployment), cluster: { ...cluster, settings } });
+    await this.#write({ ...this.#record(), cluster: { ...cluster, settings } });
     // By then each node knows whether it has to be restarted.
     if (isDeepStrictEqual(before, parameters)) return;
     await pollUntil(SETTINGS_TIMEOUT_MS, async () => {
@@ -283,12 +288,23 @@ export class DatabaseTier {
     return { host, port, user: SUPERUSER, password: secrets.superuserPassword, database, major };
   }
 
+  async #declare(): Promise<void> {
+    const { deployment } = this.#context;
+    const declaration = this.#shape.kind === 'external' ? undefined : this.#shape.declaration;
+    const done = await declareOnline(
+      deployment,
+      await shardUrls(deployment),
+      declaration ?? { tables: {}, unique: [] },
+    );
+    if (done) this.#note(done);
+  }
+
   #home(): Promise<ClusterHome> {
     return ClusterHome.open(this.#context.deployment);
   }
 
   #cluster(): ClusterRecord {
-    const { cluster } = recordOf(this.#context.deployment);
+    const { cluster } = this.#record();
     if (!cluster)
       throw new Error('the plan is for a replicated database, and none is written down');
     return cluster;
@@ -299,7 +315,11 @@ export class DatabaseTier {
     return this.#shape;
   }
 
+  #record(): DatabaseRecord {
+    return recordOf(this.#context.deployment, this.#context.shard);
+  }
+
   #write(record: DatabaseRecord): Promise<void> {
-    return writeDatabaseRecord(this.#context.deployment, record);
+    return writeDatabaseRecord(this.#context.deployment, record, this.#context.shard);
   }
 }

@@ -9,6 +9,7 @@
  * Under root everything but `ca` belongs to an ordinary account, since PostgreSQL refuses root. Where
  * that account cannot come by, it all lies in `/var/lib/banyan`, and `cluster` is a link.
  */
+import { randomBytes } from 'node:crypto';
 import { existsSync } from 'node:fs';
 import { chown, lstat, mkdir, realpath, rm, stat, symlink } from 'node:fs/promises';
 import path from 'node:path';
@@ -202,29 +203,54 @@ export async function newClusterRecord(
   };
 }
 
+/** The same of a further shard, whose servers agree through the etcd of the first. */
+export async function furtherClusterRecord(
+  home: ClusterHome,
+  { scope, etcd, settings }: ClusterRecord,
+  shard: number,
+  nodes: string[],
+): Promise<ClusterRecord> {
+  return {
+    // What a shard of that number, which was given up, left in etcd must not be taken for this one's.
+    scope: `${scope}-${shard + 1}-${randomBytes(3).toString('hex')}`,
+    etcd,
+    nodes: await Promise.all(nodes.map(name => home.newNode(name))),
+    settings,
+  };
+}
+
 /**
  * The record with other ports where one was taken by another program while the cluster was down. etcd's peers know
  * each other by their ports, so those stay.
  */
 export async function withFreePorts(record: ClusterRecord): Promise<ClusterRecord> {
-  const free = async (host: string, port: number) =>
-    (await isPortFree(port, host)) ? port : freePort(host);
-  return {
+  return withFreeNodePorts({
     ...record,
     etcd: await Promise.all(
       record.etcd.map(async each => ({
         ...each,
-        clientPort: await free(each.host, each.clientPort),
+        clientPort: await freeOr(each.host, each.clientPort),
       })),
     ),
+  });
+}
+
+/** The same without etcd's, which runs. */
+export async function withFreeNodePorts(record: ClusterRecord): Promise<ClusterRecord> {
+  return {
+    ...record,
     nodes: await Promise.all(
       record.nodes.map(async each => ({
         ...each,
-        port: await free(each.host, each.port),
-        restPort: await free(each.host, each.restPort),
+        port: await freeOr(each.host, each.port),
+        restPort: await freeOr(each.host, each.restPort),
       })),
     ),
   };
+}
+
+async function freeOr(host: string, port: number): Promise<number> {
+  return (await isPortFree(port, host)) ? port : freePort(host);
 }
 
 /** Distinct ones. */

@@ -6,9 +6,15 @@ import type { Machine } from '../../machines/unit.ts';
 import type { Member } from '../../map/runtime-map.ts';
 import type { Deployment } from '../deployment.ts';
 import { pollUntil } from '../poll.ts';
-import { ClusterHome, newClusterRecord, withFreePorts } from './cluster-home.ts';
+import {
+  ClusterHome,
+  furtherClusterRecord,
+  newClusterRecord,
+  withFreeNodePorts,
+  withFreePorts,
+} from './cluster-home.ts';
 import { provision, withClient } from './provision.ts';
-import { type ClusterRecord, writeDatabaseRecord } from './record.ts';
+import { type ClusterRecord, readDatabaseRecord, writeDatabaseRecord } from './record.ts';
 import { DATA_CENTRE, ownerUrl, type RunningDatabase, superuserUrl } from './running.ts';
 
 /** After a start all nodes are there and one of them has to be elected. */
@@ -35,8 +41,35 @@ export async function createCluster(
 ): Promise<RunningDatabase> {
   const home = await ClusterHome.open(deployment);
   const record = await newClusterRecord(home, deployment, names, settings);
-  await writeDatabaseRecord(deployment, { serving: 'cluster', cluster: record });
+  await writeDatabaseRecord(deployment, {
+    ...readDatabaseRecord(deployment.paths),
+    serving: 'cluster',
+    cluster: record,
+  });
   await startEtcd(machine, home, record);
+  return createNodes(machine, deployment, home, record);
+}
+
+/** The same for a further shard, while the first runs. */
+export async function createFurtherCluster(
+  machine: Machine,
+  deployment: Deployment,
+  shard: number,
+  nodes: string[],
+): Promise<RunningDatabase> {
+  const home = await ClusterHome.open(deployment);
+  const { serving, cluster: first } = readDatabaseRecord(deployment.paths)!;
+  const record = await furtherClusterRecord(home, first!, shard, nodes);
+  await writeDatabaseRecord(deployment, { serving, cluster: record }, shard);
+  return createNodes(machine, deployment, home, record);
+}
+
+async function createNodes(
+  machine: Machine,
+  deployment: Deployment,
+  home: ClusterHome,
+  record: ClusterRecord,
+): Promise<RunningDatabase> {
   const [first, ...others] = record.nodes;
   await home.startNode(machine, record, first!);
   await primaryOf(home, record);
@@ -54,8 +87,34 @@ export async function startCluster(
 ): Promise<RunningDatabase> {
   const home = await ClusterHome.open(deployment);
   const record = await withFreePorts(stopped);
-  await writeDatabaseRecord(deployment, { serving: 'cluster', cluster: record });
+  await writeDatabaseRecord(deployment, {
+    ...readDatabaseRecord(deployment.paths)!,
+    cluster: record,
+  });
   await startEtcd(machine, home, record);
+  return startNodes(machine, deployment, home, record);
+}
+
+/** The same for a further shard, while the first runs. */
+export async function startFurtherCluster(
+  machine: Machine,
+  deployment: Deployment,
+  shard: number,
+  stopped: ClusterRecord,
+): Promise<RunningDatabase> {
+  const home = await ClusterHome.open(deployment);
+  const { serving, cluster: first } = readDatabaseRecord(deployment.paths)!;
+  const record = await withFreeNodePorts({ ...stopped, etcd: first!.etcd });
+  await writeDatabaseRecord(deployment, { serving, cluster: record }, shard);
+  return startNodes(machine, deployment, home, record);
+}
+
+async function startNodes(
+  machine: Machine,
+  deployment: Deployment,
+  home: ClusterHome,
+  record: ClusterRecord,
+): Promise<RunningDatabase> {
   await Promise.all(record.nodes.map(node => home.startNode(machine, record, node)));
   const primary = await primaryOf(home, record);
   await provision(deployment, primary);

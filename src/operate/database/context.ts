@@ -1,16 +1,16 @@
 /** What the operations on the database tier work with, and what is observed of it. */
 
-import type { Machine } from '../../machines/unit.ts';
+import type { Machine, UnitState } from '../../machines/unit.ts';
 import { readRuntimeMap } from '../../map/map-file.ts';
 import type { CompleteTopology } from '../../topology/defaults.ts';
 import type { Deployment } from '../deployment.ts';
 import { standingsOf } from './cluster.ts';
 import { ClusterHome } from './cluster-home.ts';
-import { EMBEDDED_UNIT } from './embedded.ts';
+import { embeddedUnit } from './embedded.ts';
 import type { CutOver } from './move/cut-over.ts';
 import type { ObservedDatabase } from './plan.ts';
 import { withClient } from './provision.ts';
-import { type DatabaseRecord, readDatabaseRecord } from './record.ts';
+import { type DatabaseRecord, readDatabaseRecord, recordOfShard } from './record.ts';
 import { type ServerAddress, superuserUrl } from './running.ts';
 import { settingsRevision } from './shape.ts';
 
@@ -20,6 +20,8 @@ export interface DatabaseContext {
     cutOver(move: CutOver): Promise<number>;
   };
   deployment: Deployment;
+  /** Which shard it is about: an index into the map's. Default: 0, the first or only one. */
+  shard?: number;
   /** The database is run by somebody else. */
   isExternal: boolean;
   /** How an embedded server would be run. @throws what reading the configuration throws */
@@ -27,30 +29,36 @@ export interface DatabaseContext {
 }
 
 /** What is not written down is a single server: that of the first start. */
-export function recordOf({ paths }: Deployment): DatabaseRecord {
-  return readDatabaseRecord(paths) ?? { serving: 'embedded' };
+export function recordOf({ paths }: Deployment, shard = 0): DatabaseRecord {
+  return recordOfShard(readDatabaseRecord(paths) ?? { serving: 'embedded' }, shard);
 }
 
-export async function observeDatabase({
-  machine,
-  deployment,
-  isExternal,
-}: DatabaseContext): Promise<ObservedDatabase> {
+/** How many databases the rows are spread over. */
+export function shardCountOf({ sharding }: DatabaseRecord): number {
+  return sharding?.ranges.length ?? 1;
+}
+
+/** @param known the units' states, where they have been asked for already */
+export async function observeDatabase(
+  { machine, deployment, shard = 0, isExternal }: DatabaseContext,
+  known?: UnitState[],
+): Promise<ObservedDatabase> {
   const nothing = { embeddedRuns: false, etcd: [], nodes: [], revision: undefined };
   if (isExternal) return { serving: 'external', ...nothing };
-  const { serving, cluster } = recordOf(deployment);
-  const states = await machine.states();
+  const { serving, cluster } = recordOf(deployment, shard);
+  const states = known ?? (await machine.states());
   const runs = (name: string) => states.some(unit => unit.name === name && unit.phase === 'ready');
-  const embeddedRuns = states.some(({ name }) => name === EMBEDDED_UNIT);
+  const embeddedRuns = states.some(({ name }) => name === embeddedUnit(shard));
   if (!cluster) return { serving, ...nothing, embeddedRuns };
-  const { members } = readRuntimeMap(deployment.paths.map).database.shards[0]!;
+  const { members } = readRuntimeMap(deployment.paths.map).database.shards[shard]!;
   const standings = cluster.nodes.some(({ name }) => runs(name))
     ? await standingsOf(await ClusterHome.open(deployment), cluster)
     : [];
   return {
     serving,
     embeddedRuns,
-    etcd: cluster.etcd.map(({ name }) => ({ name, runs: runs(name) })),
+    // All shards have the same, which the first looks after.
+    etcd: (shard === 0 ? cluster.etcd : []).map(({ name }) => ({ name, runs: runs(name) })),
     nodes: await Promise.all(
       cluster.nodes.map(async node => {
         const standing = standings.find(({ name }) => name === node.name);

@@ -1,5 +1,5 @@
 /**
- * The database of rung 1: one PostgreSQL from npm, as a unit.
+ * The database of rung 1: one PostgreSQL from npm, as a unit; one for each shard, when there are several.
  */
 import { realpath, rename, rm, statfs } from 'node:fs/promises';
 import path from 'node:path';
@@ -27,7 +27,8 @@ import { isProvisioned, provision } from './provision.ts';
 import { DATA_CENTRE, ownerUrl, type RunningDatabase } from './running.ts';
 
 /** The unit's name. */
-export const EMBEDDED_UNIT = 'postgres-1';
+export const embeddedUnit = (shard: number) => `postgres-${shard + 1}`;
+export const EMBEDDED_UNIT = embeddedUnit(0);
 
 const LOOPBACK = '127.0.0.1';
 
@@ -48,14 +49,16 @@ export class DiskFull extends BanyanError {
 
 /**
  * Starts the embedded PostgreSQL; makes its data, its role and its database when they are not there.
+ * @param shard an index into the map's
  * @throws DataVersionMismatch, DiskFull, PortInUse, InitFailed, UnitStartFailed
  */
 export async function startEmbeddedDatabase(
   machine: Machine,
   deployment: Deployment,
   topology: CompleteTopology['database'],
+  shard = 0,
 ): Promise<RunningDatabase> {
-  const home = await settle(deployment.paths.postgres, deployment.id);
+  const home = await settle(embeddedFolder(deployment, shard), deployment.id);
   const isNew = (await dataVersion(home.dataFolder)) === undefined;
   await requireSpace(path.dirname(home.dataFolder), isNew ? FIRST_START_MB : WARM_START_MB);
   if (isNew) await initialise(home, deployment.secrets.superuserPassword);
@@ -69,14 +72,15 @@ export async function startEmbeddedDatabase(
       maxConnections: topology.maxConnections,
       extra: topology.settings,
     });
-    await machine.start(postgresUnit(EMBEDDED_UNIT, home, `${LOOPBACK}:${port}`));
+    await machine.start(postgresUnit(embeddedUnit(shard), home, `${LOOPBACK}:${port}`));
     return port;
   };
-  if (topology.port !== 0) await requirePort(topology.port);
+  const wanted = shard === 0 ? topology.port : 0;
+  if (wanted !== 0) await requirePort(wanted);
   const port =
-    topology.port === 0
-      ? await onFreePort(LOOPBACK, () => choosePort(deployment), start)
-      : await start(topology.port);
+    wanted === 0
+      ? await onFreePort(LOOPBACK, () => choosePort(deployment, shard), start)
+      : await start(wanted);
   const at = { host: LOOPBACK, port };
   if (isNew || !(await isProvisioned(deployment, at))) await provision(deployment, at);
   return {
@@ -88,10 +92,15 @@ export async function startEmbeddedDatabase(
   };
 }
 
+/** Where a shard's server has its data. */
+function embeddedFolder({ paths }: Deployment, shard: number): string {
+  return shard === 0 ? paths.postgres : `${paths.postgres}-${shard + 1}`;
+}
+
 /** The port of the last time while it is free, so that tools that know it go on working. */
-async function choosePort({ paths }: Deployment): Promise<number> {
+async function choosePort({ paths }: Deployment, shard: number): Promise<number> {
   try {
-    const last = readRuntimeMap(paths.map).database.shards[0]?.members[0];
+    const last = readRuntimeMap(paths.map).database.shards[shard]?.members[0];
     if (last?.host === LOOPBACK && (await isPortFree(last.port, LOOPBACK))) return last.port;
   } catch {
     // No map yet, or a damaged one: any port will do.
@@ -116,10 +125,11 @@ async function requireSpace(folder: string, neededMb: number): Promise<void> {
 }
 
 /** Puts a server's data aside, which has been stopped: one copy is kept, whatever a move may have missed. */
-export async function retireEmbedded({ paths }: Deployment): Promise<void> {
-  const data = await realpath(paths.postgres).catch(() => undefined);
+export async function retireEmbedded(deployment: Deployment, shard = 0): Promise<void> {
+  const folder = embeddedFolder(deployment, shard);
+  const data = await realpath(folder).catch(() => undefined);
   // A link to where the account can come by is made anew by the next first start.
-  if (data !== paths.postgres) await rm(paths.postgres, { force: true, recursive: true });
+  if (data !== folder) await rm(folder, { force: true, recursive: true });
   if (!data) return;
   const old = `${data}.old`;
   await rm(old, { recursive: true, force: true });

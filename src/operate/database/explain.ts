@@ -94,6 +94,13 @@ export function explainDatabase(step: DatabaseStep): ExplainedStep {
         traffic: NOTHING,
         undo: 'there is nothing to take back',
       };
+    case 'declare':
+      return {
+        mark: '~',
+        what: 'check how tables are spread over the shards, guard them, and tell the servers',
+        traffic: NOTHING,
+        undo: 'the declaration that was',
+      };
     case 'stop-embedded':
       return {
         mark: '-',

@@ -28,19 +28,23 @@ export class StillBusy extends BanyanError {
   }
 }
 
-/** Publishes who the members are; with `hold`, that they are not to be sent anything new. */
+/** Publishes who the members of a shard are; with `hold`, that they are not to be sent anything new. */
 export async function publishMembers(
   { map: file }: Pick<DeploymentPaths, 'map'>,
   members: Member[] | undefined,
   hold?: { id: string; forMs: number },
+  shard = 0,
 ): Promise<void> {
   const { epoch: _epoch, format: _format, ...map } = readRuntimeMap(file);
-  const present = map.database.shards[0]!;
   await publishRuntimeMap(file, {
     ...map,
     database: {
       ...map.database,
-      shards: [{ id: present.id, members: members ?? present.members, ...(hold ? { hold } : {}) }],
+      shards: map.database.shards.map(({ hold: before, ...present }, index) =>
+        index === shard
+          ? { ...present, members: members ?? present.members, ...(hold ? { hold } : {}) }
+          : { ...present, ...(before ? { hold: before } : {}) },
+      ),
     },
   });
 }
@@ -56,14 +60,14 @@ export async function whileHeld<T>(
   primary: Queryable,
   database: string,
   body: () => Promise<T>,
+  shard = 0,
 ): Promise<T> {
-  const before = readRuntimeMap(paths.map).database.shards[0]!.members;
-  await publishMembers(paths, before, { id: randomUUID(), forMs: HOLD_MS });
+  await publishMembers(paths, undefined, { id: randomUUID(), forMs: HOLD_MS }, shard);
   try {
     await untilDrained(primary, database);
     return await body();
   } finally {
-    await publishMembers(paths, undefined);
+    await publishMembers(paths, undefined, undefined, shard);
   }
 }
 

@@ -45,12 +45,14 @@ export type DatabaseStep =
   | { do: 'start-embedded' }
   | { do: 'move'; to: 'cluster' | 'embedded' }
   | { do: 'clear-move' }
-  | { do: 'stop-embedded' };
+  | { do: 'stop-embedded' }
+  | { do: 'declare' };
 
 export function planDatabase(
   observed: ObservedDatabase,
   desired: DatabaseShape,
   revisionOf: (shape: Extract<DatabaseShape, { kind: 'cluster' }>) => string,
+  shard = 0,
 ): DatabaseStep[] {
   if (desired.kind === 'external' || observed.serving === 'external') return [];
   if (desired.kind === 'embedded') return toEmbedded(observed);
@@ -60,7 +62,7 @@ export function planDatabase(
   );
   if (observed.serving === 'embedded') {
     if (missingEtcd.length > 0) steps.push({ do: 'start-etcd', names: missingEtcd });
-    const names = new Names(observed.nodes);
+    const names = new Names(observed.nodes, shard);
     const wanted = [
       ...observed.nodes.slice(0, desired.replicas + 1).map(({ name }) => name),
       ...names.take(desired.replicas + 1 - observed.nodes.length),
@@ -80,7 +82,7 @@ export function planDatabase(
   const present = observed.etcd.filter(({ runs }) => !runs).map(({ name }) => name);
   if (present.length > 0) steps.push({ do: 'start-etcd', names: present });
   if (observed.embeddedRuns) steps.push({ do: 'clear-move' }, { do: 'stop-embedded' });
-  steps.push(...withinCluster(observed, desired, revisionOf(desired)));
+  steps.push(...withinCluster(observed, desired, revisionOf(desired), shard));
   return steps;
 }
 
@@ -88,6 +90,7 @@ function withinCluster(
   { nodes, revision }: ObservedDatabase,
   desired: Extract<DatabaseShape, { kind: 'cluster' }>,
   desiredRevision: string,
+  shard: number,
 ): DatabaseStep[] {
   const steps: DatabaseStep[] = [];
   const retired = new Set(desired.retired ?? []);
@@ -102,7 +105,7 @@ function withinCluster(
     if (!node.runs) steps.push({ do: 'start-node', name: node.name });
     if (!node.joined) steps.push({ do: 'add-member', name: node.name });
   }
-  for (const name of new Names(nodes).take(wanted - staying.length)) {
+  for (const name of new Names(nodes, shard).take(wanted - staying.length)) {
     steps.push({ do: 'start-node', name }, { do: 'add-member', name });
     remaining.push(newNode(name));
   }
@@ -177,22 +180,24 @@ export function etcdNames(count: number): string[] {
   return Array.from({ length: count }, (_, index) => `etcd-${index + 1}`);
 }
 
-export function nodeNames(count: number): string[] {
-  return new Names([]).take(count);
+export function nodeNames(count: number, shard = 0): string[] {
+  return new Names([], shard).take(count);
 }
 
-/** Hands out `database-1`, `database-2`, …: the lowest that is free. */
+/** Hands out `database-1`, `database-2`, …, and of the second shard `shard-2-1`, …: the lowest that is free. */
 class Names {
   readonly #taken: Set<string>;
+  readonly #prefix: string;
 
-  constructor(present: { name: string }[]) {
+  constructor(present: { name: string }[], shard: number) {
     this.#taken = new Set(present.map(({ name }) => name));
+    this.#prefix = shard === 0 ? 'database' : `shard-${shard + 1}`;
   }
 
   take(count: number): string[] {
     const names: string[] = [];
     for (let number = 1; names.length < count; number++) {
-      const name = `database-${number}`;
+      const name = `${this.#prefix}-${number}`;
       if (this.#taken.has(name)) continue;
       this.#taken.add(name);
       names.push(name);

@@ -1,5 +1,6 @@
 /** Which of several servers takes writes, asked from the servers themselves. */
 import { BanyanError } from '../../errors.ts';
+import { readRuntimeMap } from '../../map/map-file.ts';
 import type { Member } from '../../map/runtime-map.ts';
 import type { Deployment } from '../deployment.ts';
 import { pollUntil } from '../poll.ts';
@@ -37,6 +38,20 @@ export async function findPrimary(
   });
   if (!found) throw new NobodyTakesWrites(members);
   return found;
+}
+
+/**
+ * The owner's URLs to the primary of each shard, in the map's order.
+ * @param url of a database that Banyan does not run
+ * @throws NobodyTakesWrites
+ */
+export async function shardUrls(deployment: Deployment, url?: string): Promise<string[]> {
+  if (url) return [url];
+  const { shards } = readRuntimeMap(deployment.paths.map).database;
+  const primaries = await Promise.all(
+    shards.map(({ members }) => findPrimary(deployment, members)),
+  );
+  return primaries.map(primary => ownerUrl(deployment, primary));
 }
 
 async function takesWrites(deployment: Deployment, member: Member): Promise<boolean> {

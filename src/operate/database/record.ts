@@ -6,11 +6,13 @@
  * rows still were, or where they already are.
  */
 import { readFileSync } from 'node:fs';
+import type { HashRange } from '../../app/database/shards/ranges.ts';
 import type { EtcdMember } from '../../engines/etcd.ts';
 import type { ClusterSettings, DatabaseNode } from '../../engines/patroni-config.ts';
 import { hasCode } from '../../errors.ts';
 import { writeFileAtomic } from '../../map/atomic-file.ts';
 import type { Member } from '../../map/runtime-map.ts';
+import type { TablePlacement } from '../../topology/defaults.ts';
 import { type Deployment, DeploymentDamaged, type DeploymentPaths } from '../deployment.ts';
 
 export interface ClusterRecord {
@@ -29,6 +31,20 @@ export interface DatabaseRecord {
   embedded?: Member;
   /** There also while it is being made, and does not serve yet. */
   cluster?: ClusterRecord;
+  /** The shards after the first, in the map's order. All are of the same kind. */
+  others?: Pick<DatabaseRecord, 'embedded' | 'cluster'>[];
+  /** Missing: one shard that has everything. */
+  sharding?: Sharding;
+}
+
+/** How the rows are spread. */
+export interface Sharding {
+  /** What each shard owns, in the map's order: as many as there are shards. */
+  ranges: HashRange[];
+  /** By `schema.table`, as it is in force. */
+  tables: Record<string, TablePlacement>;
+  /** `schema.table.column` */
+  unique: string[];
 }
 
 /** Undefined before the first start. @throws DeploymentDamaged */
@@ -41,9 +57,27 @@ export function readDatabaseRecord(paths: DeploymentPaths): DatabaseRecord | und
   }
 }
 
+/** What is written down of one shard; what all have in common is with the first. */
+export function recordOfShard(whole: DatabaseRecord, shard: number): DatabaseRecord {
+  return shard === 0 ? whole : { serving: whole.serving, ...whole.others?.[shard - 1] };
+}
+
+/** @param record of the shard: of the first, with what all have in common */
 export function writeDatabaseRecord(
   { paths }: Pick<Deployment, 'paths'>,
   record: DatabaseRecord,
+  shard = 0,
 ): Promise<void> {
-  return writeFileAtomic(paths.database, `${JSON.stringify(record, null, 2)}\n`);
+  const whole = shard === 0 ? record : withShard(readDatabaseRecord(paths)!, record, shard);
+  return writeFileAtomic(paths.database, `${JSON.stringify(whole, null, 2)}\n`);
+}
+
+function withShard(
+  whole: DatabaseRecord,
+  { embedded, cluster }: DatabaseRecord,
+  shard: number,
+): DatabaseRecord {
+  const others = [...(whole.others ?? [])];
+  others[shard - 1] = { ...(embedded ? { embedded } : {}), ...(cluster ? { cluster } : {}) };
+  return { ...whole, others };
 }

@@ -4,7 +4,7 @@ import type { Controller } from '../controller.ts';
 import type { Change } from '../operations/change.ts';
 import { primaryOf, standingsOf } from './cluster.ts';
 import { ClusterHome } from './cluster-home.ts';
-import { recordOf } from './context.ts';
+import { recordOf, shardCountOf } from './context.ts';
 import type { ClusterRecord } from './record.ts';
 import type { ClusterShape } from './shape.ts';
 import { candidateOf } from './switch-over.ts';
@@ -109,9 +109,15 @@ async function clusterOf(
   command: string,
   name?: string,
 ): Promise<Cluster> {
-  const { cluster } = recordOf(deployment);
-  if (presentDatabase.kind !== 'cluster' || !cluster) throw new NotReplicated(command);
-  const known = cluster.nodes.map(node => node.name);
+  const whole = recordOf(deployment);
+  const clusters = Array.from({ length: shardCountOf(whole) }, (_, shard) =>
+    recordOf(deployment, shard),
+  ).flatMap(({ cluster }) => cluster ?? []);
+  if (presentDatabase.kind !== 'cluster' || clusters.length === 0) throw new NotReplicated(command);
+  const known = clusters.flatMap(({ nodes }) => nodes.map(node => node.name));
   if (name !== undefined && !known.includes(name)) throw new NoSuchServer(name, known);
+  // Without a name: of the first shard, or of the only one.
+  const cluster =
+    clusters.find(({ nodes }) => nodes.some(node => node.name === name)) ?? clusters[0]!;
   return { shape: presentDatabase, record: cluster, home: await ClusterHome.open(deployment) };
 }

@@ -4,11 +4,21 @@
 import { createHash } from 'node:crypto';
 import type { ClusterSettings } from '../../engines/patroni-config.ts';
 import type { CompleteTopology } from '../../topology/defaults.ts';
+import type { Sharding } from './record.ts';
 
-export type DatabaseShape = { kind: 'external' } | { kind: 'embedded' } | ClusterShape;
+export type DatabaseShape = { kind: 'external' } | ({ kind: 'embedded' } & Sharded) | ClusterShape;
+
+interface Sharded {
+  /** How many databases the rows are spread over; each is of that kind. Missing: one. */
+  shards?: number;
+  /** How they are spread. Missing: as nothing was declared. */
+  declaration?: ShardDeclaration;
+}
+
+export type ShardDeclaration = Omit<Sharding, 'ranges'>;
 
 /** A primary and its replicas. */
-export interface ClusterShape {
+export interface ClusterShape extends Sharded {
   kind: 'cluster';
   replicas: number;
   etcd: number;
@@ -27,9 +37,11 @@ export const DATABASE_SHAPE = 'database.shape';
 /** The shape that the topology asks for. */
 export function databaseShapeOf({ database }: CompleteTopology): DatabaseShape {
   if (database.url) return { kind: 'external' };
-  if (database.replicas === 0) return { kind: 'embedded' };
+  const sharded = shardedShape(database.shards, database);
+  if (database.replicas === 0) return { kind: 'embedded', ...sharded };
   return {
     kind: 'cluster',
+    ...sharded,
     replicas: database.replicas,
     etcd: database.etcd,
     settings: {
@@ -39,6 +51,22 @@ export function databaseShapeOf({ database }: CompleteTopology): DatabaseShape {
       extra: database.settings,
     },
   };
+}
+
+/** Says nothing where nothing is said, so that shapes of old compare as equal. */
+export function shardedShape(shards: number, { tables, unique }: ShardDeclaration): Sharded {
+  const isDeclared = Object.keys(tables).length > 0;
+  return {
+    ...(shards > 1 ? { shards } : {}),
+    ...(isDeclared ? { declaration: { tables, unique } } : {}),
+  };
+}
+
+/** The shape with what is written down of how the rows are spread. */
+export function withSharding(shape: DatabaseShape, sharding: Sharding | undefined): DatabaseShape {
+  if (shape.kind === 'external' || !sharding) return shape;
+  const { shards: _shards, declaration: _declaration, ...rest } = shape;
+  return { ...rest, ...shardedShape(sharding.ranges.length, sharding) };
 }
 
 /** Changes when a server would run differently. */

@@ -4,7 +4,7 @@ import type { Deployment } from '../deployment.ts';
 import { standingsOf } from './cluster.ts';
 import { ClusterHome } from './cluster-home.ts';
 import { withClient } from './provision.ts';
-import { readDatabaseRecord } from './record.ts';
+import { type ClusterRecord, readDatabaseRecord } from './record.ts';
 import { superuserUrl } from './running.ts';
 
 export interface DatabaseServer {
@@ -34,7 +34,15 @@ export async function databaseServers(
 ): Promise<DatabaseServer[] | undefined> {
   const record = readDatabaseRecord(deployment.paths);
   if (record?.serving !== 'cluster' || !record.cluster) return undefined;
-  const { cluster } = record;
+  const clusters = [record, ...(record.others ?? [])].flatMap(({ cluster }) => cluster ?? []);
+  const servers = await Promise.all(clusters.map(cluster => serversOf(deployment, cluster)));
+  return servers.flat();
+}
+
+async function serversOf(
+  deployment: Deployment,
+  cluster: ClusterRecord,
+): Promise<DatabaseServer[]> {
   const standings = await standingsOf(await ClusterHome.open(deployment), cluster);
   const leader = standings.find(({ role }) => role === 'primary');
   const primary = cluster.nodes.find(({ name }) => name === leader?.name);

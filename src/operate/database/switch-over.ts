@@ -31,7 +31,7 @@ export class NoCandidate extends BanyanError {
   }
 }
 
-type Context = Pick<DatabaseContext, 'deployment'>;
+type Context = Pick<DatabaseContext, 'deployment' | 'shard'>;
 
 /**
  * Makes another node the primary while writes wait.
@@ -39,7 +39,7 @@ type Context = Pick<DatabaseContext, 'deployment'>;
  * @throws NoCandidate, StillBusy, PatroniRefused
  */
 export async function switchOver(
-  { deployment }: Context,
+  { deployment, shard }: Context,
   home: ClusterHome,
   cluster: ClusterRecord,
   to: string | undefined,
@@ -50,10 +50,16 @@ export async function switchOver(
   try {
     const candidate = await candidateOf(home, cluster, to);
     await withClient(superuserUrl(deployment, primary, 'postgres'), client =>
-      whileHeld(deployment.paths, client, deployment.database, async () => {
-        await (await home.api(primary)).switchOver(primary.name, candidate, SWITCH_TIMEOUT_MS);
-        await untilPrimary(home, cluster, candidate);
-      }),
+      whileHeld(
+        deployment.paths,
+        client,
+        deployment.database,
+        async () => {
+          await (await home.api(primary)).switchOver(primary.name, candidate, SWITCH_TIMEOUT_MS);
+          await untilPrimary(home, cluster, candidate);
+        },
+        shard,
+      ),
     );
   } finally {
     if (to) await acknowledgeOn(home, cluster, 1);

@@ -18,6 +18,7 @@ import type { CompleteTopology } from '../../topology/defaults.ts';
 import { useExternalDatabase } from '../database/external.ts';
 import type { DeploymentPaths } from '../deployment.ts';
 import { loadTopology } from '../load-topology.ts';
+import { examineSharding } from './sharding.ts';
 import { examineState } from './stateless.ts';
 
 /** `hint`: good to know, nothing is wrong. `warning`: it runs, and should be looked at. */
@@ -65,6 +66,11 @@ export async function examine(paths: DeploymentPaths): Promise<Finding[]> {
     await run('start command', () => startCommand(paths.app, web.command));
     await run('port', () => port(paths, web));
     findings.push(...(await examineState(paths, web)));
+    try {
+      findings.push(...(await examineSharding(paths, topology)));
+    } catch (error) {
+      await run('sharding', () => Promise.reject(error));
+    }
     if (database.url)
       await run('database', async () => ok((await useExternalDatabase(database.url!)).summary));
   }

@@ -1,11 +1,11 @@
 /** What a deployment should be, all tiers: what an operation leads to, and what the journal keeps. */
 import type { Controller } from '../controller.ts';
 import { DatabaseTier } from '../database/carry-out.ts';
-import { observeDatabase } from '../database/context.ts';
+import { observeDatabase, recordOf } from '../database/context.ts';
 import { explainDatabase } from '../database/explain.ts';
-import { type DatabaseStep, planDatabase } from '../database/plan.ts';
 import { precheckDatabase } from '../database/precheck.ts';
-import { DATABASE_SHAPE, type DatabaseShape, settingsRevision } from '../database/shape.ts';
+import { DATABASE_SHAPE, type DatabaseShape } from '../database/shape.ts';
+import { planShards, type ShardStep } from '../database/sharding/plan.ts';
 import { converge as convergeWeb, type Progress, planFor as planForWeb } from '../web/converge.ts';
 import { type ExplainedStep, explain as explainWeb } from '../web/explain.ts';
 import type { Step as WebStep } from '../web/plan.ts';
@@ -18,7 +18,7 @@ export interface Goal {
 }
 
 export interface Plan {
-  database: DatabaseStep[];
+  database: ShardStep[];
   web: WebStep[];
 }
 
@@ -33,12 +33,17 @@ export async function planFor(controller: Controller, goal: Goal): Promise<Plan>
 }
 
 async function planForDatabase(
-  controller: Controller,
+  { databaseContext: context }: Controller,
   shape: DatabaseShape,
-): Promise<DatabaseStep[]> {
-  return planDatabase(await observeDatabase(controller.databaseContext), shape, ({ settings }) =>
-    settingsRevision(settings),
+): Promise<ShardStep[]> {
+  const { sharding } = recordOf(context.deployment);
+  const states = context.isExternal ? [] : await context.machine.states();
+  const observed = await Promise.all(
+    Array.from({ length: sharding?.ranges.length ?? 1 }, (_, shard) =>
+      observeDatabase({ ...context, shard }, states),
+    ),
   );
+  return planShards(observed, sharding, shape);
 }
 
 /** All steps in the order in which they are done, in words. */
@@ -46,10 +51,17 @@ export function explainPlan(
   plan: Plan,
   goal: Goal,
   present: WebShape,
-): ((DatabaseStep | WebStep) & ExplainedStep)[] {
-  const database = plan.database.map(step => ({ ...step, ...explainDatabase(step) }));
+): ((ShardStep | WebStep) & ExplainedStep)[] {
+  const database = plan.database.map(step => ({ ...step, ...explainShardStep(step) }));
   const web = plan.web.map(step => ({ ...step, ...explainWeb(step) }));
   return isWebFirst(goal, present) ? [...web, ...database] : [...database, ...web];
+}
+
+function explainShardStep(step: ShardStep): ExplainedStep {
+  const explained = explainDatabase(step);
+  // Other steps name a server, which tells the shard.
+  if (step.shard === undefined || 'name' in step) return explained;
+  return { ...explained, what: `shard ${step.shard + 1}: ${explained.what}` };
 }
 
 /** What can be found out before anything is touched. */
@@ -81,9 +93,11 @@ async function convergeDatabase(
   progress: Progress,
 ): Promise<void> {
   const steps = await planForDatabase(controller, shape);
-  const tier = new DatabaseTier(controller.databaseContext, shape, progress.note ?? (() => {}));
+  const note = progress.note ?? (() => {});
   for (const [index, step] of steps.entries()) {
-    const { what } = explainDatabase(step);
+    const context = { ...controller.databaseContext, shard: step.shard ?? 0 };
+    const tier = new DatabaseTier(context, shape, note);
+    const { what } = explainShardStep(step);
     const begun = performance.now();
     progress.begin?.(what, index + 1, steps.length);
     await tier.carryOut(step);

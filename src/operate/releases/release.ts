@@ -12,6 +12,8 @@ import { promisify } from 'node:util';
 import { BanyanError } from '../../errors.ts';
 import { applicationEnv } from '../application-env.ts';
 import type { Controller } from '../controller.ts';
+import { shardUrls } from '../database/primary.ts';
+import { declareOnline } from '../database/sharding/declare.ts';
 import { runMigrations, runUserCommand } from '../migrations.ts';
 import { type ChangeProgress, change, TakenBack } from '../operations/change.ts';
 import { runtimeSocket } from '../web/balancer-files.ts';
@@ -176,10 +178,14 @@ async function migrateFrom(
   if (!migrations && !migrate) return;
   progress.preparing?.(`migrating: ${migrate ?? migrations}`);
   const env = applicationEnv(deployment, topology.web, databaseUrl, circumstances.environment);
-  const done = await runMigrations(folder, topology.database, databaseUrl, env, line =>
+  const urls = await shardUrls(deployment, topology.database.url);
+  const done = await runMigrations(folder, topology.database, urls, env, line =>
     progress.output?.(line),
   );
   if (done) progress.output?.(done);
+  if (topology.database.url) return;
+  const declared = await declareOnline(deployment, urls, topology.database);
+  if (declared) progress.output?.(declared);
 }
 
 /** After each new server has joined: looks at what it answers. */

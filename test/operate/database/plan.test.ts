@@ -118,6 +118,8 @@ function carryOut(
       expect(now.nodes.find(({ name }) => name === to)?.runs).toBe(true);
       return { ...now, nodes: now.nodes.map(each => ({ ...each, isPrimary: each.name === to })) };
     }
+    case 'declare':
+      return now;
     case 'start-embedded':
       return { ...now, embeddedRuns: true };
     case 'move':
