@@ -6,8 +6,8 @@ import type { CompleteTopology } from '../topology/defaults.ts';
 import { Catalog } from './catalog.ts';
 import { ControlClient, NotRunning } from './control/client.ts';
 import type { Circumstances } from './control/protocol.ts';
-import type { DatabaseContext } from './database/context.ts';
-import { DATABASE_SHAPE, type DatabaseShape } from './database/shape.ts';
+import { type DatabaseContext, recordOf } from './database/context.ts';
+import { DATABASE_SHAPE, type DatabaseShape, withSharding } from './database/shape.ts';
 import { type Deployment, type DeploymentPaths, existingDeployment } from './deployment.ts';
 import { loadTopology, withOverrides } from './load-topology.ts';
 import { Journal } from './operations/journal.ts';
@@ -80,7 +80,10 @@ export async function withController<T>(
       databaseUrl: circumstances.databaseUrl,
       circumstances,
       present,
-      presentDatabase,
+      // A release puts a declaration in force beside the operation that it is.
+      get presentDatabase() {
+        return withSharding(presentDatabase, recordOf(deployment).sharding);
+      },
       databaseContext: {
         machine,
         deployment,

@@ -9,6 +9,7 @@
  *       balancer/         the load balancers' configuration; the self-signed certificate
  *       releases/         numbered folders, immutable
  *       postgres/         the database (a link to /var/lib/banyan when only root may enter here)
+ *       postgres-2/ …     those of further shards
  *       cluster/          a replicated database: etcd, a folder for each node
  *       backups/          pgBackRest's repository, unless the topology names another
  *       restore.json      the last restore: how far it came, and what it put aside

@@ -33,6 +33,7 @@ import { findPrimary } from './database/primary.ts';
 import { DATA_CENTRE, ownerUrl, type RunningDatabase } from './database/running.ts';
 import { DATABASE_SHAPE, databaseShapeOf, shardedShape } from './database/shape.ts';
 import { databaseOfMap, declare } from './database/sharding/declare.ts';
+import { installIds } from './database/sharding/ids.ts';
 import { startDatabases } from './database/sharding/start.ts';
 import { databaseServers } from './database/standing.ts';
 import { type Deployment, DeploymentPaths, openDeployment } from './deployment.ts';
@@ -346,6 +347,7 @@ export class RunningDeployment extends EventEmitter<UpEvents> {
     const folder = requireRelease(this.#paths, release);
     const tier = this.#topology.database;
     const urls = this.#shards.map(({ url }) => url);
+    await Promise.all(urls.map(installIds));
     if (tier.migrations || tier.migrate) {
       const env = applicationEnv(deployment, this.#topology.web, urls[0]!);
       await this.#step('migrations', tier.migrate ?? tier.migrations ?? '', async () => {

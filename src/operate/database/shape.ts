@@ -63,6 +63,13 @@ export function shardedShape(shards: number, { tables, unique }: ShardDeclaratio
   };
 }
 
+/** The shape with what is written down of how the rows are spread. */
+export function withSharding(shape: DatabaseShape, sharding: Sharding | undefined): DatabaseShape {
+  if (shape.kind === 'external' || !sharding) return shape;
+  const { shards: _shards, declaration: _declaration, ...rest } = shape;
+  return { ...rest, ...shardedShape(sharding.ranges.length, sharding) };
+}
+
 /** Changes when a server would run differently. */
 export function settingsRevision(settings: ClusterSettings): string {
   const sorted = (_key: string, value: unknown) =>

@@ -195,13 +195,30 @@ export class Execution {
       const merged = await this.#mergeGroups(shards, action.partial, merge, values);
       return merged;
     }
-    const limits = readLimits(merge.limits, this.#values);
-    // PostgreSQL says what is wrong with it.
-    if (!limits) return this.#send(shards[0]!);
+    const limits = await this.#readLimits(merge.limits);
     const most = wanted(limits, maxMergedRows);
     const gathered = await this.#gather(shards, action.partial, most);
     const context = this.#context(action.partial, gathered);
     return from(gathered.shard, await mergeRows(gathered, merge, limits, context));
+  }
+
+  async #readLimits({ count, offset }: Limits): Promise<LimitValues> {
+    return { count: await this.#readLimit(count), offset: await this.#readLimit(offset) };
+  }
+
+  async #readLimit(source: ValueSource | undefined): Promise<bigint | undefined> {
+    if (!source) return undefined;
+    const value = source.kind === 'constant' ? source.text : this.#values[source.number - 1];
+    const text = textOf(value);
+    if (text === null) return undefined;
+    if (text !== undefined && /^-?\d{1,18}$/.test(text)) return BigInt(text);
+    // PostgreSQL says what is wrong with it, or reads it.
+    const { rows } = await this.#lanes.query(
+      0,
+      { text: 'select ($1::bigint)::text', values: [value], rowMode: 'array' },
+      READ,
+    );
+    return BigInt((rows as unknown as [string][])[0]![0]);
   }
 
   async #mergeGroups(
@@ -529,21 +546,6 @@ function rowsSource(
 
 function one(results: Results): Result {
   return Array.isArray(results) ? results[0]! : results;
-}
-
-/** @returns undefined when a value is not a number */
-function readLimits(
-  { count, offset }: Limits,
-  values: readonly unknown[],
-): LimitValues | undefined {
-  const read = (source: ValueSource | undefined): bigint | undefined | 'wrong' => {
-    if (!source) return undefined;
-    const text = source.kind === 'constant' ? source.text : textOf(values[source.number - 1]);
-    if (text === null) return undefined;
-    return text !== undefined && /^\s*[+-]?\d{1,18}\s*$/.test(text) ? BigInt(text.trim()) : 'wrong';
-  };
-  const [a, b] = [read(count), read(offset)];
-  return a === 'wrong' || b === 'wrong' ? undefined : { count: a, offset: b };
 }
 
 /** How many rows each shard is to send at most: one more than may be merged shows that there are more. */

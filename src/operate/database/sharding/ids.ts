@@ -14,7 +14,10 @@
 import { ID_EPOCH_MS } from '../../../app/ids/layout.ts';
 import { withClient } from '../provision.ts';
 
-/** @param url the owner's */
+/**
+ * The schema `banyan` has to be there. Also with a single database: a default that is there at the first rung.
+ * @param url the owner's
+ */
 export async function installIds(url: string, shard: number): Promise<void> {
   await withClient(url, client => client.query(nextIdFunction(shard)));
 }

@@ -8,6 +8,7 @@
  * - While there are no tables the number of shards follows the configuration: there is nothing to move.
  */
 import { existsSync } from 'node:fs';
+import { rm } from 'node:fs/promises';
 import { evenRanges } from '../../../app/database/shards/ranges.ts';
 import type { Machine } from '../../../machines/unit.ts';
 import type { CompleteTopology } from '../../../topology/defaults.ts';
@@ -27,7 +28,6 @@ import { withClient } from '../provision.ts';
 import { type DatabaseRecord, readDatabaseRecord, writeDatabaseRecord } from '../record.ts';
 import type { RunningDatabase } from '../running.ts';
 import { databaseShapeOf } from '../shape.ts';
-import { installIds } from './ids.ts';
 
 /**
  * @param note gets what is no error and should be known
@@ -51,11 +51,7 @@ export async function startDatabases(
   for (let shard = 1; shard < count; shard++) {
     running.push(await startFurther(machine, deployment, topology, shard));
   }
-  const resized = await resize(machine, deployment, topology, running, note);
-  if (resized.length > 1) {
-    await Promise.all(resized.map(({ url }, shard) => installIds(url, shard)));
-  }
-  return resized;
+  return resize(machine, deployment, topology, running, note);
 }
 
 /** The first start of several shards; the record of a single database is written when that runs. */
@@ -65,10 +61,12 @@ async function beginRecord(deployment: Deployment, topology: CompleteTopology): 
   const isNew = record
     ? record.serving === 'cluster' && !record.cluster
     : !existsSync(paths.postgres);
-  const { shards } = topology.database;
-  if (!isNew || shards === 1) return;
-  const serving = topology.database.replicas > 0 ? 'cluster' : 'embedded';
-  await writeDatabaseRecord(deployment, { serving, sharding: newSharding(shards) });
+  if (!isNew) return;
+  const { shards, replicas } = topology.database;
+  if (shards > 1) {
+    const serving = replicas > 0 ? 'cluster' : 'embedded';
+    await writeDatabaseRecord(deployment, { serving, sharding: newSharding(shards) });
+  } else if (record) await rm(paths.database);
 }
 
 function newSharding(shards: number) {

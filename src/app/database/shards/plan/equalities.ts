@@ -178,7 +178,7 @@ export function columnOf(node: Node | undefined, resolve: Resolve): Column | und
   return undefined;
 }
 
-function isEquals(names: Node[] | undefined): boolean {
+export function isEquals(names: Node[] | undefined): boolean {
   if (stringOf(names?.at(-1)) !== '=') return false;
   const parts = namesOf(names);
   return parts?.length === 1 || parts?.[0] === 'pg_catalog';

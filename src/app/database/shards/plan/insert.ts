@@ -8,6 +8,7 @@
  *   that differ from call to call cannot make the copies differ.
  */
 import type { InsertStmt, Node, SelectStmt } from 'libpg-query';
+import type { StatementFacts } from '../../route/facts.ts';
 import type { Parser } from '../../route/parser.ts';
 import type { Analysis } from './analysis.ts';
 import { Equalities } from './equalities.ts';
@@ -20,7 +21,9 @@ import {
   type ComputedValues,
   type CopiedInsertAction,
   type Pins,
+  PLAIN,
 } from './plan.ts';
+import { keyChange, refuseSystemColumns, refuseVolatile, throwRefusals } from './refusals.ts';
 import { ShardRefused } from './refused.ts';
 import { type Ctes, withCtes } from './scope.ts';
 import { partsOf } from './select.ts';
@@ -33,6 +36,7 @@ export interface InsertContext {
   readonly analysis: Analysis;
   readonly parser: Parser;
   readonly text: string;
+  readonly facts: StatementFacts;
 }
 
 /** An INSERT into a sharded table. */
@@ -53,6 +57,7 @@ export function planShardedInsert(
     );
   }
   checkConflict(insert, table);
+  checkSequences([insert.onConflictClause, insert.returningClause], table);
   checkSubLinks([insert.onConflictClause, insert.returningClause], context);
   const ctes = withCtes(insert, new Map(), undefined);
   const select =
@@ -72,21 +77,31 @@ export function planShardedInsert(
       'Select a value for the shard key',
     );
   }
+  checkSequences(select, table);
+  const numbered = table.columns.find(
+    one => !names.includes(one.name) && one.default !== undefined && callsSequence(one.default),
+  );
+  if (numbered) {
+    throw new ShardRefused(
+      `INSERT … SELECT into ${qualified(table)} leaves ${numbered.name} to a sequence, of which each shard has its own`,
+      'Select a number for it, or make its default banyan.next_id()',
+    );
+  }
   const whole = wholeOnOne(select, keyAt, family, analysis, spread.kind);
   if (whole) return { kind: 'write', target: { kind: 'keys', parts: [whole] }, ...PLAIN };
   throwRefusals(analysis);
+  refuseSystemColumns(select);
   const output = level.outputs?.[keyAt];
   const isKept =
     spread.kind === 'sharded' &&
     output?.family === family &&
     spread.keys.some(key => level.equalities.same(key, output));
   if (isKept && analysis.stages.length === 0 && analysis.homeTables.size === 0) {
+    refuseVolatile(context.facts, 'goes to several shards');
     return { kind: 'write', target: { kind: 'keys', parts: partsOf(level) }, ...PLAIN };
   }
   return planMove(insert, select, keyAt, family, context);
 }
-
-export const PLAIN = { isCopied: false, isAlone: false } as const;
 
 /**
  * INSERT … SELECT gives constants and parameters the types of their columns, which they would not have in a query
@@ -254,10 +269,13 @@ function planRows(given: Rows, context: InsertContext): Action {
     }
     return valueSource(row[keyAt])!;
   });
+  const named = (name: string): Node => ({ ResTarget: { name } });
+  const listed = insert.cols ?? names.map(named);
+  const added = defaulted.map(({ name }) => named(name));
   const isOverriding = table.columns.some(one => one.isAlwaysIdentity && defaulted.includes(one));
   const statement: InsertStmt = {
     ...insert,
-    ...(isChanged ? { cols: columns.map(name => ({ ResTarget: { name } })) } : {}),
+    ...(isChanged ? { cols: [...listed, ...added] } : {}),
     ...(isOverriding ? { override: 'OVERRIDING_SYSTEM_VALUE' as const } : {}),
   };
   settleValues(filled, keys, family, ctes, analysis);
@@ -392,6 +410,16 @@ export function columnNames(insert: InsertStmt, table: PlacedTable): string[] {
   return insert.cols.map(node => ('ResTarget' in node ? (node.ResTarget.name ?? '') : ''));
 }
 
+/** Numbers that each shard would give by itself. */
+function checkSequences(trees: unknown, table: PlacedTable): void {
+  const name = functionsOf(trees).find(one => /^(nextval|setval|currval|lastval)$/.test(one));
+  if (!name) return;
+  throw new ShardRefused(
+    `${name}() would be called on several shards for ${qualified(table)}, and each has a sequence of its own`,
+    'Use nextId(), or ask for the number in a statement of its own',
+  );
+}
+
 /** ON CONFLICT may not move a row to another shard. */
 function checkConflict({ onConflictClause }: InsertStmt, table: PlacedTable): void {
   if (onConflictClause?.action !== 'ONCONFLICT_UPDATE') return;
@@ -410,13 +438,6 @@ function checkConflict({ onConflictClause }: InsertStmt, table: PlacedTable): vo
   }
 }
 
-export function keyChange(table: PlacedTable): ShardRefused {
-  return new ShardRefused(
-    `The statement changes ${table.key}, the shard key of ${qualified(table)}, so its row would have to move to another shard`,
-    'Insert the row with the new key and delete the old one, in one transaction',
-  );
-}
-
 /** Subqueries where only reference tables can be read. */
 function checkSubLinks(trees: unknown, { analysis }: InsertContext): void {
   for (const { subselect } of subLinksOf(trees)) {
@@ -429,11 +450,6 @@ function checkSubLinks(trees: unknown, { analysis }: InsertContext): void {
       );
     }
   }
-}
-
-export function throwRefusals({ refusals }: Analysis): void {
-  const [first] = refusals;
-  if (first) throw new ShardRefused(first.what, first.remedy);
 }
 
 /** An INSERT into a reference table. */

@@ -9,12 +9,13 @@
  */
 import type { Node, SelectStmt, WindowDef } from 'libpg-query';
 import type { Analysis } from './analysis.ts';
-import { type Column, columnOf, Equalities } from './equalities.ts';
+import { type Column, columnOf, Equalities, isEquals } from './equalities.ts';
 import { expressionsOf, hasAggregate, subLinksOf, windowsOf } from './expressions.ts';
 import { outputName } from './output-name.ts';
 import { qualified } from './placement.ts';
 import { type Ctes, readFrom, Scope, type Source, withCtes } from './scope.ts';
 import { conjunctsOf, isUntyped, namesOf, stringOf, walk } from './tree.ts';
+import { recordWrite } from './with-writes.ts';
 
 export type Spread =
   /** Every shard gives the whole. */
@@ -302,7 +303,7 @@ export class Level {
   #settleRows(inherited: Equalities, outerKeys: readonly Column[]): Spread {
     const { select, source } = this;
     this.equalities = inherited.with(this.known);
-    for (const cte of this.#ownWrites()) this.#analysis.refuse(...writesInWith(cte));
+    this.#settleWrites();
     this.from = source ? this.#settleSource(source, this.equalities, outerKeys) : REFERENCE;
     const keys = this.from.kind === 'sharded' ? this.from.keys : [];
     const around = [...outerKeys, ...keys];
@@ -317,14 +318,15 @@ export class Level {
     return { kind: 'sharded', keys: visible };
   }
 
-  #ownWrites(): string[] {
-    return (this.select.withClause?.ctes ?? []).flatMap(node =>
-      'CommonTableExpr' in node &&
-      node.CommonTableExpr.ctequery &&
-      !('SelectStmt' in node.CommonTableExpr.ctequery)
-        ? (node.CommonTableExpr.ctename ?? '')
-        : [],
-    );
+  /** Writes in WITH: right on one shard only, when all of it is there. */
+  #settleWrites(): void {
+    for (const node of this.select.withClause?.ctes ?? []) {
+      if (!('CommonTableExpr' in node)) continue;
+      const { ctequery, ctename = '' } = node.CommonTableExpr;
+      if (!ctequery || 'SelectStmt' in ctequery) continue;
+      this.#analysis.refuse(...writesInWith(ctename));
+      recordWrite(ctequery, this.#analysis, this.ctes);
+    }
   }
 
   /** Why its results on each shard are not parts of the whole; undefined when they are. */
@@ -559,7 +561,7 @@ export class Level {
     from: Spread,
   ): Spread {
     let spread = from;
-    for (const { subselect, subLinkType, testexpr } of subLinksOf(expressions)) {
+    for (const { subselect, subLinkType, testexpr, operName } of subLinksOf(expressions)) {
       if (!subselect || !('SelectStmt' in subselect)) continue;
       const level = new Level(this.#analysis, subselect.SelectStmt, this.scope, this.ctes);
       const inner = level.settle(equalities, around);
@@ -570,7 +572,9 @@ export class Level {
         else this.#refuseCorrelated(level, 'is on the first shard only');
         continue;
       }
-      if (inner.kind === 'sharded' && subLinkType === 'ANY_SUBLINK') {
+      // IN has no operator; `= ANY` and `> ANY` have.
+      const isIn = subLinkType === 'ANY_SUBLINK' && (!operName || isEquals(operName));
+      if (inner.kind === 'sharded' && isIn) {
         const [output] = level.outputs ?? [];
         const tested = columnOf(testexpr, this.scope.resolve);
         const isKey = output && inner.keys.some(key => level.equalities.same(key, output));

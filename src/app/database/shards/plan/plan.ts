@@ -102,6 +102,9 @@ export interface WriteAction {
   readonly computed?: { readonly values: ComputedValues; readonly statement: Written };
 }
 
+/** A write that is neither copied nor alone. */
+export const PLAIN = { isCopied: false, isAlone: false } as const;
+
 /** INSERT … VALUES into a sharded table, split by key. */
 export interface InsertAction {
   readonly kind: 'insert';

@@ -31,13 +31,6 @@ export function planScatter(
   parser: Parser,
   text: string,
 ): Action {
-  const { select } = level;
-  if (select.intoClause) {
-    throw new ShardRefused(
-      'SELECT INTO makes a table of rows that are on several shards',
-      'Create the table first, declare how it is sharded, and use INSERT … SELECT',
-    );
-  }
   const split = level.branches
     ? splitUnion(level, parser)
     : level.aggregatesAcross()

@@ -10,23 +10,28 @@ import type { Parser } from '../../route/parser.ts';
 import { Analysis } from './analysis.ts';
 import { Equalities } from './equalities.ts';
 import {
-  PLAIN,
   placeholderSelect,
   planCopiedInsert,
   planShardedInsert,
-  throwRefusals,
   unusedPrefix,
   withTypes,
 } from './insert.ts';
-import { firstTable, isStar, Level } from './level.ts';
+import { firstTable, isStar, Level, writesInWith } from './level.ts';
 import { outputName } from './output-name.ts';
 import { type Placement, qualified } from './placement.ts';
-import type { Action, StagedAction, StatementPlan, Target } from './plan.ts';
+import { type Action, PLAIN, type StagedAction, type StatementPlan, type Target } from './plan.ts';
+import {
+  refuseServerFunctions,
+  refuseSystemColumns,
+  refuseVolatile,
+  throwRefusals,
+} from './refusals.ts';
 import { ShardRefused } from './refused.ts';
 import { type Ctes, mentions, withCtes } from './scope.ts';
 import { planScatter } from './select.ts';
 import { clone, keyOf, parametersOf, walk, write } from './tree.ts';
-import { planChange, refuseVolatile } from './write-plan.ts';
+import { recordWrite } from './with-writes.ts';
+import { planChange } from './write-plan.ts';
 
 export interface PlanInput {
   readonly text: string;
@@ -206,17 +211,6 @@ function tablesOf(tree: unknown, analysis: Analysis): string[] {
 
 // ---- queries
 
-/** What a function does that only one session, or one server, can do for all. */
-const OF_ONE_SERVER = new Set([
-  'sequence',
-  'advisory-lock',
-  'notification',
-  'session-state',
-  'server-state',
-  'transaction-id',
-  'server-file',
-]);
-
 function planQuery(select: SelectStmt, input: PlanInput, analysis: Analysis): Action {
   const { facts, parser, text } = input;
   const level = new Level(analysis, select, undefined, new Map());
@@ -228,16 +222,17 @@ function planQuery(select: SelectStmt, input: PlanInput, analysis: Analysis): Ac
       if (analysis.stages.length === 0) return onFirst(select, analysis);
     } else if (analysis.stages.length === 0) return { kind: 'whole', target: { kind: 'any' } };
   }
-  for (const { kind, text: why } of facts.reasons) {
-    if (!OF_ONE_SERVER.has(kind)) continue;
+  refuseServerFunctions(facts, firstSharded(analysis));
+  if (select.intoClause) {
     throw new ShardRefused(
-      `The statement ${why}, and reads ${firstSharded(analysis)}, which is on several shards`,
-      'Do it in a statement of its own, which runs on the first shard',
+      'SELECT INTO makes a table of rows that are on several shards',
+      'Create the table first, declare how it is sharded, and use INSERT … SELECT',
     );
   }
   const pin = analysis.pinnedTo();
   if (pin && homeTables.size === 0) return onShards({ kind: 'keys', parts: [[pin]] }, facts);
   throwRefusals(analysis);
+  refuseSystemColumns(select);
   if (analysis.stages.length > 0) return staged({ SelectStmt: select }, text, analysis, parser);
   if (spread.kind !== 'sharded' && spread.kind !== 'global') {
     throw new ShardRefused(
@@ -316,8 +311,18 @@ function planInsert(given: InsertStmt, input: PlanInput, analysis: Analysis): Ac
   const { relation = {} } = given;
   const table = analysis.table(relation.schemaname, relation.relname ?? '');
   const insert = withTypes(given, table, parser);
+  for (const node of insert.withClause?.ctes ?? []) {
+    const cte = 'CommonTableExpr' in node ? node.CommonTableExpr : {};
+    if (!cte.ctequery || 'SelectStmt' in cte.ctequery) continue;
+    analysis.refuse(...writesInWith(cte.ctename ?? ''));
+    recordWrite(cte.ctequery, analysis, new Map());
+    // All of it on the first shard is as before.
+    if (analysis.occurrences.length === 0 && table.kind === 'home') analysis.refusals.pop();
+  }
   if (table.kind === 'sharded') {
-    const action = planShardedInsert(insert, table, { analysis, parser, text });
+    throwRefusals(analysis);
+    refuseServerFunctions(facts, qualified(table), 'sequence');
+    const action = planShardedInsert(insert, table, { analysis, parser, text, facts });
     if (analysis.stages.length > 0 && action.kind !== 'move' && action.kind !== 'write') {
       return staged({ InsertStmt: insert }, text, analysis, parser);
     }

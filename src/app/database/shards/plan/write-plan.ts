@@ -7,22 +7,27 @@
  * - The copies of a reference table get the same statement, so it may hold nothing that differs from copy to
  *   copy: a volatile function, a LIMIT. The time is asked once, of the first shard.
  */
-import type { DeleteStmt, Node, SelectStmt, UpdateStmt } from 'libpg-query';
+import type { Node, SelectStmt, UpdateStmt } from 'libpg-query';
 import type { StatementFacts } from '../../route/facts.ts';
 import type { Parser } from '../../route/parser.ts';
 import type { Analysis } from './analysis.ts';
 import { Equalities } from './equalities.ts';
 import { functionsOf } from './expressions.ts';
-import { keyChange, PLAIN, throwRefusals } from './insert.ts';
 import { Level } from './level.ts';
 import { type PlacedTable, qualified } from './placement.ts';
-import { type Action, COMPUTED_PARAMETER, type WriteAction } from './plan.ts';
+import { type Action, COMPUTED_PARAMETER, PLAIN, type WriteAction } from './plan.ts';
+import {
+  keyChange,
+  refuseServerFunctions,
+  refuseSystemColumns,
+  refuseVolatile,
+  throwRefusals,
+} from './refusals.ts';
 import { ShardRefused } from './refused.ts';
 import { partsOf } from './select.ts';
 import { clone, replaceNodes, stringOf, target, walk, write } from './tree.ts';
 import { valueSource } from './values.ts';
-
-type Change = { UpdateStmt: UpdateStmt } | { DeleteStmt: DeleteStmt };
+import { asQuery, type Change } from './write-query.ts';
 
 export interface ChangeContext {
   readonly analysis: Analysis;
@@ -39,17 +44,20 @@ export function planChange(change: Change, context: ChangeContext): Action | und
   const level = new Level(analysis, asQuery(change), undefined, new Map());
   const { kind } = level.settle(Equalities.NONE, []);
   if (table.kind === 'sharded') {
+    refuseServerFunctions(facts, qualified(table));
     if ('UpdateStmt' in change) checkKey(change.UpdateStmt, table, level);
     const pin = analysis.pinnedTo();
     if (pin && analysis.homeTables.size === 0) {
       return { kind: 'write', target: { kind: 'keys', parts: [[pin]] }, ...PLAIN };
     }
     throwRefusals(analysis);
+    refuseSystemColumns(change);
     if (analysis.stages.length > 0) return undefined;
     refuseVolatile(facts, 'goes to several shards');
     return { kind: 'write', target: { kind: 'keys', parts: partsOf(level) }, ...PLAIN };
   }
   throwRefusals(analysis);
+  if (table.kind === 'reference' || analysis.occurrences.length > 0) refuseSystemColumns(change);
   if (table.kind !== 'reference') {
     if (kind === 'home' || kind === 'reference') {
       return analysis.stages.length > 0 ? undefined : { kind: 'whole', target: { kind: 'first' } };
@@ -69,23 +77,6 @@ export function planChange(change: Change, context: ChangeContext): Action | und
   return planCopied(change, table, facts, parser);
 }
 
-/** Its tables and conditions as a query. */
-function asQuery(change: Change): SelectStmt {
-  const statement = 'UpdateStmt' in change ? change.UpdateStmt : change.DeleteStmt;
-  const more =
-    'UpdateStmt' in change ? change.UpdateStmt.fromClause : change.DeleteStmt.usingClause;
-  const sets = 'UpdateStmt' in change ? (change.UpdateStmt.targetList ?? []) : [];
-  const { withClause, relation, whereClause, returningClause } = statement;
-  return {
-    ...(withClause ? { withClause } : {}),
-    targetList: [...sets, ...(returningClause?.exprs ?? [])],
-    fromClause: [...(relation ? [{ RangeVar: relation }] : []), ...(more ?? [])],
-    ...(whereClause ? { whereClause } : {}),
-    limitOption: 'LIMIT_OPTION_DEFAULT',
-    op: 'SETOP_NONE',
-  };
-}
-
 /** The key may be set to what it is known to be. */
 function checkKey({ targetList, relation }: UpdateStmt, table: PlacedTable, level: Level): void {
   for (const item of targetList ?? []) {
@@ -99,19 +90,6 @@ function checkKey({ targetList, relation }: UpdateStmt, table: PlacedTable, leve
     const isSame =
       source && key && level.equalities.valuesOf(key).some(value => value.id === source.id);
     if (!isSame) throw keyChange(table);
-  }
-}
-
-/** Functions that may do anything, each time. */
-export function refuseVolatile({ reasons }: StatementFacts, why: string): void {
-  for (const { kind, text } of reasons) {
-    if (kind !== 'volatile-function' && kind !== 'sequence') continue;
-    throw new ShardRefused(
-      `The statement ${text}, and ${why}`,
-      kind === 'sequence'
-        ? 'Each shard has a sequence of its own: use nextId()'
-        : 'Call it in a statement of its own, or mark it stable if it is',
-    );
   }
 }
 
