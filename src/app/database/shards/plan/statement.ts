@@ -9,13 +9,9 @@ import type { StatementFacts } from '../../route/facts.ts';
 import type { Parser } from '../../route/parser.ts';
 import { Analysis } from './analysis.ts';
 import { Equalities } from './equalities.ts';
-import {
-  placeholderSelect,
-  planCopiedInsert,
-  planShardedInsert,
-  unusedPrefix,
-  withTypes,
-} from './insert.ts';
+import { placeholderSelect, planShardedInsert, unusedPrefix } from './insert.ts';
+import { planCopiedInsert } from './insert-copied.ts';
+import { withTypes } from './insert-values.ts';
 import { firstTable, isStar, Level, writesInWith } from './level.ts';
 import { outputName } from './output-name.ts';
 import { type Placement, qualified } from './placement.ts';
