@@ -175,13 +175,15 @@ export class BackupKeeper {
 
   /**
    * What the last primary did not come to archive is brought into the repository from the log of the present one.
-   * @returns what is still missing
+   * @returns what is still missing since the last backup
    */
   async #fillGaps(repository: Repository, node: DatabaseNode, timeline: number): Promise<string[]> {
     const { archiveId, backups } = this.#info!;
-    const from = backups.at(-1)?.firstSegment;
+    // From the last backup but one: one that was made just now says nothing about the log before it.
+    const from = (backups.at(-2) ?? backups.at(-1))?.firstSegment;
     const first = from && parseSegment(from);
-    if (!archiveId || !first) return [];
+    const sinceLast = parseSegment(backups.at(-1)?.firstSegment ?? '');
+    if (!archiveId || !first || !sinceLast) return [];
     const history = await historyIn(dataFolderOf(node), timeline);
     const look = async () =>
       coverageOf(await repository.archived(archiveId, from), first.number, timeline, history);
@@ -194,7 +196,9 @@ export class BackupKeeper {
     const there = names.filter(name => segments.includes(name));
     for (const name of there) await repository.push(dataFolderOf(node), name);
     if (there.length > 0) this.#log(`archived what the last primary had not: ${there.join(', ')}`);
-    return names.filter(name => !there.includes(name));
+    return names.filter(
+      name => !there.includes(name) && parseSegment(name)!.number >= sinceLast.number,
+    );
   }
 
   async #backUp(repository: Repository, node: DatabaseNode): Promise<void> {

@@ -149,6 +149,10 @@ describe.skipIf(!isRoot)('a repository of its own', () => {
         },
         { what: 'all is well again', timeoutMs: 120_000 },
       );
+      await until(async () => (await missing()).length === 0, {
+        what: 'what was thrown away is archived from the log that the server keeps',
+        timeoutMs: 90_000,
+      });
       expect(await witness.stop()).toMatchObject({ lost: [], stale: [], failures: {} });
       const { stdout } = await site.ok('backup');
       expect(stdout).toContain('backup');

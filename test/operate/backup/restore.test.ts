@@ -6,8 +6,9 @@ import { rmSync } from 'node:fs';
 import path from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { readRestore } from '../../../src/operate/backup/restore/journal.ts';
 import { readDatabaseRecord } from '../../../src/operate/database/record.ts';
-import { deployFiles, type Site } from '../../support/deployment.ts';
+import { deployFiles, type Site, spawnBanyan } from '../../support/deployment.ts';
 import { LEDGER_APP, LedgerSubject } from '../../support/ledger.ts';
 import { killPostgres, serversOf, untilWell } from '../../support/replicated.ts';
 import { until } from '../../support/until.ts';
@@ -99,8 +100,24 @@ test(
     expect(await values()).toEqual([1, 2]);
     await untilWell(site, 2);
 
-    // Each moment is asked of the line that was in force then.
-    await site.ok('restore', '--to', between.toISOString(), '--yes');
+    // Each moment is asked of the line that was in force then. And a command that is killed in the middle is resumed.
+    const child = spawnBanyan([
+      'restore',
+      '--dir',
+      site.folder,
+      '--to',
+      between.toISOString(),
+      '--yes',
+    ]);
+    await until(() => readRestore(site.paths)?.state === 'switching', {
+      what: 'the folders change places',
+      timeoutMs: 120_000,
+    });
+    child.kill('SIGKILL');
+    const another = await site.banyan(['restore', '--to', 'latest', '--yes']);
+    expect(another.code).toBe(1);
+    expect(another.stderr).toContain('banyan restore --resume');
+    await site.ok('restore', '--resume');
     expect(await values()).toEqual([1]);
     await untilWell(site, 2);
   },
