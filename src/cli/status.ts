@@ -1,7 +1,7 @@
 /** `banyan status`: what runs, and how it fares. */
 import pc from 'picocolors';
-import type { BackupStatus } from '../operate/backup/keeper.ts';
 import type { Load } from '../app/database/shards/hot/load.ts';
+import type { BackupStatus } from '../operate/backup/keeper.ts';
 import { ControlClient, NotRunning } from '../operate/control/client.ts';
 import type { DatabaseServer } from '../operate/database/standing.ts';
 import { DeploymentPaths } from '../operate/deployment.ts';
