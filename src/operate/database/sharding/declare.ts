@@ -25,6 +25,7 @@ import { type DatabaseRecord, type Sharding, writeDatabaseRecord } from '../reco
 import type { ShardDeclaration } from '../shape.ts';
 import { checkDeclaration, type DeclarationProblem } from './check.ts';
 import { type Guarded, guardShard } from './guards.ts';
+import { keepUnique } from './unique.ts';
 
 export class DeclarationRefused extends BanyanError {
   readonly problems: DeclarationProblem[];
@@ -139,6 +140,8 @@ async function placeTables(
       withClient(url, client => guardShard(client, shard, ranges[shard]!, guarded)),
     ),
   );
+  const shards = ranges.map((range, shard) => ({ id: String(shard + 1), range, members: [] }));
+  await keepUnique(urls, { name: '', shards, tables, unique }, schema);
   return new Set(changed.flat()).size;
 }
 
