@@ -8,6 +8,7 @@
  * - What crashes left is recovered as long as it lives.
  */
 import pg from 'pg';
+import { hasCode } from '../../../errors.ts';
 import { watchRuntimeMap } from '../../../map/map-file.ts';
 import type { RuntimeMap } from '../../../map/runtime-map.ts';
 import { log } from '../../telemetry/log.ts';
@@ -15,6 +16,8 @@ import type { BanyanPool, BanyanPoolOptions, Pool } from '../banyan-pool.ts';
 import type { Done, QueryConfig } from '../statement.ts';
 import { isSubmittable, textOf } from '../submittable.ts';
 import { type TransactionOptions, transaction } from '../transaction.ts';
+import type { StatementFacts } from '../route/facts.ts';
+import { type DirectRoute, DirectRoutes } from './direct.ts';
 import { ShardedSessionRefused } from './errors.ts';
 import { AutocommitLanes } from './lane-sources.ts';
 import { CatalogPlanner, type ShardPlanner } from './planner.ts';
@@ -28,6 +31,7 @@ import { Coordinator } from './two-phase/coordinator.ts';
 import { ensureDecisionTable } from './two-phase/decisions.ts';
 import { withPrimary } from './two-phase/finish.ts';
 import { Recoverer } from './two-phase/recoverer.ts';
+import { UNREAD } from './unique/tables.ts';
 import { UniquePlanner } from './unique/unique-planner.ts';
 
 export interface ShardedPoolOptions {
@@ -60,6 +64,7 @@ export class ShardedPool extends pg.Pool implements Pool {
   readonly #stopWatching: () => void;
   readonly #prepared = new WeakSet<Shard>();
   readonly #catalog: ShardCatalog;
+  readonly #direct = new DirectRoutes();
 
   constructor(options: ShardedPoolOptions) {
     super(options.config);
@@ -149,7 +154,13 @@ export class ShardedPool extends pg.Pool implements Pool {
       this.#submit(config, own, given);
       return config as never;
     }
-    const answer = this.#run(config as QueryConfig, own);
+    const direct = this.#findDirect(config as QueryConfig, own);
+    if (direct && !direct.writes) {
+      return (this.shards.at(direct.shard).pool.query as Function)(config, values, callback);
+    }
+    const answer = direct
+      ? this.#writeDirectly(direct.shard, config as QueryConfig, own)
+      : this.#run(config as QueryConfig, own);
     if (!given) {
       return answer.catch(error => {
         // As pg-pool does: leads to the application's line, not to the socket's.
@@ -195,6 +206,37 @@ export class ShardedPool extends pg.Pool implements Pool {
     await shards.end();
   }
 
+  /** The shard to which a statement may go as it came; undefined when the planner has to look at it. */
+  #findDirect(config: QueryConfig, values: unknown[] | undefined): DirectRoute | undefined {
+    const { ready, reader, shards, coordinator } = this.#context;
+    if (!config || this.ending || ready()) return undefined;
+    const route = this.#direct.find(config, values, this.#catalog.placement, reader.catalog);
+    if (!route || coordinator.unfinished(shards.at(route.shard).id)) return undefined;
+    return route;
+  }
+
+  #writeDirectly(
+    shard: number,
+    config: QueryConfig,
+    values: unknown[] | undefined,
+  ): Promise<unknown> {
+    const answer = this.shards.at(shard).pool.query(config as string, values as unknown[]);
+    // It changed unique values without naming their table: nothing was kept, and the planner's way sees to them.
+    return answer.catch(error => {
+      if (hasCode(error, UNREAD)) return this.#run(config, values);
+      throw error;
+    });
+  }
+
+  /** What was planned may go the short way from now on. */
+  #learn(text: string, facts: StatementFacts): void {
+    const { planner, reader } = this.#context;
+    const { placement } = this.#catalog;
+    if (this.#direct.knows(text, placement, reader.catalog)) return;
+    const plan = facts.changesCatalog ? undefined : planner.direct(text);
+    this.#direct.learn(text, placement, reader.catalog, plan);
+  }
+
   async #run(config: QueryConfig, values: unknown[] | undefined): Promise<unknown> {
     const { reader, planner, ready } = this.#context;
     if (this.ending) throw new Error('Cannot use a pool after calling end on the pool');
@@ -204,6 +246,7 @@ export class ShardedPool extends pg.Pool implements Pool {
     const facts = reader.facts(whole.text);
     if (sessionWord(whole.text, facts, whole.values).kind !== 'none') return this.#runAlone(whole);
     const result = await planner.execute(whole, this.#lanes);
+    if (!this.#context.ready()) this.#learn(whole.text, facts);
     if (facts.changesCatalog) this.#context.changed();
     return result;
   }

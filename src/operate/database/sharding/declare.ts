@@ -8,7 +8,6 @@
  *   more has no rows that the first shard does not.
  * - It may be done again at any time, and does nothing then.
  */
-import type pg from 'pg';
 import { keyTypeOf } from '../../../app/database/shards/declaration/placement.ts';
 import {
   qualifiedName,
@@ -16,8 +15,6 @@ import {
   readSchema,
   type Schema,
 } from '../../../app/database/shards/declaration/schema.ts';
-import type { HashRange } from '../../../app/database/shards/ranges.ts';
-import { uniqueColumns } from '../../../app/database/shards/unique/columns.ts';
 import { BanyanError } from '../../../errors.ts';
 import { publishRuntimeMap, readRuntimeMap } from '../../../map/map-file.ts';
 import type { Member, RuntimeMap } from '../../../map/runtime-map.ts';
@@ -143,29 +140,9 @@ async function placeTables(
       withClient(url, client => guardShard(client, shard, ranges[shard]!, guarded)),
     ),
   );
-  await uniqueAcross(urls, ranges, { tables, unique }, schema);
+  const shards = ranges.map((range, shard) => ({ id: String(shard + 1), range, members: [] }));
+  await keepUnique(urls, { name: '', shards, tables, unique }, schema);
   return new Set(changed.flat()).size;
-}
-
-async function uniqueAcross(
-  urls: string[],
-  ranges: HashRange[],
-  { tables, unique }: ShardDeclaration,
-  schema: Schema,
-): Promise<void> {
-  const shards = ranges.map((range, i) => ({ id: String(i + 1), range, members: [] }));
-  const columns = uniqueColumns({ name: '', shards, tables, unique }, schema);
-  await withClients(urls, clients => keepUnique(clients, ranges, columns));
-}
-
-/** With a connection to each, which are closed in the end. */
-async function withClients<T>(
-  urls: string[],
-  body: (clients: pg.Client[]) => Promise<T>,
-): Promise<T> {
-  const [url, ...others] = urls;
-  if (!url) return body([]);
-  return withClient(url, first => withClients(others, rest => body([first, ...rest])));
 }
 
 async function writeSharding(

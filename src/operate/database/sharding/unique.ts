@@ -1,172 +1,137 @@
 /**
- * Makes columns unique across shards: their lookup tables and triggers on every shard (`app/database/shards/unique`),
- * filled from the rows that are there, and takes them away when they are declared no more.
+ * Puts columns under uniqueness across shards, and takes them out of it: the lookup tables, their triggers, and the
+ * values of the rows that are there.
  *
- * Holds true here: a lookup table is marked as whole only when it has every value of every shard. While it is filled
- * nobody writes the column's table; a fill that was cut short is done again.
+ * Holds true here:
+ * - A column counts as unique, in the map, only after all values that were there are in its lookup table, each once.
+ * - It may be done again at any time: what is there is completed.
+ * - From when the guard is there until the map says so, writes of that column by an application that runs are refused
+ *   (`BNY01`): nothing is written that nobody would know of. For a table without rows that is a moment.
  */
-import pg from 'pg';
-import type { HashRange } from '../../../app/database/shards/ranges.ts';
-import type { UniqueColumn } from '../../../app/database/shards/unique/columns.ts';
-import { lookupTable, uniqueTables } from '../../../app/database/shards/unique/tables.ts';
+import { createHash } from 'node:crypto';
+import type pg from 'pg';
+import type { Schema } from '../../../app/database/shards/declaration/schema.ts';
+import { Ranges } from '../../../app/database/shards/ranges.ts';
+import { type UniqueColumn, uniqueColumns } from '../../../app/database/shards/unique/columns.ts';
+import {
+  dropUniqueTables,
+  lookupTable,
+  uniqueTables,
+} from '../../../app/database/shards/unique/tables.ts';
 import { BanyanError } from '../../../errors.ts';
-import { guardCondition } from './guards.ts';
+import type { RuntimeMap } from '../../../map/runtime-map.ts';
+import { withClient } from '../provision.ts';
 
-/** A lock that is not to be had in this time is held by a long transaction, and all others would queue behind us. */
-const LOCK_TIMEOUT_MS = 10_000;
+/** Rows that are copied at once. */
 const BATCH = 5_000;
-/** The comment on a lookup table that is filled. */
-const WHOLE = 'Banyan: every value is here';
-const DIGEST_CHARACTERS = 10;
 
-/** Two rows of different shards have the same value. */
-export class DuplicateAcrossShards extends BanyanError {
+/** Two rows, on different shards, have the same value. */
+export class ValuesNotUnique extends BanyanError {
   constructor({ schema, table, column }: UniqueColumn, value: string) {
-    super('DUPLICATE_ACROSS_SHARDS', {
-      what: `${schema}.${table}.${column} cannot be unique: the value ${JSON.stringify(value)} is in rows of several shards`,
+    super('VALUES_NOT_UNIQUE', {
+      what: `${schema}.${table}.${column} cannot be unique across shards: more than one row has the value ${value}`,
       where: 'database.unique',
       remedy:
-        'Change one of the rows, and run the command again; or take the column out of `unique`',
+        'Change one of the rows and run the command again, or take the column out of `unique`',
     });
   }
 }
 
 /**
- * @param clients the owner's, one for each shard
- * @returns how many columns were made unique
- * @throws DuplicateAcrossShards
+ * @param urls the owner's, to the primary of each shard in the map's order
+ * @param database as the map will say it
+ * @throws ValuesNotUnique, UnusableUniqueColumn
  */
 export async function keepUnique(
-  clients: pg.ClientBase[],
-  ranges: HashRange[],
-  columns: UniqueColumn[],
-): Promise<number> {
+  urls: readonly string[],
+  database: RuntimeMap['database'],
+  schema: Schema,
+): Promise<void> {
+  const columns = uniqueColumns(database, schema);
+  const mark = markOf(database);
   const wanted = new Set(columns.map(({ lookup }) => lookup));
-  for (const client of clients) {
-    for (const lookup of await lookupsOf(client)) {
-      if (!wanted.has(lookup)) await forget(client, lookup);
-    }
+  const present = await Promise.all(urls.map(url => withClient(url, lookupsOf)));
+  for (const [shard, url] of urls.entries()) {
+    const others = [...present[shard]!.keys()].filter(lookup => !wanted.has(lookup));
+    await withClient(url, async client => {
+      for (const lookup of others) await client.query(dropUniqueTables(lookup));
+    });
   }
-  let made = 0;
+  const ranges = new Ranges(database.shards.map(({ range }) => range));
   for (const column of columns) {
-    if (await isWhole(clients, column)) continue;
-    await fill(clients, ranges, column);
-    made++;
-  }
-  return made;
-}
-
-async function isWhole(clients: pg.ClientBase[], column: UniqueColumn): Promise<boolean> {
-  for (const client of clients) {
-    const { rows } = await client.query<{ comment: string | null }>(
-      `select obj_description(to_regclass($1), 'pg_class') as comment`,
-      [lookupTable(column)],
-    );
-    if (rows[0]?.comment !== WHOLE) return false;
-  }
-  return true;
-}
-
-async function fill(
-  clients: pg.ClientBase[],
-  ranges: HashRange[],
-  column: UniqueColumn,
-): Promise<void> {
-  const lookup = lookupTable(column);
-  const table = `${pg.escapeIdentifier(column.schema)}.${pg.escapeIdentifier(column.table)}`;
-  try {
-    for (const client of clients) {
-      await client.query('begin');
-      await client.query(`set local lock_timeout = ${LOCK_TIMEOUT_MS}`);
-      await client.query(uniqueTables(column));
-      await client.query(`lock table ${table} in share row exclusive mode`);
-      await client.query(`delete from ${lookup}`);
+    if (present.every(lookups => lookups.get(column.lookup) === mark)) continue;
+    for (const url of urls) {
+      await withClient(url, client => client.query(`begin; ${uniqueTables(column)} commit`));
     }
-    for (const from of clients) {
-      for (const [shard, to] of clients.entries()) await copy(from, to, ranges[shard]!, column);
+    for (const url of urls) await fill(urls, url, column, ranges);
+    for (const url of urls) {
+      await withClient(url, client =>
+        client.query(`comment on table ${lookupTable(column)} is '${mark}'`),
+      );
     }
-    for (const client of clients) {
-      await client.query(`comment on table ${lookup} is ${pg.escapeLiteral(WHOLE)}`);
-    }
-    for (const client of clients) await client.query('commit');
-  } catch (error) {
-    await Promise.all(clients.map(client => client.query('rollback').catch(() => {})));
-    throw error;
   }
 }
 
-/** The values of one shard's rows whose place is on another, or on the same. */
-async function copy(
-  from: pg.ClientBase,
-  to: pg.ClientBase,
-  range: HashRange,
-  column: UniqueColumn,
-): Promise<void> {
-  const id = pg.escapeIdentifier;
-  const name = id(column.column);
-  await from.query(
-    `declare banyan_values no scroll cursor for
-     select ${name}::text as value, ${id(column.key)}::text as key from ${id(column.schema)}.${id(column.table)}
-     where ${name} is not null and ${guardCondition(column.valueType, column.column, range)}`,
+/** What a lookup table says of itself when it has all values, each on the shard that owns it. */
+function markOf({ shards }: RuntimeMap['database']): string {
+  const ranges = JSON.stringify(shards.map(({ range }) => range));
+  return `complete for ${createHash('sha256').update(ranges).digest('hex')}`;
+}
+
+/** The lookup tables of a shard, with what they say of themselves. */
+async function lookupsOf(client: pg.ClientBase): Promise<Map<string, string | null>> {
+  const { rows } = await client.query<{ name: string; mark: string | null }>(
+    `select relname as name, obj_description(c.oid, 'pg_class') as mark from pg_class c join pg_namespace n on n.oid = c.relnamespace
+     where n.nspname = 'banyan' and relkind = 'r' and relname ~ '_unique_[0-9a-f]{10}$'`,
   );
-  for (;;) {
-    const { rows } = await from.query<{ value: string; key: string }>(
-      `fetch ${BATCH} from banyan_values`,
-    );
-    if (rows.length === 0) break;
-    const values = [rows.map(({ value }) => value), rows.map(({ key }) => key)];
-    const { rowCount } = await to.query(
-      `insert into ${lookupTable(column)} (value, key)
-       select value::${column.type}, key::${column.keyDeclared} from unnest($1::text[], $2::text[]) as f(value, key)
-       on conflict do nothing`,
-      values,
-    );
-    if (rowCount !== rows.length) throw await duplicate(to, column, rows);
-  }
-  await from.query('close banyan_values');
+  return new Map(rows.map(({ name, mark }) => [name, mark]));
 }
 
-async function duplicate(
+/** The values of one shard's rows, into the lookup tables of all. */
+async function fill(
+  urls: readonly string[],
+  from: string,
+  column: UniqueColumn,
+  ranges: Ranges,
+): Promise<void> {
+  const [value, key, table, schema] = [column.column, column.key, column.table, column.schema].map(
+    name => `"${name.replaceAll('"', '""')}"`,
+  );
+  await withClient(from, async client => {
+    await client.query('begin isolation level repeatable read read only');
+    await client.query(`declare here no scroll cursor for
+      select ${value}::text as value, ${key}::text as key from ${schema}.${table} where ${value} is not null`);
+    for (;;) {
+      const { rows } = await client.query<{ value: string; key: string }>(
+        `fetch ${BATCH} from here`,
+      );
+      if (rows.length === 0) break;
+      for (const [shard, url] of urls.entries()) {
+        const own = rows.filter(row => ranges.shardOfKey(column.valueType, row.value) === shard);
+        if (own.length > 0) await withClient(url, at => claim(at, column, own));
+      }
+    }
+    await client.query('rollback');
+  });
+}
+
+async function claim(
   client: pg.ClientBase,
   column: UniqueColumn,
   rows: { value: string; key: string }[],
-): Promise<DuplicateAcrossShards> {
-  const found = await client.query<{ value: string }>(
-    `select f.value from unnest($1::text[], $2::text[]) as f(value, key)
-     join ${lookupTable(column)} there on there.value = f.value::${column.type}
-     where there.key::text <> f.key limit 1`,
-    [rows.map(({ value }) => value), rows.map(({ key }) => key)],
+): Promise<void> {
+  const lookup = lookupTable(column);
+  const values = [rows.map(({ value }) => value), rows.map(({ key }) => key)];
+  const type = (declared: string) => declared.replace(/\(\d+\)$/, '');
+  const given = `select * from unnest($1::${type(column.type)}[], $2::${type(column.keyDeclared)}[]) as t(value, key)`;
+  await client.query(
+    `insert into ${lookup} (value, key) ${given} on conflict (value) do nothing`,
+    values,
   );
-  return new DuplicateAcrossShards(column, found.rows[0]?.value ?? rows[0]!.value);
-}
-
-async function lookupsOf(client: pg.ClientBase): Promise<string[]> {
-  const { rows } = await client.query<{ name: string }>(
-    `select c.relname as name from pg_class c join pg_namespace n on n.oid = c.relnamespace
-     where n.nspname = 'banyan' and c.relkind = 'r' and c.relname ~ '_unique_[0-9a-f]{${DIGEST_CHARACTERS}}$'`,
+  const { rows: taken } = await client.query<{ value: string }>(
+    `select given.value::text from (${given}) given join ${lookup} known using (value)
+     where known.key <> given.key limit 1`,
+    values,
   );
-  return rows.map(({ name }) => name);
-}
-
-/** Nobody claims its values any more. */
-async function forget(client: pg.ClientBase, lookup: string): Promise<void> {
-  const guard = `banyan_${lookup.slice(-DIGEST_CHARACTERS)}_guard`;
-  const { rows } = await client.query<{ table: string }>(
-    'select tgrelid::regclass::text as table from pg_trigger where tgname = $1',
-    [guard],
-  );
-  await client.query('begin');
-  try {
-    for (const { table } of rows) {
-      await client.query(`drop trigger ${pg.escapeIdentifier(guard)} on ${table}`);
-    }
-    await client.query(
-      `drop function if exists banyan.${pg.escapeIdentifier(`${lookup}_note`)}() cascade`,
-    );
-    await client.query(`drop table ${lookupTable({ lookup })}`);
-    await client.query('commit');
-  } catch (error) {
-    await client.query('rollback');
-    throw error;
-  }
+  if (taken[0]) throw new ValuesNotUnique(column, taken[0].value);
 }

@@ -102,3 +102,22 @@ create constraint trigger ${trigger('guard')} after insert or delete or update o
   deferrable initially deferred for each row execute function banyan.unique_guard();
 `;
 }
+
+/** SQL that takes all of it away again. @param lookup the lookup table's name */
+export function dropUniqueTables(lookup: string): string {
+  const note = `banyan.${pg.escapeIdentifier(`${lookup}_note`)}`;
+  const guard = pg.escapeLiteral(`banyan_${lookup.slice(-10)}_guard`);
+  return `
+begin;
+do $drop$
+declare
+  guarded regclass;
+begin
+  select tgrelid::regclass into guarded from pg_trigger where tgname = ${guard};
+  if found then execute format('drop trigger %I on %s', ${guard}, guarded); end if;
+end
+$drop$;
+drop function if exists ${note}() cascade;
+drop table if exists ${lookupTable({ lookup })};
+commit`;
+}
