@@ -14,10 +14,11 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import pg from 'pg';
 import { watchRuntimeMap } from '../../map/map-file.ts';
-import type { Member, RuntimeMap } from '../../map/runtime-map.ts';
+import type { Member, RuntimeMap, Shard } from '../../map/runtime-map.ts';
 import { log } from '../telemetry/log.ts';
 import { type Staleness, stalenessOf } from './consistency/staleness.ts';
 import { Holding, type HoldLimits, isAway } from './holding.ts';
+import { openOwnConnection } from './own-connection.ts';
 import {
   breakConnections,
   internalsOf,
@@ -69,7 +70,6 @@ type ConnectCallback = (
 ) => void;
 
 const pulseQueue = internalsOf(pg.Pool.prototype)._pulseQueue;
-const PROBE_TIMEOUT_MS = 2_000;
 /** pg-pool's own default. */
 const DEFAULT_MAX = 10;
 /** Which tell of single connections, wherever those lead. */
@@ -123,20 +123,24 @@ export class BanyanPool extends pg.Pool implements Pool, PrimaryPool {
 
   /** @param wanted connections that the application asked for; undefined when it left that open */
   follow(mapFile: string, url: string, map: RuntimeMap, wanted: number | undefined): void {
-    this.#url = url;
-    this.#address = membersOf(map)[0];
-    this.#take(map, wanted, true);
+    this.followShard(url, map, map.database.shards[0]!, wanted);
     this.#stopWatching = watchRuntimeMap(
       mapFile,
       map,
-      next => this.#take(next, wanted, false),
+      next => this.followShard(url, next, next.database.shards[0]!, wanted),
       error => log.warn({ err: error }, 'the runtime map cannot be read; the last one stays'),
     );
   }
 
-  #take(map: RuntimeMap, wanted: number | undefined, isFirst: boolean): void {
+  /** @internal Takes what a map says of one shard; whoever calls it watches the map. */
+  followShard(url: string, map: RuntimeMap, shard: Shard, wanted: number | undefined): void {
+    const { members } = shard;
+    const isFirst = this.#url === '';
+    if (isFirst) {
+      this.#url = url;
+      this.#address = members[0];
+    }
     const max = shareOf(map, wanted);
-    const members = membersOf(map);
     resize(this, max);
     const { hold, replicatedHoldMs } = this.#behaviour;
     this.#limits.timeoutMs = members.length > 1 ? replicatedHoldMs : hold.timeoutMs;
@@ -150,9 +154,7 @@ export class BanyanPool extends pg.Pool implements Pool, PrimaryPool {
       this.usePrimary(members[0]!, false);
     }
     // Last, so that what was held goes where the new map says.
-    const isBegun = this.#holding.plan(map.database.shards[0]?.hold, () =>
-      this.#router?.monitor.resume(),
-    );
+    const isBegun = this.#holding.plan(shard.hold, () => this.#router?.monitor.resume());
     if (!isBegun) return;
     leaveConnections(this);
     if (!this.#router) return;
@@ -302,25 +304,15 @@ export class BanyanPool extends pg.Pool implements Pool, PrimaryPool {
   async #probe(): Promise<void> {
     const monitor = this.#router?.monitor;
     await monitor?.served();
-    const client = new pg.Client({
-      ...this.#config,
-      connectionString: this.options.connectionString,
-      connectionTimeoutMillis: PROBE_TIMEOUT_MS,
-      query_timeout: PROBE_TIMEOUT_MS,
-    });
-    client.on('error', () => {});
-    try {
-      await client.connect();
-      // Who serves says so itself: a server that has just been demoted takes sessions as well.
-      if (monitor && (await isStandby(client))) {
-        throw Object.assign(new Error('the server is a standby'), { code: '57P03' });
-      }
-    } catch (error) {
-      if (isAway(error)) monitor?.suspect();
-      throw error;
-    } finally {
-      await client.end().catch(() => {});
-    }
+    const client = await this.openOwn();
+    await client.end().catch(() => {});
+  }
+
+  /** @internal A connection beside the pool's, to the primary. @param queryTimeoutMs of each query over it */
+  openOwn(queryTimeoutMs?: number): Promise<pg.Client> {
+    const { connectionString } = this.options;
+    const config = { ...this.#config, connectionString };
+    return openOwnConnection(config, this.#router?.monitor, queryTimeoutMs);
   }
 
   #closeRouter(): void {
@@ -362,22 +354,11 @@ function away(): Error {
   return Object.assign(new Error('the primary is away'), { code: '57P03' });
 }
 
-async function isStandby(client: pg.Client): Promise<boolean> {
-  const { rows } = await client.query<{ standby: string }>(
-    'select pg_is_in_recovery()::text as standby',
-  );
-  return rows[0]?.standby === 'true';
-}
-
 /** What this server may hold, so that all of them together never take the database's last connection. */
 export function shareOf(map: RuntimeMap, wanted: number | undefined): number {
   const share = map.database.connectionsPerServer;
   if (share === undefined) return wanted ?? DEFAULT_MAX;
   return Math.min(share, wanted ?? share);
-}
-
-function membersOf(map: RuntimeMap): Member[] {
-  return map.database.shards[0]?.members ?? [];
 }
 
 /** The URL with another host and port; as it is without a member. */

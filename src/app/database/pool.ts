@@ -2,9 +2,11 @@
 import type pg from 'pg';
 import { BanyanError } from '../../errors.ts';
 import { readRuntimeMap } from '../../map/map-file.ts';
+import type { RuntimeMap } from '../../map/runtime-map.ts';
 import { readEnvironment } from '../environment.ts';
 import { atMember, BanyanPool, type Pool, shareOf } from './banyan-pool.ts';
 import { type Staleness, stalenessMs } from './consistency/staleness.ts';
+import { ShardedPool } from './shards/sharded-pool.ts';
 
 export interface PoolOptions extends pg.PoolConfig {
   /**
@@ -84,21 +86,34 @@ export function createPool(options: PoolOptions = {}): Pool {
   const isOwnDatabase = options.mapFile !== undefined || url === environment.databaseUrl;
   const map = mapFile && url && isOwnDatabase ? readRuntimeMap(mapFile) : undefined;
   const hold = { timeoutMs: holdTimeoutMs ?? (map ? HOLD_TIMEOUT_MS : 0), most: HELD_REQUESTS };
+  const base = {
+    connectionTimeoutMillis: CONNECTION_TIMEOUT_MS,
+    application_name: environment.unit,
+    ...config,
+  };
+  const behaviour = {
+    hold,
+    replicatedHoldMs: holdTimeoutMs ?? REPLICATED_HOLD_TIMEOUT_MS,
+    maxReplicaLagMs,
+    staleness: old,
+  };
+  if (mapFile && url && map && isSharded(map)) {
+    const { unit } = environment;
+    return new ShardedPool({ url, mapFile, map, config: base, behaviour, unit });
+  }
   const pool = new BanyanPool(
     {
-      connectionTimeoutMillis: CONNECTION_TIMEOUT_MS,
-      application_name: environment.unit,
-      ...config,
+      ...base,
       ...(map ? { max: shareOf(map, config.max) } : {}),
       ...(url ? { connectionString: atMember(url, map?.database.shards[0]?.members[0]) } : {}),
     },
-    {
-      hold,
-      replicatedHoldMs: holdTimeoutMs ?? REPLICATED_HOLD_TIMEOUT_MS,
-      maxReplicaLagMs,
-      staleness: old,
-    },
+    behaviour,
   );
   if (mapFile && url && map) pool.follow(mapFile, url, map, config.max);
   return pool;
+}
+
+/** Tables that are declared on one shard may come to lie on several while this process runs. */
+function isSharded({ database: { shards, tables } }: RuntimeMap): boolean {
+  return shards.length > 1 || tables !== undefined;
 }

@@ -77,6 +77,14 @@ const NOT_SUPPORTED = '0A000';
 /** in_failed_sql_transaction */
 const FAILED = '25P02';
 
+/**
+ * A client over several shards has this: its COMMIT itself finds out what became of it, so nothing is asked of the
+ * server beside it, and it counts the `transactions` that were begun on it.
+ */
+export const ENDS_ITSELF = Symbol('ends its transactions itself');
+
+const endsItself = (client: object): client is { transactions: number } => ENDS_ITSELF in client;
+
 /** Errors wrapped by libraries are looked into, this deep. */
 const CAUSES = 5;
 
@@ -205,7 +213,7 @@ class Attempt {
     }
     let mark: CommitMark | undefined;
     try {
-      if (!this.#options.readOnly) mark = await this.#limit.before(markCommit(client, begun));
+      mark = await this.#limit.before(this.#mark(client, begun));
     } catch (error) {
       throw await this.#rolledBack(client, explainMark(error));
     }
@@ -217,15 +225,24 @@ class Attempt {
   async #begin(client: pg.PoolClient): Promise<string | undefined> {
     const { isolation = 'read committed', readOnly = false, deferrable = false } = this.#options;
     const begin = `begin isolation level ${isolation} ${readOnly ? 'read only' : 'read write'}${deferrable ? ' deferrable' : ''}`;
-    if (readOnly) {
+    if (readOnly || endsItself(client)) {
       await client.query(begin);
-      return undefined;
+      return endsItself(client) ? String(client.transactions) : undefined;
     }
     // Several statements have several results, which pg's types do not know of.
     const results = (await client.query(
       `${begin}; ${BEGUN}`,
     )) as unknown as pg.QueryResult<Begun>[];
     return results.at(-1)?.rows[0]?.begun;
+  }
+
+  /** Before COMMIT, whether it is still the same transaction, and what tells later what became of it. */
+  async #mark(client: pg.PoolClient, begun: string | undefined): Promise<CommitMark | undefined> {
+    if (endsItself(client)) {
+      if (String(client.transactions) !== begun) throw new OtherTransaction();
+      return undefined;
+    }
+    return this.#options.readOnly ? undefined : markCommit(client, begun);
   }
 
   async #call<T>(client: pg.PoolClient, fn: (client: pg.PoolClient) => Promise<T>): Promise<T> {
@@ -279,6 +296,7 @@ class Attempt {
       if (isAnswer) throw hasCause(error, CONFLICT) ? new RunAgain(error) : error;
       this.#isBroken = true;
       if (isBrokenBefore(error)) throw new RunAgain(error);
+      if (endsItself(client)) throw hasCause(error, CONFLICT) ? new RunAgain(error) : error;
       // Its place in the pool may be needed to ask.
       this.#giveBack(client);
       return this.#resolve(mark, error);

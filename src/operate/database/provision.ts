@@ -1,6 +1,7 @@
 /** Makes what the application needs in a new server: the role that owns its database, and the database. */
 import pg from 'pg';
 import { outcomeFunctions } from '../../app/database/outcome-functions.ts';
+import { decisionTable } from '../../app/database/shards/two-phase/decisions.ts';
 import { hasCode } from '../../errors.ts';
 import type { Deployment } from '../deployment.ts';
 import { ownerUrl, type ServerAddress, superuserUrl } from './running.ts';
@@ -28,7 +29,8 @@ export async function provision(deployment: Deployment, at: ServerAddress): Prom
   await withClient(superuserUrl(deployment, at, database), client =>
     client.query(
       // The catalog's tables go into it, by the owner.
-      `create schema if not exists banyan authorization ${name}; ${outcomeFunctions(database)}`,
+      `create schema if not exists banyan authorization ${name};
+        ${outcomeFunctions(database)} ${decisionTable(database)}`,
     ),
   );
 }

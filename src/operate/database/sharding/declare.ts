@@ -8,6 +8,7 @@
  *   more has no rows that the first shard does not.
  * - It may be done again at any time, and does nothing then.
  */
+import type pg from 'pg';
 import { keyTypeOf } from '../../../app/database/shards/declaration/placement.ts';
 import {
   qualifiedName,
@@ -15,6 +16,8 @@ import {
   readSchema,
   type Schema,
 } from '../../../app/database/shards/declaration/schema.ts';
+import type { HashRange } from '../../../app/database/shards/ranges.ts';
+import { uniqueColumns } from '../../../app/database/shards/unique/columns.ts';
 import { BanyanError } from '../../../errors.ts';
 import { publishRuntimeMap, readRuntimeMap } from '../../../map/map-file.ts';
 import type { Member, RuntimeMap } from '../../../map/runtime-map.ts';
@@ -25,6 +28,7 @@ import { type DatabaseRecord, type Sharding, writeDatabaseRecord } from '../reco
 import type { ShardDeclaration } from '../shape.ts';
 import { checkDeclaration, type DeclarationProblem } from './check.ts';
 import { type Guarded, guardShard } from './guards.ts';
+import { keepUnique } from './unique.ts';
 
 export class DeclarationRefused extends BanyanError {
   readonly problems: DeclarationProblem[];
@@ -139,7 +143,29 @@ async function placeTables(
       withClient(url, client => guardShard(client, shard, ranges[shard]!, guarded)),
     ),
   );
+  await uniqueAcross(urls, ranges, { tables, unique }, schema);
   return new Set(changed.flat()).size;
+}
+
+async function uniqueAcross(
+  urls: string[],
+  ranges: HashRange[],
+  { tables, unique }: ShardDeclaration,
+  schema: Schema,
+): Promise<void> {
+  const shards = ranges.map((range, i) => ({ id: String(i + 1), range, members: [] }));
+  const columns = uniqueColumns({ name: '', shards, tables, unique }, schema);
+  await withClients(urls, clients => keepUnique(clients, ranges, columns));
+}
+
+/** With a connection to each, which are closed in the end. */
+async function withClients<T>(
+  urls: string[],
+  body: (clients: pg.Client[]) => Promise<T>,
+): Promise<T> {
+  const [url, ...others] = urls;
+  if (!url) return body([]);
+  return withClient(url, first => withClients(others, rest => body([first, ...rest])));
 }
 
 async function writeSharding(

@@ -1,0 +1,583 @@
+/**
+ * One SELECT of a statement: how its rows are spread over the shards, and the proof of it.
+ *
+ * Holds true here, for a level that is *sharded*: run on each shard, over the rows that are there, it gives
+ * parts that make up the whole, without overlap. A proof is needed for each join (rows that match are on the
+ * same shard), for each subquery in an expression (it finds on the shard of the outer row all that it would find
+ * anywhere), and for each operation that looks at several rows. What has no proof is answered first and by
+ * itself (a *stage*), or refused.
+ */
+import type { Node, SelectStmt } from 'libpg-query';
+import { aggregatesAcross, distinctByKey, windowAcross } from './across.ts';
+import type { Analysis } from './analysis.ts';
+import { type Column, columnOf, Equalities, isEquals } from './equalities.ts';
+import { expressionsOf, subLinksOf, windowsOf } from './expressions.ts';
+import { connected, onOf, regionOf, sourceExpressions, sourceLevels } from './from.ts';
+import { outputName } from './output-name.ts';
+import { qualified } from './placement.ts';
+import { type Ctes, readFrom, Scope, type Source, withCtes } from './scope.ts';
+import { conjunctsOf, isUntyped, stringOf, walk } from './tree.ts';
+import { recordWrite } from './with-writes.ts';
+
+export type Spread =
+  /** Every shard gives the whole. */
+  | { readonly kind: 'reference' }
+  /** It is bound to the key of the row outside of it: all of it is where that is. */
+  | { readonly kind: 'local' }
+  /** The first shard gives the whole. */
+  | { readonly kind: 'home' }
+  /** Each shard gives a part; the columns that tell which. */
+  | { readonly kind: 'sharded'; readonly keys: readonly Column[] }
+  /** Each shard gives something from which the whole can be made, and `why` it is not a part. */
+  | {
+      readonly kind: 'global';
+      readonly why: string;
+      /** What it lacks is only that equal rows of several shards are made one. */
+      readonly isUnion?: boolean;
+    };
+
+const REFERENCE: Spread = { kind: 'reference' };
+
+export class Level {
+  readonly select: SelectStmt;
+  readonly scope: Scope;
+  readonly ctes: Ctes;
+  /** Those that it did not define itself. */
+  readonly outerCtes: Ctes;
+  /** Undefined when not all are known. */
+  readonly outputs: readonly Column[] | undefined;
+  /** Of UNION and its like. */
+  readonly branches: readonly [Level, Level] | undefined;
+  /** Of FROM, or of UNION, before its last steps. Known after `settle`. */
+  from: Spread = REFERENCE;
+  equalities: Equalities = Equalities.NONE;
+  readonly source: Source | undefined;
+  readonly #analysis: Analysis;
+  #known: Equalities | undefined;
+  #recursive: string | undefined;
+  #view: string | undefined;
+  #inherited: Equalities = Equalities.NONE;
+  #outerKeys: readonly Column[] = [];
+
+  constructor(analysis: Analysis, select: SelectStmt, parent: Scope | undefined, ctes: Ctes) {
+    analysis.countLevel();
+    this.#analysis = analysis;
+    this.select = select;
+    this.outerCtes = ctes;
+    this.ctes = withCtes(select, ctes, parent);
+    this.scope = new Scope(parent);
+    if (select.larg && select.rarg) {
+      const branches = [select.larg, select.rarg].map(
+        branch => new Level(analysis, branch, parent, this.ctes),
+      );
+      this.branches = branches as unknown as readonly [Level, Level];
+      this.outputs = this.#mergedOutputs();
+    } else {
+      this.source = readFrom(select.fromClause ?? [], this.scope, this.ctes, analysis);
+      this.outputs = this.#ownOutputs();
+    }
+  }
+
+  /**
+   * What holds for every row that comes out of it, by its own conditions: whatever it groups or cuts off, a column
+   * that passes through has met them.
+   */
+  get known(): Equalities {
+    this.#known ??= this.branches
+      ? Equalities.NONE
+      : Equalities.NONE.and(conjunctsOf(this.select.whereClause), this.scope.resolve).with(
+          regionOf(this.source, this.scope.resolve),
+        );
+    return this.#known;
+  }
+
+  /** It is the query of a WITH RECURSIVE. */
+  markRecursive(name: string): void {
+    this.#recursive = name;
+  }
+
+  /** It is the query of a view, which stands nowhere in the statement. */
+  markView(name: string): void {
+    this.#view = name;
+  }
+
+  /**
+   * Looks whether it may run on each shard.
+   * @param inherited what holds for the rows outside of it
+   * @param outerKeys columns outside of it whose value leads to the shard that it runs on
+   */
+  settle(inherited: Equalities, outerKeys: readonly Column[]): Spread {
+    this.#inherited = inherited;
+    this.#outerKeys = outerKeys;
+    const spread = this.branches
+      ? this.#settleBranches(inherited, outerKeys)
+      : this.#settleRows(inherited, outerKeys);
+    if (this.#recursive !== undefined && (spread.kind === 'sharded' || spread.kind === 'global')) {
+      this.#analysis.refuse(
+        `WITH RECURSIVE ${this.#recursive} follows rows of a sharded table from shard to shard`,
+        'Name the shard key in each part of it, or make the table a reference table',
+      );
+      return REFERENCE;
+    }
+    if (this.#view !== undefined && spread.kind === 'global') {
+      this.#analysis.refuse(
+        `The view ${this.#view} ${spread.why}`,
+        "Write the view's query into the statement",
+      );
+      return REFERENCE;
+    }
+    return spread;
+  }
+
+  /** Whether an output takes its type from what it is put together with. */
+  get hasUntyped(): boolean {
+    if (this.branches) return this.branches.some(branch => branch.hasUntyped);
+    const { targetList = [], valuesLists } = this.select;
+    return (
+      valuesLists !== undefined ||
+      targetList.some(node => 'ResTarget' in node && isUntyped(node.ResTarget.val))
+    );
+  }
+
+  /** Whether it names columns of a level outside of it, or may. */
+  get isCorrelated(): boolean {
+    const outside = new Set<Scope>();
+    for (let scope = this.scope.parent; scope; scope = scope.parent) outside.add(scope);
+    return outside.size > 0 && this.#refersTo(outside);
+  }
+
+  #refersTo(outside: ReadonlySet<Scope>): boolean {
+    const { select, source, scope } = this;
+    const sorting = [select.sortClause, this.branches ? [] : select.groupClause];
+    const limits = [select.limitCount, select.limitOffset];
+    const own = this.branches
+      ? [sorting, limits]
+      : [
+          ...expressionsOf({ ...select, sortClause: [], groupClause: [] }),
+          ...sourceExpressions(source),
+        ];
+    let found = false;
+    const look = (tree: unknown, mayNameOutputs: boolean) =>
+      walk(tree, (type, fields) => {
+        if (found || type === 'SelectStmt') return false;
+        if (type !== 'ColumnRef') return true;
+        const { fields: names = [] } = fields as { fields?: Node[] };
+        const last = names.at(-1);
+        if (last && 'A_Star' in last) {
+          const alias = stringOf(names.at(-2));
+          if (alias !== undefined && !scope.star(alias)) found = true;
+        } else if (!mayNameOutputs || names.length > 1 || !this.#hasOutput(stringOf(names[0]))) {
+          if (outside.has(scope.find(names).at)) found = true;
+        }
+        return false;
+      });
+    look(own, false);
+    look(sorting, true);
+    if (found) return true;
+    const inner = [
+      ...(this.branches ?? []),
+      ...sourceLevels(source),
+      ...subLinksOf([own, sorting]).flatMap(({ subselect }) =>
+        subselect && 'SelectStmt' in subselect
+          ? new Level(this.#analysis, subselect.SelectStmt, scope, this.ctes)
+          : [],
+      ),
+    ];
+    return inner.some(level => level.#refersTo(outside));
+  }
+
+  #hasOutput(name: string | undefined): boolean {
+    return (this.outputs ?? []).some(output => output.name === name);
+  }
+
+  // ---- what its output is
+
+  #ownOutputs(): Column[] | undefined {
+    const { targetList, valuesLists } = this.select;
+    if (valuesLists) {
+      const [first] = valuesLists;
+      const width = first && 'List' in first ? (first.List.items ?? []).length : 0;
+      return Array.from({ length: width }, (_, i) =>
+        this.#analysis.column(`column${i + 1}`, undefined),
+      );
+    }
+    const outputs: Column[] = [];
+    for (const node of targetList ?? []) {
+      if (!('ResTarget' in node)) continue;
+      const { val, name } = node.ResTarget;
+      if (val && 'ColumnRef' in val) {
+        const fields = val.ColumnRef.fields ?? [];
+        const last = fields.at(-1);
+        if (last && 'A_Star' in last) {
+          const star = this.scope.star(stringOf(fields.at(-2)));
+          if (!star) return undefined;
+          outputs.push(...star);
+          continue;
+        }
+      }
+      const column = columnOf(val, this.scope.resolve);
+      const named = name ?? outputName(val);
+      outputs.push(column ? { ...column, name: named } : this.#analysis.column(named, undefined));
+    }
+    return outputs;
+  }
+
+  #mergedOutputs(): Column[] | undefined {
+    const [left, right] = this.branches!;
+    if (!left.outputs || !right.outputs) return undefined;
+    return left.outputs.map(({ name, family }, i) =>
+      this.#analysis.column(name, family === right.outputs?.[i]?.family ? family : undefined),
+    );
+  }
+
+  // ---- UNION, INTERSECT, EXCEPT
+
+  #settleBranches(inherited: Equalities, outerKeys: readonly Column[]): Spread {
+    const { op, all = false } = this.select;
+    const [left, right] = this.branches!;
+    const [a, b] = [left.settle(inherited, outerKeys), right.settle(inherited, outerKeys)];
+    this.equalities = inherited;
+    const spread = this.#unite(a, b, op, all);
+    this.from = spread;
+    if (spread.kind !== 'sharded' && spread.kind !== 'global') return spread;
+    const { limitCount, limitOffset } = this.select;
+    if (limitCount || limitOffset) return { kind: 'global', why: 'has a LIMIT over all shards' };
+    return spread;
+  }
+
+  #unite(left: Spread, right: Spread, op: SelectStmt['op'], all: boolean): Spread {
+    const isUnion = op === 'SETOP_UNION' && !all;
+    const union: Spread = { kind: 'global', why: 'is a UNION over all shards', isUnion: true };
+    const [a, b] = [left, right].map((spread, i) => {
+      if (spread.kind !== 'global' || (isUnion && spread.isUnion)) return spread;
+      return this.#answerFirst(this.branches![i]!, spread);
+    }) as [Spread, Spread];
+    const kinds = [a.kind, b.kind];
+    const both = (...allowed: Spread['kind'][]) => kinds.every(kind => allowed.includes(kind));
+    if (both('reference')) return a;
+    if (both('reference', 'home')) return { kind: 'home' };
+    if (both('reference', 'local')) return { kind: 'local' };
+    if (both('sharded')) {
+      const keys = this.#commonKeys(a, b);
+      if (op === 'SETOP_UNION' && all) return { kind: 'sharded', keys };
+      if (keys.length > 0) return { kind: 'sharded', keys };
+    }
+    if (isUnion && both('sharded', 'reference', 'global')) return union;
+    const rest = [a, b].map((spread, i) =>
+      spread.kind === 'sharded' ? this.#answerFirst(this.branches![i]!, spread) : spread,
+    );
+    const open = rest.find(({ kind }) => kind !== 'reference' && kind !== 'home');
+    if (open) return { kind: 'global', why: 'puts together rows of a shard and of all shards' };
+    return rest.some(({ kind }) => kind === 'home') ? { kind: 'home' } : REFERENCE;
+  }
+
+  /** A branch whose rows have to be known as a whole. */
+  #answerFirst(branch: Level, spread: Spread): Spread {
+    if (branch.isCorrelated) return spread;
+    if (branch.hasUntyped) {
+      this.#analysis.refuse(
+        'A part of a UNION, INTERSECT or EXCEPT that has to be answered first selects a constant or a parameter whose type is that of the other part',
+        'Cast it to its type',
+      );
+    }
+    this.#analysis.stage(branch);
+    return REFERENCE;
+  }
+
+  /** Places at which the rows of both have their shard key. */
+  #commonKeys(a: Spread, b: Spread): Column[] {
+    const [left, right] = this.branches!;
+    const isKey = (level: Level, spread: Spread, i: number) => {
+      const output = level.outputs?.[i];
+      return (
+        output !== undefined &&
+        spread.kind === 'sharded' &&
+        spread.keys.some(key => level.equalities.same(key, output))
+      );
+    };
+    return (this.outputs ?? []).filter(
+      ({ family }, i) => family && isKey(left, a, i) && isKey(right, b, i),
+    );
+  }
+
+  // ---- a plain SELECT
+
+  #settleRows(inherited: Equalities, outerKeys: readonly Column[]): Spread {
+    const { select, source } = this;
+    this.equalities = inherited.with(this.known);
+    this.#settleWrites();
+    this.from = source ? this.#settleSource(source, this.equalities, outerKeys) : REFERENCE;
+    const keys = this.from.kind === 'sharded' ? this.from.keys : [];
+    const around = [...outerKeys, ...keys];
+    this.from = this.#settleSubLinks(expressionsOf(select), this.equalities, around, this.from);
+    if (this.from.kind !== 'sharded') return this.from;
+    if (connected(keys, outerKeys, this.equalities)) return { kind: 'local' };
+    const why = this.whyGlobal();
+    if (why) return { kind: 'global', why };
+    const visible = (this.outputs ?? []).filter(output =>
+      keys.some(key => this.equalities.same(key, output)),
+    );
+    return { kind: 'sharded', keys: visible };
+  }
+
+  /** Writes in WITH: right on one shard only, when all of it is there. */
+  #settleWrites(): void {
+    for (const node of this.select.withClause?.ctes ?? []) {
+      if (!('CommonTableExpr' in node)) continue;
+      const { ctequery, ctename = '' } = node.CommonTableExpr;
+      if (!ctequery || 'SelectStmt' in ctequery) continue;
+      this.#analysis.refuse(...writesInWith(ctename));
+      recordWrite(ctequery, this.#analysis, this.ctes);
+    }
+  }
+
+  /** Why its results on each shard are not parts of the whole; undefined when they are. */
+  whyGlobal(): string | undefined {
+    const { select } = this;
+    if (aggregatesAcross(this)) return 'aggregates over all shards';
+    if (windowAcross(this)) return 'has a window function over all shards';
+    if (select.distinctClause && !distinctByKey(this)) return 'is DISTINCT over all shards';
+    if (select.limitCount || select.limitOffset) return 'has a LIMIT over all shards';
+    return undefined;
+  }
+
+  isAggregate(name: string): boolean {
+    return this.#analysis.placement.isAggregate(name);
+  }
+
+  isKey(node: Node | undefined): boolean {
+    const { from } = this;
+    const column = columnOf(node, this.scope.resolve);
+    if (!column || from.kind !== 'sharded') return false;
+    return from.keys.some(key => this.equalities.same(key, column));
+  }
+
+  // ---- FROM
+
+  #settleSource(source: Source, equalities: Equalities, outerKeys: readonly Column[]): Spread {
+    switch (source.kind) {
+      case 'table':
+        return this.#settleTable(source, equalities);
+      case 'rows':
+        return this.#settleSubLinks([source.node], equalities, outerKeys, REFERENCE);
+      case 'written':
+        return REFERENCE;
+      case 'query':
+        return this.#settleQuery(source, equalities, outerKeys);
+      case 'join':
+        return source.type === 'full'
+          ? this.#settleFull(source, equalities, outerKeys)
+          : this.#settleJoin(source, equalities, outerKeys);
+    }
+  }
+
+  #settleTable({ table, key }: Extract<Source, { kind: 'table' }>, equalities: Equalities): Spread {
+    if (table.kind === 'reference') return REFERENCE;
+    if (table.kind !== 'sharded' || !key) {
+      this.#analysis.homeTables.add(table.schema ? qualified(table) : table.name);
+      return { kind: 'home' };
+    }
+    if (!key.family) {
+      this.#analysis.refuse(
+        `The shard key ${key.name} of ${qualified(table)} is of a type or a collation in which equal values have different hashes`,
+        'Shard it by a column of type smallint, integer, bigint, uuid, or text in a deterministic collation',
+      );
+      return { kind: 'sharded', keys: [key] };
+    }
+    const { family } = key;
+    this.#analysis.occurrences.push({ table, family, values: equalities.valuesOf(key) });
+    return { kind: 'sharded', keys: [key] };
+  }
+
+  #settleQuery(
+    { level, isLateral, name }: Extract<Source, { kind: 'query' }>,
+    equalities: Equalities,
+    outerKeys: readonly Column[],
+  ): Spread {
+    // A condition on what comes out may be taken in only where it changes nothing of what is counted there.
+    const inside = isBarrier(level.select) ? this.#inherited : equalities;
+    const spread = level.settle(
+      isLateral ? equalities : inside,
+      isLateral ? outerKeys : this.#outerKeys,
+    );
+    if (spread.kind !== 'global') return spread;
+    if (level.isCorrelated) {
+      this.#analysis.refuse(
+        `The subquery ${name} ${spread.why}, and looks at the row outside of it`,
+        'Compare the shard keys in its WHERE clause',
+      );
+    } else this.#analysis.stage(level);
+    return REFERENCE;
+  }
+
+  #settleJoin(
+    source: Extract<Source, { kind: 'join' }>,
+    equalities: Equalities,
+    outerKeys: readonly Column[],
+  ): Spread {
+    const isInner = source.type === 'inner';
+    const left = this.#settleSource(source.left, equalities, outerKeys);
+    const leftKeys = left.kind === 'sharded' ? left.keys : [];
+    // What ON demands holds for the rows of the right side that are joined, and for none of the left.
+    const within = isInner
+      ? equalities
+      : equalities
+          .with(onOf(source, this.scope.resolve))
+          .with(regionOf(source.right, this.scope.resolve));
+    const right = this.#settleSource(source.right, within, [...outerKeys, ...leftKeys]);
+    if (!isInner) this.#refuseSubLinks(source.on);
+    if (right.kind === 'reference' || right.kind === 'local') return left;
+    if (left.kind === 'reference' || left.kind === 'local') {
+      if (isInner || right.kind === 'home') return right;
+      this.#analysis.refuse(
+        `The outer join keeps rows of ${source.sides[0]}, which is on every shard, also where ${source.sides[1]} has none, and each shard has a part of ${source.sides[1]}`,
+        `Make ${source.sides[1]} a reference table, or put the sharded table on the side that is kept`,
+      );
+      return right;
+    }
+    if (left.kind === 'home' && right.kind === 'home') return left;
+    if (left.kind === 'home' || right.kind === 'home') {
+      this.#analysis.refuse(
+        `${source.sides.join(' and ')} are joined, one of which is sharded, and the other is on the first shard only`,
+        'Declare the table that is not sharded as a reference table, or shard it by the same key',
+      );
+      return left.kind === 'home' ? right : left;
+    }
+    if (left.kind !== 'sharded' || right.kind !== 'sharded') return left;
+    if (!connected(left.keys, right.keys, within)) this.#refuseJoin(source, left, right);
+    return { kind: 'sharded', keys: isInner ? [...left.keys, ...right.keys] : left.keys };
+  }
+
+  #settleFull(
+    source: Extract<Source, { kind: 'join' }>,
+    equalities: Equalities,
+    outerKeys: readonly Column[],
+  ): Spread {
+    const left = this.#settleSource(source.left, equalities, outerKeys);
+    const right = this.#settleSource(source.right, equalities, outerKeys);
+    this.#refuseSubLinks(source.on);
+    const kinds = [left.kind, right.kind];
+    if (kinds.every(kind => kind === 'reference' || kind === 'local')) return left;
+    if (kinds.every(kind => kind === 'reference' || kind === 'home')) return { kind: 'home' };
+    // Rows without a partner are kept, so nothing but what ON says counts.
+    const on = onOf(source, this.scope.resolve)
+      .with(regionOf(source.left, this.scope.resolve))
+      .with(regionOf(source.right, this.scope.resolve));
+    if (left.kind === 'sharded' && right.kind === 'sharded') {
+      if (!connected(left.keys, right.keys, on)) this.#refuseJoin(source, left, right);
+      return { kind: 'sharded', keys: [] };
+    }
+    this.#analysis.refuse(
+      `The FULL JOIN of ${source.sides.join(' and ')} keeps rows of both, one of which is sharded and the other is not`,
+      'Shard both by the same key and join them on it',
+    );
+    return left.kind === 'sharded' ? left : right;
+  }
+
+  #refuseJoin(
+    { sides }: Extract<Source, { kind: 'join' }>,
+    left: Extract<Spread, { kind: 'sharded' }>,
+    right: Extract<Spread, { kind: 'sharded' }>,
+  ): void {
+    const names = (keys: readonly Column[]) =>
+      keys.map(({ name }) => name).join(', ') || 'not selected';
+    this.#analysis.refuse(
+      `${sides.join(' and ')} are not joined on their shard keys (${names(left.keys)}; ${names(right.keys)}), so rows that match may be on different shards`,
+      'Compare the shard keys in the join, make one of the tables a reference table, or copy the column that is needed into the other table',
+    );
+  }
+
+  // ---- subqueries in expressions
+
+  #settleSubLinks(
+    expressions: unknown,
+    equalities: Equalities,
+    around: readonly Column[],
+    from: Spread,
+  ): Spread {
+    let spread = from;
+    for (const { subselect, subLinkType, testexpr, operName } of subLinksOf(expressions)) {
+      if (!subselect || !('SelectStmt' in subselect)) continue;
+      const level = new Level(this.#analysis, subselect.SelectStmt, this.scope, this.ctes);
+      const inner = level.settle(equalities, around);
+      if (inner.kind === 'reference' || inner.kind === 'local') continue;
+      if (inner.kind === 'home') {
+        if (spread.kind === 'reference' || spread.kind === 'home') spread = inner;
+        else if (!level.isCorrelated) this.#analysis.stage(level);
+        else this.#refuseCorrelated(level, 'is on the first shard only');
+        continue;
+      }
+      // IN has no operator; `= ANY` and `> ANY` have.
+      const isIn = subLinkType === 'ANY_SUBLINK' && (!operName || isEquals(operName));
+      if (inner.kind === 'sharded' && isIn) {
+        const [output] = level.outputs ?? [];
+        const tested = columnOf(testexpr, this.scope.resolve);
+        const isKey = output && inner.keys.some(key => level.equalities.same(key, output));
+        if (isKey && tested && around.some(key => equalities.same(key, tested))) continue;
+      }
+      if (level.isCorrelated) {
+        this.#refuseCorrelated(
+          level,
+          inner.kind === 'global' ? inner.why : 'is not bound to the shard key of the row outside',
+        );
+      } else this.#analysis.stage(level, subLinkType === 'EXISTS_SUBLINK');
+    }
+    return spread;
+  }
+
+  #refuseCorrelated(level: Level, why: string): void {
+    const table = firstTable(level.select);
+    this.#analysis.refuse(
+      `The subquery${table ? ` of ${table}` : ''} looks at the row outside of it and ${why}, so it may need rows of another shard`,
+      'Compare the shard keys of both in its WHERE clause, make its table a reference table, or copy the column that is needed',
+    );
+  }
+
+  /** A subquery in the ON of an outer join decides which rows are kept without a partner. */
+  #refuseSubLinks(on: readonly Node[]): void {
+    for (const { subselect } of subLinksOf(on)) {
+      if (!subselect || !('SelectStmt' in subselect)) continue;
+      const level = new Level(this.#analysis, subselect.SelectStmt, this.scope, this.ctes);
+      const { kind } = level.settle(Equalities.NONE, []);
+      if (kind !== 'reference') {
+        this.#analysis.refuse(
+          `The ON clause of an outer join has a subquery of ${firstTable(level.select) ?? 'a table'}, which is not a reference table`,
+          'Select the subquery in FROM and join it on the shard keys',
+        );
+      }
+    }
+  }
+}
+
+/** Whether a condition on its output, taken in, would change which rows it counts, numbers or cuts off. */
+function isBarrier(select: SelectStmt): boolean {
+  const { limitCount, limitOffset, distinctClause, targetList, sortClause } = select;
+  if (limitCount || limitOffset || windowsOf([targetList, sortClause]).length > 0) return true;
+  return (distinctClause ?? []).some(node => Object.keys(node).length > 0);
+}
+
+export function isStar(node: Node): boolean {
+  if (!('ResTarget' in node)) return false;
+  const { val } = node.ResTarget;
+  if (!val || !('ColumnRef' in val)) return false;
+  const last = val.ColumnRef.fields?.at(-1);
+  return last !== undefined && 'A_Star' in last;
+}
+
+export function firstTable(tree: unknown): string | undefined {
+  let found: string | undefined;
+  walk(tree, (_type, fields) => {
+    if (found === undefined && typeof fields.relname === 'string') {
+      found = fields.schemaname ? `${fields.schemaname}.${fields.relname}` : fields.relname;
+    }
+    return found === undefined;
+  });
+  return found;
+}
+
+export function writesInWith(name: string): [what: string, remedy: string] {
+  return [
+    `WITH ${name} writes, and the statement goes to several shards`,
+    'Name the same shard key in each part of it, or run the parts one after the other in a transaction',
+  ];
+}

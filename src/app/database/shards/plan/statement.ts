@@ -1,0 +1,426 @@
+/**
+ * From a statement's tree to its plan. Pure.
+ *
+ * Holds true here: a plan that is given is proven right for the placement that it was drawn from; what is not
+ * proven is refused, with what to do instead. What PostgreSQL would refuse it gets to refuse itself.
+ */
+import type { InsertStmt, Node, RawStmt, SelectStmt } from 'libpg-query';
+import type { StatementFacts } from '../../route/facts.ts';
+import type { Parser } from '../../route/parser.ts';
+import { Analysis } from './analysis.ts';
+import { Equalities } from './equalities.ts';
+import { placeholderSelect, planShardedInsert, unusedPrefix } from './insert.ts';
+import { planCopiedInsert } from './insert-copied.ts';
+import { withTypes } from './insert-values.ts';
+import { firstTable, isStar, Level, writesInWith } from './level.ts';
+import { outputName } from './output-name.ts';
+import { type Placement, qualified } from './placement.ts';
+import { type Action, PLAIN, type StagedAction, type StatementPlan, type Target } from './plan.ts';
+import {
+  refuseServerFunctions,
+  refuseSystemColumns,
+  refuseVolatile,
+  throwRefusals,
+} from './refusals.ts';
+import { ShardRefused } from './refused.ts';
+import { type Ctes, mentions, withCtes } from './scope.ts';
+import { planScatter } from './select.ts';
+import { clone, keyOf, parametersOf, walk, write } from './tree.ts';
+import { recordWrite } from './with-writes.ts';
+import { planChange } from './write-plan.ts';
+
+export interface PlanInput {
+  readonly text: string;
+  readonly statement: Node;
+  readonly facts: StatementFacts;
+  readonly placement: Placement;
+  readonly parser: Parser;
+}
+
+const FIRST: Action = { kind: 'whole', target: { kind: 'first' } };
+
+/** @throws ShardRefused */
+export function planStatement(input: PlanInput): StatementPlan {
+  const analysis = new Analysis(input.placement, input.parser);
+  const action = actionOf(input, analysis);
+  return {
+    text: input.text,
+    action,
+    writes: input.facts.access === 'write',
+    parameters: countParameters(input.statement),
+    transaction: input.facts.transaction,
+    unknownTables: [...analysis.unknownTables],
+  };
+}
+
+/** @returns -1 when one is left out, which PostgreSQL does not accept */
+function countParameters(statement: Node): number {
+  const numbers = parametersOf(statement);
+  const last = numbers.at(-1) ?? 0;
+  return last === numbers.length ? last : -1;
+}
+
+function actionOf(input: PlanInput, analysis: Analysis): Action {
+  try {
+    const action = planOne(input, analysis);
+    // PostgreSQL says that it is not there.
+    return analysis.unknownTables.size > 0 ? FIRST : action;
+  } catch (error) {
+    if (analysis.unknownTables.size > 0) return FIRST;
+    throw error;
+  }
+}
+
+function planOne(input: PlanInput, analysis: Analysis): Action {
+  const { statement, parser, facts, text } = input;
+  if ('SelectStmt' in statement) return planQuery(statement.SelectStmt, input, analysis);
+  if ('InsertStmt' in statement) return planInsert(statement.InsertStmt, input, analysis);
+  if ('UpdateStmt' in statement || 'DeleteStmt' in statement) {
+    return (
+      planChange(statement, { analysis, parser, facts }) ??
+      staged(statement, text, analysis, parser)
+    );
+  }
+  if ('ExplainStmt' in statement) return planExplain(statement.ExplainStmt.query, input, analysis);
+  if ('CopyStmt' in statement) {
+    const { relation, query, is_from: isFrom } = statement.CopyStmt;
+    if (query) return planWithin(query, input, analysis, 'COPY of a query');
+    const table = relation && analysis.table(relation.schemaname, relation.relname ?? '');
+    if (table && (table.kind === 'sharded' || (table.kind === 'reference' && isFrom))) {
+      throw new ShardRefused(
+        `COPY ${isFrom ? 'into' : 'of'} ${qualified(table)}, whose rows are on several shards`,
+        isFrom
+          ? 'Insert the rows with INSERT of many rows at a time'
+          : 'Select the rows, or copy from each shard by itself',
+      );
+    }
+    return FIRST;
+  }
+  if ('DeclareCursorStmt' in statement) {
+    return planWithin(statement.DeclareCursorStmt.query, input, analysis, 'A cursor');
+  }
+  if ('PrepareStmt' in statement) {
+    return planWithin(statement.PrepareStmt.query, input, analysis, 'PREPARE');
+  }
+  if ('CreateTableAsStmt' in statement) {
+    const { query, into, objtype } = statement.CreateTableAsStmt;
+    if (into?.rel?.relpersistence === 't') {
+      return planWithin(query, input, analysis, 'CREATE TEMPORARY TABLE AS');
+    }
+    // Each shard's materialized view is of its own rows, as its view would be.
+    if (objtype === 'OBJECT_MATVIEW') return onAll(false);
+    planWithin(query, input, analysis, 'CREATE TABLE AS');
+    return onAll(false);
+  }
+  if ('MergeStmt' in statement) {
+    const { relation = {} } = statement.MergeStmt;
+    const table = analysis.table(relation.schemaname, relation.relname ?? '');
+    const reads = tablesOf(statement, analysis);
+    if (reads.every(kind => kind === 'home' || kind === 'system')) return FIRST;
+    throw new ShardRefused(
+      `MERGE into ${qualified(table)} reads or writes tables that are on several shards`,
+      'Use INSERT … ON CONFLICT, UPDATE and DELETE',
+    );
+  }
+  if ('DoStmt' in statement || 'CallStmt' in statement) {
+    throw new ShardRefused(
+      `${'DoStmt' in statement ? 'A DO block' : 'CALL'} may read and write any table, and would run on one shard only`,
+      'Run its statements one by one, or run it in a migration, which goes to each shard',
+    );
+  }
+  if ('TruncateStmt' in statement || 'LockStmt' in statement) {
+    const kinds = tablesOf(statement, analysis);
+    if (kinds.every(kind => kind === 'home' || kind === 'system')) return FIRST;
+    return onAll(false);
+  }
+  return planOther(statement);
+}
+
+/** Statements that are neither of rows nor of the schema: the session's, which the pool keeps on one shard. */
+const SESSION = new Set([
+  'TransactionStmt',
+  'VariableSetStmt',
+  'VariableShowStmt',
+  'DiscardStmt',
+  'ListenStmt',
+  'NotifyStmt',
+  'UnlistenStmt',
+  'ExecuteStmt',
+  'DeallocateStmt',
+  'FetchStmt',
+  'ClosePortalStmt',
+  'ConstraintsSetStmt',
+  'LoadStmt',
+]);
+
+/** They refuse to run in a transaction. */
+const ALONE = new Set([
+  'VacuumStmt',
+  'ReindexStmt',
+  'ClusterStmt',
+  'CheckPointStmt',
+  'AlterSystemStmt',
+  'CreateSubscriptionStmt',
+  'DropSubscriptionStmt',
+]);
+
+const OF_THE_CLUSTER = new Set([
+  'CreatedbStmt',
+  'DropdbStmt',
+  'CreateTableSpaceStmt',
+  'DropTableSpaceStmt',
+  'AlterDatabaseStmt',
+]);
+
+function planOther(statement: Node): Action {
+  const [type = ''] = Object.keys(statement);
+  if (SESSION.has(type)) return FIRST;
+  if (OF_THE_CLUSTER.has(type)) {
+    throw new ShardRefused(
+      'The statement is about a whole cluster of databases, of which the shards are several',
+      "Run it on each cluster by itself, with its administrator's connection",
+    );
+  }
+  let isTemporary = false;
+  let isConcurrent = false;
+  walk(statement, (_type, fields) => {
+    if (fields.relpersistence === 't' || fields.schemaname === 'pg_temp') isTemporary = true;
+    if (fields.concurrent === true) isConcurrent = true;
+    return _type !== 'SelectStmt';
+  });
+  if (isTemporary) return FIRST;
+  return onAll(isConcurrent || ALONE.has(type));
+}
+
+function onAll(isAlone: boolean): Action {
+  return { kind: 'write', target: { kind: 'all' }, isCopied: true, isAlone };
+}
+
+function tablesOf(tree: unknown, analysis: Analysis): string[] {
+  const kinds: string[] = [];
+  walk(tree, (_type, fields) => {
+    if (typeof fields.relname !== 'string') return;
+    kinds.push(analysis.table(fields.schemaname as string | undefined, fields.relname).kind);
+  });
+  return kinds;
+}
+
+// ---- queries
+
+function planQuery(select: SelectStmt, input: PlanInput, analysis: Analysis): Action {
+  const { facts, parser, text } = input;
+  const level = new Level(analysis, select, undefined, new Map());
+  const spread = level.settle(Equalities.NONE, []);
+  const { occurrences, homeTables } = analysis;
+  if (occurrences.length === 0) {
+    throwRefusals(analysis);
+    if (homeTables.size > 0 || !select.fromClause || facts.access === 'write') {
+      if (analysis.stages.length === 0) return onFirst(select, analysis);
+    } else if (analysis.stages.length === 0) return { kind: 'whole', target: { kind: 'any' } };
+  }
+  refuseServerFunctions(facts, firstSharded(analysis));
+  if (select.intoClause) {
+    throw new ShardRefused(
+      'SELECT INTO makes a table of rows that are on several shards',
+      'Create the table first, declare how it is sharded, and use INSERT … SELECT',
+    );
+  }
+  const pin = analysis.pinnedTo();
+  if (pin && homeTables.size === 0) return onShards({ kind: 'keys', parts: [[pin]] }, facts);
+  throwRefusals(analysis);
+  refuseSystemColumns(select);
+  if (analysis.stages.length > 0) return staged({ SelectStmt: select }, text, analysis, parser);
+  if (spread.kind !== 'sharded' && spread.kind !== 'global') {
+    throw new ShardRefused(
+      `${firstSharded(analysis)}, which is sharded, and ${[...homeTables].join(', ')}, which is on the first shard only, are read together`,
+      'Declare the table that is not sharded as a reference table, or shard it by the same key',
+    );
+  }
+  refuseVolatile(facts, 'goes to several shards');
+  return planScatter(level, analysis, parser, text);
+}
+
+/** It reads nothing that is sharded; what it writes in WITH may be. */
+function onFirst(select: SelectStmt, analysis: Analysis): Action {
+  let written: string | undefined;
+  walk(select, (type, fields) => {
+    if (type !== 'InsertStmt' && type !== 'UpdateStmt' && type !== 'DeleteStmt') return;
+    const { relation } = fields as InsertStmt;
+    const table = analysis.table(relation?.schemaname, relation?.relname ?? '');
+    if (table.kind !== 'home') written = qualified(table);
+  });
+  if (written !== undefined) {
+    throw new ShardRefused(
+      `WITH writes ${written}, whose rows are on several shards`,
+      'Run the parts one after the other in a transaction',
+    );
+  }
+  return FIRST;
+}
+
+function onShards(target: Target, facts: StatementFacts): Action {
+  return facts.access === 'write' ? { kind: 'write', target, ...PLAIN } : { kind: 'whole', target };
+}
+
+const firstSharded = ({ occurrences }: Analysis) => {
+  const table = occurrences[0]?.table;
+  return table ? qualified(table) : 'a table';
+};
+
+/** A statement that is about a query: only one that runs on the first shard, or on any. */
+function planWithin(
+  query: Node | undefined,
+  input: PlanInput,
+  analysis: Analysis,
+  what: string,
+): Action {
+  if (!query) return FIRST;
+  const inner = planOne({ ...input, statement: query }, analysis);
+  if (inner.kind === 'whole' && inner.target.kind !== 'keys') return FIRST;
+  throw new ShardRefused(
+    `${what} reads or writes ${firstTable(query) ?? 'a table'}, whose rows are on several shards`,
+    'Run the query by itself',
+  );
+}
+
+function planExplain(query: Node | undefined, input: PlanInput, analysis: Analysis): Action {
+  if (!query) return FIRST;
+  const inner = planOne({ ...input, statement: query }, analysis);
+  if (inner.kind === 'whole') return inner;
+  if (inner.kind === 'write' && !inner.isCopied && inner.target.kind === 'keys') {
+    const [pins, ...others] = inner.target.parts;
+    const isOne =
+      others.length === 0 &&
+      pins?.some(({ sources }) => sources.length === 1 && sources[0]!.kind !== 'elements');
+    if (isOne) return inner;
+  }
+  throw new ShardRefused(
+    'EXPLAIN of a statement that goes to several shards',
+    'Name the shard key in it to see the plan of one shard',
+  );
+}
+
+// ---- INSERT
+
+function planInsert(given: InsertStmt, input: PlanInput, analysis: Analysis): Action {
+  const { parser, text, facts } = input;
+  const { relation = {} } = given;
+  const table = analysis.table(relation.schemaname, relation.relname ?? '');
+  const insert = withTypes(given, table, parser);
+  for (const node of insert.withClause?.ctes ?? []) {
+    const cte = 'CommonTableExpr' in node ? node.CommonTableExpr : {};
+    if (!cte.ctequery || 'SelectStmt' in cte.ctequery) continue;
+    analysis.refuse(...writesInWith(cte.ctename ?? ''));
+    recordWrite(cte.ctequery, analysis, new Map());
+    // All of it on the first shard is as before.
+    if (analysis.occurrences.length === 0 && table.kind === 'home') analysis.refusals.pop();
+  }
+  if (table.kind === 'sharded') {
+    throwRefusals(analysis);
+    refuseServerFunctions(facts, qualified(table), 'sequence');
+    const action = planShardedInsert(insert, table, { analysis, parser, text, facts });
+    if (analysis.stages.length > 0 && action.kind !== 'move' && action.kind !== 'write') {
+      return staged({ InsertStmt: insert }, text, analysis, parser);
+    }
+    return action;
+  }
+  const select =
+    insert.selectStmt && 'SelectStmt' in insert.selectStmt
+      ? insert.selectStmt.SelectStmt
+      : undefined;
+  const ctes = withCtes(insert, new Map(), undefined);
+  const level = select && new Level(analysis, select, undefined, ctes);
+  const spread = level?.settle(Equalities.NONE, []) ?? { kind: 'reference' };
+  throwRefusals(analysis);
+  if (level && (spread.kind === 'sharded' || spread.kind === 'global')) analysis.stage(level);
+  if (analysis.stages.length > 0) return staged({ InsertStmt: insert }, text, analysis, parser);
+  if (table.kind !== 'reference') return FIRST;
+  // On the first shard the home tables are whole too.
+  refuseWriting(facts, qualified(table));
+  return planCopiedInsert(insert, table, parser);
+}
+
+function refuseWriting({ tables }: StatementFacts, own: string): void {
+  const others = tables.filter(
+    ({ role, schema, name }) => role === 'written' && `${schema}.${name}` !== own,
+  );
+  if (others.length > 0) {
+    throw new ShardRefused(
+      `The statement writes ${own} and ${others.map(({ name }) => name).join(', ')}`,
+      'Write each in a statement of its own, in one transaction',
+    );
+  }
+}
+
+// ---- stages
+
+/** Subqueries that have to be answered before the rest. */
+function staged(statement: Node, text: string, analysis: Analysis, parser: Parser): StagedAction {
+  const prefix = unusedPrefix(text);
+  const { stages } = analysis;
+  const places = new Map<unknown, number>(stages.map(({ select }, i) => [select, i]));
+  const found = new Set<number>();
+  // By identity: a branch of a UNION is not wrapped as other queries are.
+  const replace = (tree: unknown): unknown => {
+    if (Array.isArray(tree)) return tree.map(replace);
+    if (typeof tree !== 'object' || tree === null) return tree;
+    const place = places.get(tree);
+    if (place === undefined) {
+      return Object.fromEntries(
+        Object.entries(tree).map(([name, value]) => [name, replace(value)]),
+      );
+    }
+    found.add(place);
+    return placeholderSelect(`${prefix}${place}`, onlyName(stages[place]!.select));
+  };
+  const rest = replace(statement) as Node;
+  // A view's query is not there at all.
+  if (found.size < stages.length) {
+    throw new ShardRefused(
+      'A part of the statement would have to be answered first, and does not stand by itself',
+      'Run it in a statement of its own',
+    );
+  }
+  return {
+    kind: 'staged',
+    stages: stages.map(({ select, ctes, isExistence }) => {
+      const stage = withOuter(clone(select), ctes);
+      // One row is enough to know that there is one.
+      if (isExistence && !stage.limitCount) {
+        stage.limitCount = { A_Const: { ival: { ival: 1 } } };
+        stage.limitOption = 'LIMIT_OPTION_COUNT';
+      }
+      return write({ SelectStmt: stage }, parser);
+    }),
+    rest: write(rest, parser),
+    prefix,
+  };
+}
+
+/** The name of its only column. */
+function onlyName({ targetList = [], larg }: SelectStmt): string | undefined {
+  if (larg) return onlyName(larg);
+  const [first, ...others] = targetList;
+  if (!first || others.length > 0 || isStar(first) || !('ResTarget' in first)) return undefined;
+  return first.ResTarget.name ?? outputName(first.ResTarget.val);
+}
+
+/** A subquery that uses what WITH defines outside of it takes the definitions along. */
+function withOuter(select: SelectStmt, ctes: Ctes): SelectStmt {
+  const used = [...ctes.values()].filter(cte => mentions(select, cte.name));
+  if (used.length === 0) return select;
+  const own = new Set((select.withClause?.ctes ?? []).map(keyOf));
+  const nodes = [...ctes.values()].map(({ node }) => node).filter(node => !own.has(keyOf(node)));
+  return {
+    ...select,
+    withClause: {
+      ...select.withClause,
+      ctes: [...nodes, ...(select.withClause?.ctes ?? [])],
+      ...([...ctes.values()].some(({ isRecursive }) => isRecursive) ? { recursive: true } : {}),
+    },
+  };
+}
+
+export function statementsOf(raw: readonly RawStmt[]): Node[] {
+  return raw.flatMap(({ stmt }) => stmt ?? []);
+}

@@ -1,0 +1,72 @@
+/**
+ * What pool and clients ask of the planner of statements over shards, and how the one of `shard-router.ts` gives it.
+ */
+import type pg from 'pg';
+import type { QueryConfig } from '../statement.ts';
+import type { Lanes } from './lanes.ts';
+import type { Target } from './plan/plan.ts';
+import { shardsOf } from './plan/values.ts';
+import type { ShardCatalog } from './shard-catalog.ts';
+import { ShardRouter } from './shard-router.ts';
+import type { StatementReader } from './statement-reader.ts';
+
+export interface ShardPlanner {
+  /**
+   * Runs the statements of one text, which do nothing to session or transaction, on the shards where they belong.
+   * @throws a refusal, when nothing was sent; what PostgreSQL says
+   */
+  execute(config: QueryConfig, lanes: Lanes): Promise<pg.QueryResult | pg.QueryResult[]>;
+  /**
+   * The one shard where all of a statement belongs; undefined when it is several.
+   * @throws a refusal
+   */
+  onlyShard(text: string, values: readonly unknown[] | undefined): number | undefined;
+}
+
+/** By the map and the schema as they are at the moment. */
+export class CatalogPlanner implements ShardPlanner {
+  readonly #reader: StatementReader;
+  readonly #catalog: ShardCatalog;
+  #router: ShardRouter | undefined;
+
+  constructor(reader: StatementReader, catalog: ShardCatalog) {
+    this.#reader = reader;
+    this.#catalog = catalog;
+  }
+
+  execute(config: QueryConfig, lanes: Lanes): Promise<pg.QueryResult | pg.QueryResult[]> {
+    return this.#ready.execute(config, lanes);
+  }
+
+  onlyShard(text: string, values: readonly unknown[] | undefined): number | undefined {
+    const { action } = this.#ready.plan(text);
+    return 'target' in action ? this.#one(action.target, values) : undefined;
+  }
+
+  /** Made when parser and catalog are there. */
+  get #ready(): ShardRouter {
+    this.#router ??= new ShardRouter({
+      parser: this.#reader.parser,
+      catalog: () => this.#reader.catalog,
+      placement: () => this.#catalog.placement,
+      refresh: () => this.#catalog.refresh(),
+    });
+    return this.#router;
+  }
+
+  #one(target: Target, values: readonly unknown[] | undefined): number | undefined {
+    const { placement } = this.#catalog;
+    if (target.kind === 'first' || target.kind === 'any') return 0;
+    if (target.kind === 'shard') return target.shard;
+    if (target.kind === 'all') return placement.shards === 1 ? 0 : undefined;
+    const owners = new Set<number>();
+    for (const pins of target.parts) {
+      const sets = pins.flatMap(pin => shardsOf(pin, [...(values ?? [])], placement) ?? []);
+      // All pins of a part hold, so the fewest shards that one leaves are enough.
+      const fewest = sets.sort((one, other) => one.size - other.size)[0];
+      if (!fewest) return undefined;
+      for (const shard of fewest) owners.add(shard);
+    }
+    return owners.size === 1 ? [...owners][0] : undefined;
+  }
+}

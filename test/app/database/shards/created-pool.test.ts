@@ -1,0 +1,192 @@
+/** What `createPool` gives where the map has several shards: the planner, the transactions and the unique columns together. */
+import fc from 'fast-check';
+import pg from 'pg';
+import Cursor from 'pg-cursor';
+import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest';
+import { createPool, type Pool } from '../../../../src/app/database/pool.ts';
+import { readSchema } from '../../../../src/app/database/shards/declaration/schema.ts';
+import { hashExpression } from '../../../../src/app/database/shards/hash.ts';
+import { uniqueColumns } from '../../../../src/app/database/shards/unique/columns.ts';
+import { lookupTable, uniqueTables } from '../../../../src/app/database/shards/unique/tables.ts';
+import { log } from '../../../../src/app/telemetry/log.ts';
+import { readRuntimeMap } from '../../../../src/map/map-file.ts';
+import { HintedPools } from '../../../support/hinted-shards.ts';
+import { ShardServers } from '../../../support/shard-servers.ts';
+
+log.level = 'silent';
+
+const SHARDS = 3;
+
+let shards: ShardServers;
+let maps: HintedPools;
+let pool: Pool;
+let lookup: string;
+
+beforeAll(async () => {
+  shards = await ShardServers.start(SHARDS, { servers: SHARDS });
+  await shards.everywhere(`
+    create table users (id bigint primary key, email text unique, name text not null, balance int not null default 0);
+    create table posts (user_id bigint references users, id bigint, title text, primary key (user_id, id));
+    create table settings (name text primary key, value text)`);
+  maps = HintedPools.of(shards);
+  await maps.publish({
+    tables: {
+      'public.users': { kind: 'sharded', key: 'id' },
+      'public.posts': { kind: 'sharded', key: 'user_id' },
+    },
+    unique: ['public.users.email'],
+  });
+  const { database } = readRuntimeMap(maps.mapFile);
+  for (const [index, { range }] of database.shards.entries()) {
+    for (const [table, key] of [
+      ['users', 'id'],
+      ['posts', 'user_id'],
+    ] as const) {
+      const hash = hashExpression('int8', key);
+      await shards.pools[index]!.query(
+        `alter table ${table} add check (${hash} between ${range!.from} and ${range!.to})`,
+      );
+    }
+  }
+  const [email] = uniqueColumns(database, await readSchema(shards.pools[0]!));
+  lookup = lookupTable(email!);
+  await shards.everywhere(uniqueTables(email!));
+  pool = createPool({ connectionString: shards.urls[0], mapFile: maps.mapFile, max: 10 });
+});
+afterAll(async () => {
+  await pool?.end();
+  await shards?.remove();
+});
+beforeEach(async () => {
+  await pool.query('delete from posts');
+  await pool.query('delete from users');
+});
+
+const add = (count: number) =>
+  pool.query(
+    `insert into users (id, email, name) values ${Array.from({ length: count }, (_, i) => `(${i + 1}, 'user${i + 1}@example.org', 'User ${i + 1}')`).join(', ')}`,
+  );
+
+test('rows are spread over the shards, and read as of one table', async () => {
+  expect(pool).toBeInstanceOf(pg.Pool);
+  expect((await add(30)).rowCount).toBe(30);
+  const counts = await shards.everywhere('select count(*)::int from users');
+  for (const { rows } of counts) expect(rows[0].count).toBeGreaterThan(0);
+  const { rows } = await pool.query(
+    'select id::int, name from users where id > $1 order by id desc limit 3',
+    [10],
+  );
+  expect(rows.map(({ id }) => id)).toEqual([30, 29, 28]);
+  expect((await pool.query('select count(*)::int as count from users')).rows).toEqual([
+    { count: 30 },
+  ]);
+  expect((await pool.query('select name from users where id = $1', [7])).rows).toEqual([
+    { name: 'User 7' },
+  ]);
+  expect(
+    (await pool.query("update users set balance = balance + 1 where name like 'User 1%'")).rowCount,
+  ).toBe(11);
+});
+
+test('a value that is taken on another shard fails the whole of a statement', async () => {
+  await add(5);
+  await expect(
+    pool.query(
+      "insert into users (id, email, name) values (101, 'new@example.org', 'A'), (102, 'user3@example.org', 'B'), (103, 'other@example.org', 'C')",
+    ),
+  ).rejects.toMatchObject({
+    code: '23505',
+    constraint: 'users_email_key',
+    detail: 'Key (email)=(user3@example.org) already exists.',
+  });
+  expect((await pool.query('select count(*)::int as count from users')).rows).toEqual([
+    { count: 5 },
+  ]);
+  expect(
+    (await pool.query('select id::int from users where email = $1', ['user3@example.org'])).rows,
+  ).toEqual([{ id: 3 }]);
+  const known = await shards.everywhere(`select from ${lookup}`);
+  expect(known.reduce((sum, { rowCount }) => sum + rowCount!, 0)).toBe(5);
+});
+
+test('transactions over shards, with what is refused and what fails', async () => {
+  await add(20);
+  await pool.transaction(async client => {
+    await client.query('update users set balance = balance - 10 where id = $1', [1]);
+    await client.query('update users set balance = balance + 10 where id = $1', [2]);
+    await client.query('insert into posts values (1, 1, $1)', ['hello']);
+    await client.query("insert into settings values ('a', 'b')");
+  });
+  const { rows } = await pool.query(
+    'select id::int, balance from users where id in (1, 2) order by id',
+  );
+  expect(rows).toEqual([
+    { id: 1, balance: -10 },
+    { id: 2, balance: 10 },
+  ]);
+  const client = await pool.connect();
+  try {
+    await client.query('begin');
+    await client.query('update users set balance = 99');
+    await expect(
+      client.query('select * from users u join posts p on p.title = u.name'),
+    ).rejects.toMatchObject({ code: 'SHARD_REFUSED' });
+    await expect(client.query('select 1')).rejects.toMatchObject({ code: '25P02' });
+    expect((await client.query('commit')).command).toBe('ROLLBACK');
+    const cursor = client.query(new Cursor('select id::int from users where id = $1', [5]));
+    expect(await cursor.read(10)).toEqual([{ id: 5 }]);
+    await cursor.close();
+  } finally {
+    client.release();
+  }
+  expect((await pool.query('select max(balance) from users')).rows).toEqual([{ max: 10 }]);
+  expect((await shards.prepared()).flat()).toEqual([]);
+});
+
+test('the schema is changed on all shards, and known from then on', async () => {
+  await pool.query('alter table users add column nick text');
+  await add(6);
+  await pool.query("update users set nick = 'n' || id");
+  expect(
+    (await pool.query('select nick from users order by nick collate "C" limit 2')).rows,
+  ).toEqual([{ nick: 'n1' }, { nick: 'n2' }]);
+});
+
+test('money that moves between any accounts stays', { timeout: 120_000 }, async () => {
+  await add(8);
+  const transfer = fc.record({
+    from: fc.integer({ min: 1, max: 8 }),
+    to: fc.integer({ min: 1, max: 8 }),
+    by: fc.nat(20),
+  });
+  await fc.assert(
+    fc.asyncProperty(
+      fc.array(fc.array(transfer, { maxLength: 4 }), { minLength: 2, maxLength: 4 }),
+      async sessions => {
+        await Promise.all(
+          sessions.map(async transfers => {
+            for (const { from, to, by } of transfers) {
+              await pool.transaction(
+                async client => {
+                  await client.query('update users set balance = balance - $1 where id = $2', [
+                    by,
+                    from,
+                  ]);
+                  await client.query('update users set balance = balance + $1 where id = $2', [
+                    by,
+                    to,
+                  ]);
+                },
+                { retries: 50, timeoutMs: 60_000 },
+              );
+            }
+          }),
+        );
+        expect((await pool.query('select sum(balance)::int as sum from users')).rows).toEqual([
+          { sum: 0 },
+        ]);
+      },
+    ),
+    { numRuns: 10 },
+  );
+});
