@@ -18,6 +18,7 @@ import {
   TooManyRows,
 } from './merge/merge.ts';
 import type { TypeNames } from './merge/types.ts';
+import { describeAction } from './plan/describe.ts';
 import type { KeyFamily, Placement } from './plan/placement.ts';
 import {
   type Action,
@@ -50,6 +51,17 @@ export interface ExecutionOptions {
   /** Runs a statement that was made of this one. */
   again(statement: LaneStatement, lanes: Lanes): Promise<Results>;
 }
+
+/** The column of EXPLAIN. */
+const QUERY_PLAN: pg.FieldDef = {
+  name: 'QUERY PLAN',
+  tableID: 0,
+  columnID: 0,
+  dataTypeID: 25,
+  dataTypeSize: -1,
+  dataTypeModifier: -1,
+  format: 'text',
+};
 
 const SQL_TYPE: Record<KeyFamily, string> = { integer: 'bigint', text: 'text', uuid: 'uuid' };
 const READ = { wantsWrite: false };
@@ -91,6 +103,15 @@ export class Execution {
         return this.#lanes.atomically(lanes => this.#copiedInsert(action, lanes));
       case 'move':
         return this.#lanes.atomically(lanes => this.#move(action, lanes));
+      case 'explained':
+        return Promise.resolve(
+          resultOf(
+            'EXPLAIN',
+            [QUERY_PLAN],
+            describeAction(action.of).map(line => [line]),
+            this.#statement,
+          ),
+        );
       case 'staged':
         return this.#plan.writes
           ? this.#lanes.atomically(lanes => this.#staged(action, lanes))

@@ -90,7 +90,9 @@ export type Action =
   | InsertAction
   | CopiedInsertAction
   | MoveAction
-  | StagedAction;
+  | StagedAction
+  /** EXPLAIN of what goes to several shards: the plan of that, in words. Nothing is sent. */
+  | { readonly kind: 'explained'; readonly of: Action };
 
 /** To each shard of the target; counts are added up, rows put together. */
 export interface WriteAction {
