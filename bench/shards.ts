@@ -35,6 +35,7 @@ const SECONDS = Number(values.seconds);
 const AUTHORS = 1_000;
 const ROWS = 20_000;
 const CONNECTIONS = 10;
+const PASSWORD = 'bench';
 const CONCURRENCY = 20;
 
 const SCHEMA = `
@@ -195,7 +196,12 @@ async function plan(): Promise<void> {
 }
 
 async function serverOf(index: number): Promise<ClusterMember> {
-  while (clusters.length <= index) clusters.push(await Cluster.start({ standbys: 0 }));
+  while (clusters.length <= index) {
+    const cluster = await Cluster.start({ standbys: 0 });
+    // A map has one password for all.
+    await cluster.primary.ask(`create role bench superuser login password '${PASSWORD}'`);
+    clusters.push(cluster);
+  }
   return clusters[index]!.primary;
 }
 
@@ -206,7 +212,9 @@ function newName(): string {
 async function makeDatabase(server: ClusterMember, name: string): Promise<string> {
   await server.ask(`create database ${name}`);
   await server.ask(SCHEMA, name);
-  return server.url(name);
+  const url = new URL(server.url(name));
+  Object.assign(url, { username: 'bench', password: PASSWORD });
+  return url.href;
 }
 
 /** A pool over databases of one name as shards. */

@@ -81,7 +81,8 @@ export class DirectRoutes {
     const isText = typeof config === 'string';
     const text = isText ? config : config.text;
     const entry = this.#entries.get(text);
-    if (!entry?.plan || entry.placement !== placement || entry.catalog !== catalog) return undefined;
+    if (!entry?.plan || entry.placement !== placement || entry.catalog !== catalog)
+      return undefined;
     const { parameter, family, writes, parameters } = entry.plan;
     const values = given ?? (isText ? undefined : (config.values as unknown[] | undefined));
     if (values?.length !== parameters) return undefined;

@@ -13,10 +13,10 @@ import { watchRuntimeMap } from '../../../map/map-file.ts';
 import type { RuntimeMap } from '../../../map/runtime-map.ts';
 import { log } from '../../telemetry/log.ts';
 import type { BanyanPool, BanyanPoolOptions, Pool } from '../banyan-pool.ts';
+import type { StatementFacts } from '../route/facts.ts';
 import type { Done, QueryConfig } from '../statement.ts';
 import { isSubmittable, textOf } from '../submittable.ts';
 import { type TransactionOptions, transaction } from '../transaction.ts';
-import type { StatementFacts } from '../route/facts.ts';
 import { type DirectRoute, DirectRoutes } from './direct.ts';
 import { ShardedSessionRefused } from './errors.ts';
 import { AutocommitLanes } from './lane-sources.ts';
@@ -156,7 +156,7 @@ export class ShardedPool extends pg.Pool implements Pool {
     }
     const direct = this.#findDirect(config as QueryConfig, own);
     if (direct && !direct.writes) {
-      return (this.shards.at(direct.shard).pool.query as Function)(config, values, callback);
+      return send(this.shards.at(direct.shard), config, values, callback) as never;
     }
     const answer = direct
       ? this.#writeDirectly(direct.shard, config as QueryConfig, own)
@@ -220,9 +220,9 @@ export class ShardedPool extends pg.Pool implements Pool {
     config: QueryConfig,
     values: unknown[] | undefined,
   ): Promise<unknown> {
-    const answer = this.shards.at(shard).pool.query(config as string, values as unknown[]);
+    const answer = send(this.shards.at(shard), config, values) as Promise<unknown>;
     // It changed unique values without naming their table: nothing was kept, and the planner's way sees to them.
-    return answer.catch(error => {
+    return answer.catch((error: unknown) => {
       if (hasCode(error, UNREAD)) return this.#run(config, values);
       throw error;
     });
@@ -304,6 +304,12 @@ export class ShardedPool extends pg.Pool implements Pool {
       pool.on(event as 'connect', (...args) => this.emit(event as 'connect', ...args));
     }
   }
+}
+
+/** As `query` of the shard's pool, whatever it is given. */
+function send({ pool }: Shard, ...given: unknown[]): unknown {
+  const query = pool.query as (...all: unknown[]) => unknown;
+  return query.apply(pool, given);
 }
 
 for (const name of ['totalCount', 'idleCount', 'waitingCount'] as const) {
