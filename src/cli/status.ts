@@ -84,8 +84,8 @@ function describeLoad({ shards, hotKeys }: Load): string[] {
   );
   const keys = hotKeys
     .slice(0, MOST_HOT_KEYS)
-    .map(({ table, key, share, by }) =>
-      pc.yellow(`  hot key: ${table} ${JSON.stringify(key)} takes ${percent(share)} of ${by}`),
+    .map(({ family, key, share, by }) =>
+      pc.yellow(`  hot key: ${family} ${JSON.stringify(key)} takes ${percent(share)} of ${by}`),
     );
   return [pc.dim(`  ${each.join('; ')}`), ...keys];
 }

@@ -7,7 +7,7 @@
  * - What writes to several shards, or needs several statements, is atomic (`Lanes.atomically`).
  */
 import type pg from 'pg';
-import type { LaneStatement, Lanes } from './lanes.ts';
+import type { LaneKey, LaneStatement, Lanes } from './lanes.ts';
 import { AS_TEXT, type Gathered, type RawRow, resultOf } from './merge/gathered.ts';
 import {
   columnsOf,
@@ -192,8 +192,19 @@ export class Execution {
   }
 
   async #send(shard: number): Promise<Results> {
-    const options = { wantsWrite: this.#plan.writes };
+    const options = { wantsWrite: this.#plan.writes, key: this.#onlyKey() };
     return from(shard, await this.#lanes.query(shard, this.#statement, options));
+  }
+
+  /** The one key that it names, if it names one. */
+  #onlyKey(): LaneKey | undefined {
+    const { action } = this.#plan;
+    if (!('target' in action) || action.target.kind !== 'keys') return undefined;
+    const [pins, ...others] = action.target.parts;
+    const pin = pins?.find(({ sources }) => sources.length === 1);
+    return pin && others.length === 0
+      ? keyOf(pin.family, pin.sources[0]!, n => this.#values[n - 1])
+      : undefined;
   }
 
   /** Of a statement that is only right on one shard. */
@@ -386,7 +397,8 @@ export class Execution {
         const statement = written
           ? { ...rest, text: written.text, values: this.#bind(written, 0n, computed) }
           : this.#statement;
-        return on.query(shard, statement, { ...WRITE, ...(signal ? { signal } : {}) });
+        const key = keys.length === 1 ? keyOf(family, keys[0]!, value) : undefined;
+        return on.query(shard, statement, { ...WRITE, key, ...(signal ? { signal } : {}) });
       };
       const shards = [...rowsOf.keys()].sort((a, b) => a - b);
       if (shards.length === 1) return send(shards[0]!, undefined, lanes);
@@ -623,4 +635,14 @@ function inOrder(results: readonly Result[], given: readonly (readonly number[])
   const sum = addUp(results);
   sum.rows = placed;
   return sum;
+}
+
+function keyOf(
+  family: KeyFamily,
+  source: ValueSource,
+  values: (number: number) => unknown,
+): LaneKey | undefined {
+  if (source.kind === 'elements') return undefined;
+  const text = textOf(source.kind === 'constant' ? source.text : values(source.number));
+  return typeof text === 'string' ? { family, text } : undefined;
 }

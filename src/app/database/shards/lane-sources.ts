@@ -46,7 +46,9 @@ export class AutocommitLanes implements Lanes {
     const kept = this.#from.kept?.(index);
     const sender = kept ? await kept : shard.pool;
     try {
-      const result = (await sender.query({ ...statement })) as pg.QueryResult<never>;
+      const result = (await shard.observed(options.key, () =>
+        sender.query({ ...statement }),
+      )) as pg.QueryResult<never>;
       // The pool takes note of its own.
       if (kept && options.wantsWrite) shard.noteWrite(false);
       return result;

@@ -19,6 +19,8 @@ import { isSubmittable, textOf } from '../submittable.ts';
 import { type TransactionOptions, transaction } from '../transaction.ts';
 import { type DirectRoute, DirectRoutes } from './direct.ts';
 import { ShardedSessionRefused } from './errors.ts';
+import type { Load } from './hot/load.ts';
+import { reportLoad } from './hot/load-report.ts';
 import { AutocommitLanes } from './lane-sources.ts';
 import { CatalogPlanner, type ShardPlanner } from './planner.ts';
 import { sessionWord } from './session-words.ts';
@@ -62,6 +64,7 @@ export class ShardedPool extends pg.Pool implements Pool {
   readonly #lanes: AutocommitLanes;
   readonly #recoverer: Recoverer;
   readonly #stopWatching: () => void;
+  readonly #stopReporting: () => void;
   readonly #prepared = new WeakSet<Shard>();
   readonly #catalog: ShardCatalog;
   readonly #direct = new DirectRoutes();
@@ -128,11 +131,17 @@ export class ShardedPool extends pg.Pool implements Pool {
       },
       error => log.warn({ err: error }, 'the runtime map cannot be read; the last one stays'),
     );
+    this.#stopReporting = reportLoad(mapFile, shards.load);
     void this.#prepare().then(() => this.#recoverer.start());
   }
 
   get isHolding(): boolean {
     return this.#context.shards.all.some(({ pool }) => pool.isHolding);
+  }
+
+  /** Which shards, and which keys, this process asks the most of late. */
+  get load(): Load {
+    return this.shards.load.load();
   }
 
   /** @internal The shards, in the map's order. */
@@ -200,6 +209,7 @@ export class ShardedPool extends pg.Pool implements Pool {
     const { shards, coordinator, reader } = this.#context;
     await super.end();
     this.#stopWatching();
+    this.#stopReporting();
     reader.close();
     this.#catalog.close();
     await Promise.all([coordinator.close(), this.#recoverer.stop()]);
