@@ -10,6 +10,7 @@
 import { LRUCache } from 'lru-cache';
 import type { Catalog } from '../route/catalog.ts';
 import type { QueryConfig } from '../statement.ts';
+import type { LaneKey } from './lanes.ts';
 import type { KeyFamily, Placement } from './plan/placement.ts';
 import type { StatementPlan, Target } from './plan/plan.ts';
 import { textOf, type ValueSource } from './plan/values.ts';
@@ -32,6 +33,7 @@ interface Entry {
 
 export interface DirectRoute {
   readonly shard: number;
+  readonly key: LaneKey;
   readonly writes: boolean;
 }
 
@@ -79,17 +81,16 @@ export class DirectRoutes {
     catalog: Catalog,
   ): DirectRoute | undefined {
     const isText = typeof config === 'string';
-    const text = isText ? config : config.text;
-    const entry = this.#entries.get(text);
+    const entry = this.#entries.get(isText ? config : config.text);
     if (!entry?.plan || entry.placement !== placement || entry.catalog !== catalog)
       return undefined;
     const { parameter, family, writes, parameters } = entry.plan;
     const values = given ?? (isText ? undefined : (config.values as unknown[] | undefined));
     if (values?.length !== parameters) return undefined;
-    const key = textOf(values[parameter]);
-    if (key === null || key === undefined) return undefined;
-    const shard = placement.shardOf(family, key);
-    return shard === undefined ? undefined : { shard, writes };
+    const text = textOf(values[parameter]);
+    if (text === null || text === undefined) return undefined;
+    const shard = placement.shardOf(family, text);
+    return shard === undefined ? undefined : { shard, writes, key: { family, text } };
   }
 
   /** Whether a text is known here, under the same map and schema. */

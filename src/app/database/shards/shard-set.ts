@@ -33,16 +33,17 @@ export class Shard implements ShardPrimary {
   /**
    * Asks it something, and counts that.
    * @param key that it is about, if it is one
+   * @param times how many statements this one stands for
    * @throws RowBelongsElsewhere, and what `ask` throws
    */
-  async observed<T>(key: LaneKey | undefined, ask: () => Promise<T>): Promise<T> {
+  async observed<T>(key: LaneKey | undefined, ask: () => Promise<T>, times = 1): Promise<T> {
     const begun = performance.now();
     try {
       return await ask();
     } catch (error) {
       throw explainMisplaced(error, this.id);
     } finally {
-      this.#load.observe(this.id, performance.now() - begun, key?.family, key?.text);
+      this.#load.observe(this.id, performance.now() - begun, key?.family, key?.text, times);
     }
   }
 

@@ -22,6 +22,7 @@ import { ShardedSessionRefused } from './errors.ts';
 import type { Load } from './hot/load.ts';
 import { reportLoad } from './hot/load-report.ts';
 import { AutocommitLanes } from './lane-sources.ts';
+import { explainMisplaced } from './misplaced.ts';
 import { CatalogPlanner, type ShardPlanner } from './planner.ts';
 import { sessionWord } from './session-words.ts';
 import { type SchemaSource, ShardCatalog } from './shard-catalog.ts';
@@ -59,6 +60,9 @@ type ConnectCallback = (
 /** Which tell of single connections, wherever those lead. */
 const FORWARDED = ['connect', 'acquire', 'remove', 'release', 'error'] as const;
 
+/** Of the statements that go the short way. */
+const COUNTED_OF = 16;
+
 export class ShardedPool extends pg.Pool implements Pool {
   readonly #context: ShardedContext;
   readonly #lanes: AutocommitLanes;
@@ -68,6 +72,7 @@ export class ShardedPool extends pg.Pool implements Pool {
   readonly #prepared = new WeakSet<Shard>();
   readonly #catalog: ShardCatalog;
   readonly #direct = new DirectRoutes();
+  #uncounted = 0;
 
   constructor(options: ShardedPoolOptions) {
     super(options.config);
@@ -163,12 +168,10 @@ export class ShardedPool extends pg.Pool implements Pool {
       this.#submit(config, own, given);
       return config as never;
     }
-    const direct = this.#findDirect(config as QueryConfig, own);
-    if (direct && !direct.writes) {
-      return send(this.shards.at(direct.shard), config, values, callback) as never;
-    }
+    const direct = given ? undefined : this.#findDirect(config as QueryConfig, own);
+    if (direct && !direct.writes) return this.#sendDirectly(direct, config, own) as never;
     const answer = direct
-      ? this.#writeDirectly(direct.shard, config as QueryConfig, own)
+      ? this.#writeDirectly(direct, config as QueryConfig, own)
       : this.#run(config as QueryConfig, own);
     if (!given) {
       return answer.catch(error => {
@@ -225,16 +228,24 @@ export class ShardedPool extends pg.Pool implements Pool {
     return route;
   }
 
+  /** Counts one of several: what is asked often is found all the same. */
+  #sendDirectly({ shard, key }: DirectRoute, config: unknown, values: unknown): Promise<unknown> {
+    const { pool } = this.shards.at(shard);
+    const query = pool.query as (config: unknown, values: unknown) => Promise<unknown>;
+    this.#uncounted = (this.#uncounted + 1) % COUNTED_OF;
+    if (this.#uncounted !== 0) return query.call(pool, config, values);
+    return this.shards.at(shard).observed(key, () => query.call(pool, config, values), COUNTED_OF);
+  }
+
   #writeDirectly(
-    shard: number,
+    route: DirectRoute,
     config: QueryConfig,
     values: unknown[] | undefined,
   ): Promise<unknown> {
-    const answer = send(this.shards.at(shard), config, values) as Promise<unknown>;
-    // It changed unique values without naming their table: nothing was kept, and the planner's way sees to them.
-    return answer.catch((error: unknown) => {
+    return this.#sendDirectly(route, config, values).catch((error: unknown) => {
+      // It changed unique values without naming their table: nothing was kept, and the planner's way sees to them.
       if (hasCode(error, UNREAD)) return this.#run(config, values);
-      throw error;
+      throw explainMisplaced(error, this.shards.at(route.shard).id);
     });
   }
 
@@ -314,12 +325,6 @@ export class ShardedPool extends pg.Pool implements Pool {
       pool.on(event as 'connect', (...args) => this.emit(event as 'connect', ...args));
     }
   }
-}
-
-/** As `query` of the shard's pool, whatever it is given. */
-function send({ pool }: Shard, ...given: unknown[]): unknown {
-  const query = pool.query as (...all: unknown[]) => unknown;
-  return query.apply(pool, given);
 }
 
 for (const name of ['totalCount', 'idleCount', 'waitingCount'] as const) {
