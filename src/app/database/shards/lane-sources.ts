@@ -4,6 +4,7 @@
  */
 import type pg from 'pg';
 import { hasCode } from '../../../errors.ts';
+import { stalenessOf } from '../consistency/staleness.ts';
 import { TransactionBroken } from '../errors.ts';
 import { ShardDeadlock } from './errors.ts';
 import type { LaneOptions, LaneStatement, Lanes } from './lanes.ts';
@@ -26,9 +27,18 @@ export interface Autocommit {
 export class AutocommitLanes implements Lanes {
   readonly inTransaction = false;
   readonly #from: Autocommit;
+  /** Milliseconds that answers may be old; undefined: as the pool has it. */
+  readonly #staleness: number | undefined;
 
-  constructor(from: Autocommit) {
+  constructor(from: Autocommit, staleness?: number) {
     this.#from = from;
+    this.#staleness = staleness;
+  }
+
+  /** Those for a statement that says itself how old its answer may be. */
+  of(config: unknown): AutocommitLanes {
+    const staleness = stalenessOf(config, undefined);
+    return staleness === undefined ? this : new AutocommitLanes(this.#from, staleness);
   }
 
   get count(): number {
@@ -46,8 +56,12 @@ export class AutocommitLanes implements Lanes {
     const kept = this.#from.kept?.(index);
     const sender = kept ? await kept : shard.pool;
     try {
+      const sent = {
+        ...statement,
+        ...(this.#staleness === undefined ? {} : { staleness: this.#staleness }),
+      };
       const result = (await shard.observed(options.key, () =>
-        sender.query({ ...statement }),
+        sender.query(sent),
       )) as pg.QueryResult<never>;
       // The pool takes note of its own.
       if (kept && options.wantsWrite) shard.noteWrite(false);

@@ -151,7 +151,7 @@ export class ShardedClient extends QueuedClient {
   async #execute(config: pg.QueryConfig, facts: StatementFacts): Promise<Results> {
     const { planner, changed } = this.#context;
     const transaction = this.#transaction;
-    const result = await planner.execute(config, transaction ?? this.#lanes);
+    const result = await planner.execute(config, transaction ?? this.#lanes.of(config));
     if (facts.changesCatalog) {
       if (transaction) transaction.noteCatalogChange();
       else changed();

@@ -266,7 +266,7 @@ export class ShardedPool extends pg.Pool implements Pool {
     if (values) whole.values = values;
     const facts = reader.facts(whole.text);
     if (sessionWord(whole.text, facts, whole.values).kind !== 'none') return this.#runAlone(whole);
-    const result = await planner.execute(whole, this.#lanes);
+    const result = await planner.execute(whole, this.#lanes.of(whole));
     if (!this.#context.ready()) this.#learn(whole.text, facts);
     if (facts.changesCatalog) this.#context.changed();
     return result;

@@ -28,6 +28,8 @@ beforeAll(async () => {
   for (const { primary } of clusters) {
     await primary.ask("create role app superuser login password 'app'");
     await primary.ask(decisionTable());
+    await primary.ask(`create function whereami() returns text language sql stable
+      as $$ select current_setting('cluster_name') $$`);
     await primary.ask(`create table accounts (id int primary key, balance int not null);
       create table entries (transfer text not null, amount int not null);
       insert into accounts select i, ${BALANCE} from generate_series(0, ${ACCOUNTS - 1}) i`);
@@ -46,6 +48,25 @@ afterAll(async () => {
 });
 
 const any = (most: number) => Math.floor(Math.random() * most);
+
+test('a read may say how old its answer may be', async () => {
+  const standbys = clusters.map(({ members }) => members[1]!);
+  const ask = (staleness?: string) =>
+    pool.query({
+      text: '/* all */ select whereami() as name',
+      ...(staleness ? { staleness } : {}),
+    });
+  await until(async () => (await ask()).rows.every(({ name }) => name === 'member-1'), {
+    what: 'reads reach the replicas',
+  });
+  await Promise.all(standbys.map(standby => standby.pauseReplay()));
+  const moved = '/* all */ update accounts set balance = balance + 0 where id = 0';
+  await pool.query(moved);
+  expect((await ask()).rows.map(({ name }) => name)).toEqual(['member-0', 'member-0']);
+  expect((await ask('60s')).rows.map(({ name }) => name)).toEqual(['member-1', 'member-1']);
+  await expect(ask('soon')).rejects.toMatchObject({ code: 'INVALID_STALENESS' });
+  await Promise.all(standbys.map(standby => standby.resumeReplay()));
+});
 
 test('each primary is lost under load', { timeout: 240_000 }, async () => {
   const ending = new AbortController();
