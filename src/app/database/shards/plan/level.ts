@@ -7,7 +7,7 @@
  * anywhere), and for each operation that looks at several rows. What has no proof is answered first and by
  * itself (a *stage*), or refused.
  */
-import type { Node, SelectStmt } from 'libpg-query';
+import type { Node, RangeVar, SelectStmt } from 'libpg-query';
 import { aggregatesAcross, distinctByKey, windowAcross } from './across.ts';
 import type { Analysis } from './analysis.ts';
 import { type Column, columnOf, Equalities, isEquals } from './equalities.ts';
@@ -55,7 +55,7 @@ export class Level {
   readonly #analysis: Analysis;
   #known: Equalities | undefined;
   #recursive: string | undefined;
-  #view: string | undefined;
+  #mention: RangeVar | undefined;
   #inherited: Equalities = Equalities.NONE;
   #outerKeys: readonly Column[] = [];
 
@@ -96,9 +96,13 @@ export class Level {
     this.#recursive = name;
   }
 
-  /** It is the query of a view, which stands nowhere in the statement. */
-  markView(name: string): void {
-    this.#view = name;
+  /** It is the query of a view, which the statement only mentions. */
+  markView(mention: RangeVar): void {
+    this.#mention = mention;
+  }
+
+  get mention(): RangeVar | undefined {
+    return this.#mention;
   }
 
   /**
@@ -116,13 +120,6 @@ export class Level {
       this.#analysis.refuse(
         `WITH RECURSIVE ${this.#recursive} follows rows of a sharded table from shard to shard`,
         'Name the shard key in each part of it, or make the table a reference table',
-      );
-      return REFERENCE;
-    }
-    if (this.#view !== undefined && spread.kind === 'global') {
-      this.#analysis.refuse(
-        `The view ${this.#view} ${spread.why}`,
-        "Write the view's query into the statement",
       );
       return REFERENCE;
     }
