@@ -10,9 +10,10 @@
 import type { Node, RangeVar, SelectStmt } from 'libpg-query';
 import { aggregatesAcross, distinctByKey, windowAcross } from './across.ts';
 import type { Analysis } from './analysis.ts';
+import { isCorrelated } from './correlation.ts';
 import { type Column, columnOf, Equalities, isEquals } from './equalities.ts';
 import { expressionsOf, subLinksOf, windowsOf } from './expressions.ts';
-import { connected, onOf, regionOf, sourceExpressions, sourceLevels } from './from.ts';
+import { connected, onOf, regionOf } from './from.ts';
 import { outputName } from './output-name.ts';
 import { qualified } from './placement.ts';
 import { type Ctes, readFrom, Scope, type Source, withCtes } from './scope.ts';
@@ -138,53 +139,12 @@ export class Level {
 
   /** Whether it names columns of a level outside of it, or may. */
   get isCorrelated(): boolean {
-    const outside = new Set<Scope>();
-    for (let scope = this.scope.parent; scope; scope = scope.parent) outside.add(scope);
-    return outside.size > 0 && this.#refersTo(outside);
+    return isCorrelated(this);
   }
 
-  #refersTo(outside: ReadonlySet<Scope>): boolean {
-    const { select, source, scope } = this;
-    const sorting = [select.sortClause, this.branches ? [] : select.groupClause];
-    const limits = [select.limitCount, select.limitOffset];
-    const own = this.branches
-      ? [sorting, limits]
-      : [
-          ...expressionsOf({ ...select, sortClause: [], groupClause: [] }),
-          ...sourceExpressions(source),
-        ];
-    let found = false;
-    const look = (tree: unknown, mayNameOutputs: boolean) =>
-      walk(tree, (type, fields) => {
-        if (found || type === 'SelectStmt') return false;
-        if (type !== 'ColumnRef') return true;
-        const { fields: names = [] } = fields as { fields?: Node[] };
-        const last = names.at(-1);
-        if (last && 'A_Star' in last) {
-          const alias = stringOf(names.at(-2));
-          if (alias !== undefined && !scope.star(alias)) found = true;
-        } else if (!mayNameOutputs || names.length > 1 || !this.#hasOutput(stringOf(names[0]))) {
-          if (outside.has(scope.find(names).at)) found = true;
-        }
-        return false;
-      });
-    look(own, false);
-    look(sorting, true);
-    if (found) return true;
-    const inner = [
-      ...(this.branches ?? []),
-      ...sourceLevels(source),
-      ...subLinksOf([own, sorting]).flatMap(({ subselect }) =>
-        subselect && 'SelectStmt' in subselect
-          ? new Level(this.#analysis, subselect.SelectStmt, scope, this.ctes)
-          : [],
-      ),
-    ];
-    return inner.some(level => level.#refersTo(outside));
-  }
-
-  #hasOutput(name: string | undefined): boolean {
-    return (this.outputs ?? []).some(output => output.name === name);
+  /** The level of a subquery in one of its expressions. */
+  inner(select: SelectStmt): Level {
+    return new Level(this.#analysis, select, this.scope, this.ctes);
   }
 
   // ---- what its output is
@@ -495,7 +455,7 @@ export class Level {
     let spread = from;
     for (const { subselect, subLinkType, testexpr, operName } of subLinksOf(expressions)) {
       if (!subselect || !('SelectStmt' in subselect)) continue;
-      const level = new Level(this.#analysis, subselect.SelectStmt, this.scope, this.ctes);
+      const level = this.inner(subselect.SelectStmt);
       const inner = level.settle(equalities, around);
       if (inner.kind === 'reference' || inner.kind === 'local') continue;
       if (inner.kind === 'home') {
@@ -534,7 +494,7 @@ export class Level {
   #refuseSubLinks(on: readonly Node[]): void {
     for (const { subselect } of subLinksOf(on)) {
       if (!subselect || !('SelectStmt' in subselect)) continue;
-      const level = new Level(this.#analysis, subselect.SelectStmt, this.scope, this.ctes);
+      const level = this.inner(subselect.SelectStmt);
       const { kind } = level.settle(Equalities.NONE, []);
       if (kind !== 'reference') {
         this.#analysis.refuse(
