@@ -13,7 +13,7 @@ import type { Analysis } from './analysis.ts';
 import { isCorrelated } from './correlation.ts';
 import { type Column, columnOf, Equalities, isEquals } from './equalities.ts';
 import { expressionsOf, subLinksOf, windowsOf } from './expressions.ts';
-import { connected, onOf, regionOf } from './from.ts';
+import { connected, onOf, regionConditions, regionOf } from './from.ts';
 import { outputName } from './output-name.ts';
 import { qualified } from './placement.ts';
 import { type Ctes, readFrom, Scope, type Source, withCtes } from './scope.ts';
@@ -266,7 +266,8 @@ export class Level {
     this.from = source ? this.#settleSource(source, this.equalities, outerKeys) : REFERENCE;
     const keys = this.from.kind === 'sharded' ? this.from.keys : [];
     const around = [...outerKeys, ...keys];
-    this.from = this.#settleSubLinks(expressionsOf(select), this.equalities, around, this.from);
+    const expressions = [expressionsOf(select), regionConditions(source)];
+    this.from = this.#settleSubLinks(expressions, this.equalities, around, this.from);
     if (this.from.kind !== 'sharded') return this.from;
     if (connected(keys, outerKeys, this.equalities)) return { kind: 'local' };
     const why = this.whyGlobal();
@@ -382,7 +383,8 @@ export class Level {
           .with(onOf(source, this.scope.resolve))
           .with(regionOf(source.right, this.scope.resolve));
     const right = this.#settleSource(source.right, within, [...outerKeys, ...leftKeys]);
-    if (!isInner) this.#refuseSubLinks(source.on);
+    // Those of the others are looked at with WHERE.
+    if (!regionConditions(this.source).includes(source.on)) this.#refuseSubLinks(source.on);
     if (right.kind === 'reference' || right.kind === 'local') return left;
     if (left.kind === 'reference' || left.kind === 'local') {
       if (isInner || right.kind === 'home') return right;
