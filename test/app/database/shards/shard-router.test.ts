@@ -254,6 +254,18 @@ describe('several shards', () => {
     expect(sent()).toEqual([]);
   });
 
+  test('a view is what its query is: in parts, or as a whole', async () => {
+    await shards.query(
+      'insert into posts (user_id, id, views) select i % 7, i, i from generate_series(1, 20) i',
+    );
+    expect((await shards.query('select views from biggest')).rows).toEqual([{ views: 20 }]);
+    const { rows } = await shards.query(
+      'select t.posts, b.views from totals t, biggest as b where t.user_id = $1',
+      [6],
+    );
+    expect(rows).toEqual([{ posts: '3', views: 20 }]);
+  });
+
   test('a subquery that can be asked first is, and its rows are used', async () => {
     await users(20);
     const { rows } = await shards.query(

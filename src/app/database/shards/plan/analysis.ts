@@ -4,7 +4,7 @@
  * Holds true here: nothing is refused at once. A statement all of whose sharded tables are pinned to the same
  * value runs whole on one shard, whatever else it does; only when it is not does the first refusal count.
  */
-import type { SelectStmt } from 'libpg-query';
+import type { RangeVar, SelectStmt } from 'libpg-query';
 import type { Parser } from '../../route/parser.ts';
 import type { Column } from './equalities.ts';
 import type { Level } from './level.ts';
@@ -29,6 +29,8 @@ export interface Stage {
   readonly ctes: Ctes;
   /** It is asked only whether it has a row. */
   readonly isExistence: boolean;
+  /** The mention of the view whose query it is; undefined: it stands in the statement itself. */
+  readonly mention: RangeVar | undefined;
 }
 
 /** References to CTEs are looked through each by itself, so their number can grow without bounds. */
@@ -101,16 +103,17 @@ export class Analysis {
 
   /** A subquery that has to be answered before the rest; what is staged within it is then part of that. */
   stage(level: Level, isExistence = false): void {
-    const { select } = level;
+    const { select, mention } = level;
     if (this.stages.some(stage => stage.select === select)) return;
     const inner = new Set<unknown>();
     walk(select, (_type, fields) => {
       inner.add(fields);
     });
     for (let i = this.stages.length - 1; i >= 0; i--) {
-      if (inner.has(this.stages[i]!.select)) this.stages.splice(i, 1);
+      const { select: other, mention: view } = this.stages[i]!;
+      if (inner.has(other) || inner.has(view)) this.stages.splice(i, 1);
     }
-    this.stages.push({ select, ctes: level.outerCtes, isExistence });
+    this.stages.push({ select, ctes: level.outerCtes, isExistence, mention });
   }
 
   /** The value that every mention of a sharded table is pinned to. */

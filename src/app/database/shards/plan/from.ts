@@ -1,4 +1,5 @@
 /** What can be said of a part of FROM by itself. */
+import type { Node } from 'libpg-query';
 import { type Column, Equalities } from './equalities.ts';
 import type { Level } from './level.ts';
 import type { Scope, Source } from './scope.ts';
@@ -20,6 +21,13 @@ export function regionOf(source: Source | undefined, resolve: Scope['resolve']):
   const left = regionOf(source.left, resolve);
   if (source.type === 'left') return left;
   return left.with(regionOf(source.right, resolve)).with(onOf(source, resolve));
+}
+
+/** The ON clauses that every row which comes out has met. */
+export function regionConditions(source: Source | undefined): (readonly Node[])[] {
+  if (source?.kind !== 'join' || source.type === 'full') return [];
+  const left = regionConditions(source.left);
+  return source.type === 'left' ? left : [...left, ...regionConditions(source.right), source.on];
 }
 
 /** What ON and USING say. */

@@ -7,12 +7,13 @@
  * anywhere), and for each operation that looks at several rows. What has no proof is answered first and by
  * itself (a *stage*), or refused.
  */
-import type { Node, SelectStmt } from 'libpg-query';
+import type { Node, RangeVar, SelectStmt } from 'libpg-query';
 import { aggregatesAcross, distinctByKey, windowAcross } from './across.ts';
 import type { Analysis } from './analysis.ts';
+import { isCorrelated } from './correlation.ts';
 import { type Column, columnOf, Equalities, isEquals } from './equalities.ts';
 import { expressionsOf, subLinksOf, windowsOf } from './expressions.ts';
-import { connected, onOf, regionOf, sourceExpressions, sourceLevels } from './from.ts';
+import { connected, onOf, regionConditions, regionOf } from './from.ts';
 import { outputName } from './output-name.ts';
 import { qualified } from './placement.ts';
 import { type Ctes, readFrom, Scope, type Source, withCtes } from './scope.ts';
@@ -55,7 +56,7 @@ export class Level {
   readonly #analysis: Analysis;
   #known: Equalities | undefined;
   #recursive: string | undefined;
-  #view: string | undefined;
+  #mention: RangeVar | undefined;
   #inherited: Equalities = Equalities.NONE;
   #outerKeys: readonly Column[] = [];
 
@@ -96,9 +97,13 @@ export class Level {
     this.#recursive = name;
   }
 
-  /** It is the query of a view, which stands nowhere in the statement. */
-  markView(name: string): void {
-    this.#view = name;
+  /** It is the query of a view, which the statement only mentions. */
+  markView(mention: RangeVar): void {
+    this.#mention = mention;
+  }
+
+  get mention(): RangeVar | undefined {
+    return this.#mention;
   }
 
   /**
@@ -119,13 +124,6 @@ export class Level {
       );
       return REFERENCE;
     }
-    if (this.#view !== undefined && spread.kind === 'global') {
-      this.#analysis.refuse(
-        `The view ${this.#view} ${spread.why}`,
-        "Write the view's query into the statement",
-      );
-      return REFERENCE;
-    }
     return spread;
   }
 
@@ -141,53 +139,12 @@ export class Level {
 
   /** Whether it names columns of a level outside of it, or may. */
   get isCorrelated(): boolean {
-    const outside = new Set<Scope>();
-    for (let scope = this.scope.parent; scope; scope = scope.parent) outside.add(scope);
-    return outside.size > 0 && this.#refersTo(outside);
+    return isCorrelated(this);
   }
 
-  #refersTo(outside: ReadonlySet<Scope>): boolean {
-    const { select, source, scope } = this;
-    const sorting = [select.sortClause, this.branches ? [] : select.groupClause];
-    const limits = [select.limitCount, select.limitOffset];
-    const own = this.branches
-      ? [sorting, limits]
-      : [
-          ...expressionsOf({ ...select, sortClause: [], groupClause: [] }),
-          ...sourceExpressions(source),
-        ];
-    let found = false;
-    const look = (tree: unknown, mayNameOutputs: boolean) =>
-      walk(tree, (type, fields) => {
-        if (found || type === 'SelectStmt') return false;
-        if (type !== 'ColumnRef') return true;
-        const { fields: names = [] } = fields as { fields?: Node[] };
-        const last = names.at(-1);
-        if (last && 'A_Star' in last) {
-          const alias = stringOf(names.at(-2));
-          if (alias !== undefined && !scope.star(alias)) found = true;
-        } else if (!mayNameOutputs || names.length > 1 || !this.#hasOutput(stringOf(names[0]))) {
-          if (outside.has(scope.find(names).at)) found = true;
-        }
-        return false;
-      });
-    look(own, false);
-    look(sorting, true);
-    if (found) return true;
-    const inner = [
-      ...(this.branches ?? []),
-      ...sourceLevels(source),
-      ...subLinksOf([own, sorting]).flatMap(({ subselect }) =>
-        subselect && 'SelectStmt' in subselect
-          ? new Level(this.#analysis, subselect.SelectStmt, scope, this.ctes)
-          : [],
-      ),
-    ];
-    return inner.some(level => level.#refersTo(outside));
-  }
-
-  #hasOutput(name: string | undefined): boolean {
-    return (this.outputs ?? []).some(output => output.name === name);
+  /** The level of a subquery in one of its expressions. */
+  inner(select: SelectStmt): Level {
+    return new Level(this.#analysis, select, this.scope, this.ctes);
   }
 
   // ---- what its output is
@@ -309,7 +266,8 @@ export class Level {
     this.from = source ? this.#settleSource(source, this.equalities, outerKeys) : REFERENCE;
     const keys = this.from.kind === 'sharded' ? this.from.keys : [];
     const around = [...outerKeys, ...keys];
-    this.from = this.#settleSubLinks(expressionsOf(select), this.equalities, around, this.from);
+    const expressions = [expressionsOf(select), regionConditions(source)];
+    this.from = this.#settleSubLinks(expressions, this.equalities, around, this.from);
     if (this.from.kind !== 'sharded') return this.from;
     if (connected(keys, outerKeys, this.equalities)) return { kind: 'local' };
     const why = this.whyGlobal();
@@ -425,7 +383,8 @@ export class Level {
           .with(onOf(source, this.scope.resolve))
           .with(regionOf(source.right, this.scope.resolve));
     const right = this.#settleSource(source.right, within, [...outerKeys, ...leftKeys]);
-    if (!isInner) this.#refuseSubLinks(source.on);
+    // Those of the others are looked at with WHERE.
+    if (!regionConditions(this.source).includes(source.on)) this.#refuseSubLinks(source.on);
     if (right.kind === 'reference' || right.kind === 'local') return left;
     if (left.kind === 'reference' || left.kind === 'local') {
       if (isInner || right.kind === 'home') return right;
@@ -498,7 +457,7 @@ export class Level {
     let spread = from;
     for (const { subselect, subLinkType, testexpr, operName } of subLinksOf(expressions)) {
       if (!subselect || !('SelectStmt' in subselect)) continue;
-      const level = new Level(this.#analysis, subselect.SelectStmt, this.scope, this.ctes);
+      const level = this.inner(subselect.SelectStmt);
       const inner = level.settle(equalities, around);
       if (inner.kind === 'reference' || inner.kind === 'local') continue;
       if (inner.kind === 'home') {
@@ -537,7 +496,7 @@ export class Level {
   #refuseSubLinks(on: readonly Node[]): void {
     for (const { subselect } of subLinksOf(on)) {
       if (!subselect || !('SelectStmt' in subselect)) continue;
-      const level = new Level(this.#analysis, subselect.SelectStmt, this.scope, this.ctes);
+      const level = this.inner(subselect.SelectStmt);
       const { kind } = level.settle(Equalities.NONE, []);
       if (kind !== 'reference') {
         this.#analysis.refuse(

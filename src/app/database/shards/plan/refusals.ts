@@ -18,6 +18,14 @@ export function keyChange(table: PlacedTable): ShardRefused {
   );
 }
 
+/** A write through a view, whose table may be on other shards. */
+export function viewWrite(view: PlacedTable): ShardRefused {
+  return new ShardRefused(
+    `The statement writes through the view ${qualified(view)}, whose rows are on several shards`,
+    'Write to its table',
+  );
+}
+
 /** Functions that may do anything, each time. */
 export function refuseVolatile({ reasons }: StatementFacts, why: string): void {
   for (const { kind, text } of reasons) {

@@ -216,7 +216,7 @@ class FromReader {
       const select = this.#analysis.view(table);
       if (select) {
         const level = new Level(this.#analysis, select, undefined, new Map());
-        level.markView(name);
+        level.markView(node);
         return this.#query(level, false, name, columnNames, table.schema);
       }
       this.#analysis.refuse(

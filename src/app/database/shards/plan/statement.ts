@@ -4,7 +4,7 @@
  * Holds true here: a plan that is given is proven right for the placement that it was drawn from; what is not
  * proven is refused, with what to do instead. What PostgreSQL would refuse it gets to refuse itself.
  */
-import type { ExplainStmt, InsertStmt, Node, RawStmt, SelectStmt } from 'libpg-query';
+import type { ExplainStmt, InsertStmt, Node, RangeVar, RawStmt, SelectStmt } from 'libpg-query';
 import type { StatementFacts } from '../../route/facts.ts';
 import type { Parser } from '../../route/parser.ts';
 import { Analysis } from './analysis.ts';
@@ -21,6 +21,7 @@ import {
   refuseSystemColumns,
   refuseVolatile,
   throwRefusals,
+  viewWrite,
 } from './refusals.ts';
 import { ShardRefused } from './refused.ts';
 import { type Ctes, mentions, withCtes } from './scope.ts';
@@ -86,7 +87,7 @@ function planOne(input: PlanInput, analysis: Analysis): Action {
     const { relation, query, is_from: isFrom } = statement.CopyStmt;
     if (query) return planWithin(query, input, analysis, 'COPY of a query');
     const table = relation && analysis.table(relation.schemaname, relation.relname ?? '');
-    if (table && (table.kind === 'sharded' || (table.kind === 'reference' && isFrom))) {
+    if (table && (table.kind === 'sharded' || (isFrom && table.kind !== 'home'))) {
       throw new ShardRefused(
         `COPY ${isFrom ? 'into' : 'of'} ${qualified(table)}, whose rows are on several shards`,
         isFrom
@@ -317,6 +318,11 @@ function planInsert(given: InsertStmt, input: PlanInput, analysis: Analysis): Ac
   const { parser, text, facts } = input;
   const { relation = {} } = given;
   const table = analysis.table(relation.schemaname, relation.relname ?? '');
+  if (table.kind === 'view') {
+    const query = analysis.view(table);
+    const inside = query && new Level(analysis, query, undefined, new Map());
+    if (inside?.settle(Equalities.NONE, []).kind !== 'home') throw viewWrite(table);
+  }
   const insert = withTypes(given, table, parser);
   for (const node of insert.withClause?.ctes ?? []) {
     const cte = 'CommonTableExpr' in node ? node.CommonTableExpr : {};
@@ -369,23 +375,29 @@ function refuseWriting({ tables }: StatementFacts, own: string): void {
 function staged(statement: Node, text: string, analysis: Analysis, parser: Parser): StagedAction {
   const prefix = unusedPrefix(text);
   const { stages } = analysis;
-  const places = new Map<unknown, number>(stages.map(({ select }, i) => [select, i]));
+  const places = new Map<unknown, number>(
+    stages.map(({ select, mention }, i) => [mention ?? select, i]),
+  );
   const found = new Set<number>();
   // By identity: a branch of a UNION is not wrapped as other queries are.
   const replace = (tree: unknown): unknown => {
     if (Array.isArray(tree)) return tree.map(replace);
     if (typeof tree !== 'object' || tree === null) return tree;
-    const place = places.get(tree);
+    const view = 'RangeVar' in tree ? (tree as { RangeVar: RangeVar }).RangeVar : undefined;
+    const place = places.get(view ?? tree);
     if (place === undefined) {
       return Object.fromEntries(
         Object.entries(tree).map(([name, value]) => [name, replace(value)]),
       );
     }
     found.add(place);
-    return placeholderSelect(`${prefix}${place}`, onlyName(stages[place]!.select));
+    const rows = placeholderSelect(`${prefix}${place}`, onlyName(stages[place]!.select));
+    if (!view) return rows;
+    const alias = view.alias ?? { aliasname: view.relname ?? '' };
+    return { RangeSubselect: { subquery: { SelectStmt: rows }, alias } };
   };
   const rest = replace(statement) as Node;
-  // A view's query is not there at all.
+  // A view within a view is not there at all.
   if (found.size < stages.length) {
     throw new ShardRefused(
       'A part of the statement would have to be answered first, and does not stand by itself',

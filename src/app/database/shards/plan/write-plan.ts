@@ -22,6 +22,7 @@ import {
   refuseSystemColumns,
   refuseVolatile,
   throwRefusals,
+  viewWrite,
 } from './refusals.ts';
 import { ShardRefused } from './refused.ts';
 import { partsOf } from './select.ts';
@@ -63,6 +64,7 @@ export function planChange(change: Change, context: ChangeContext): Action | und
     return { kind: 'write', target: { kind: 'keys', parts: partsOf(level) }, ...PLAIN };
   }
   throwRefusals(analysis);
+  if (table.kind === 'view' && kind !== 'home') throw viewWrite(table);
   if (table.kind === 'reference' || analysis.occurrences.length > 0) refuseSystemColumns(change);
   if (table.kind !== 'reference') {
     if (kind === 'home' || kind === 'reference') {
