@@ -1,18 +1,22 @@
 /**
  * What the router costs over the bare `pg.Pool`: point reads by primary key, through the router to its one
- * replica and straight to that same replica, from the same process, in turn.
+ * replica and straight to that same replica, from the same process, in turn; and through PgBouncer and pgpool-II
+ * to that replica, where they are installed.
  *
  *     node --conditions=banyan-source bench/router.ts [--rounds 40] [--seconds 0.5]
  *
  * Rounds are short and alternate, and so does who begins; the ratio is the middle one of the rounds' own, so a
- * machine that others use meets both alike.
+ * machine that others use meets both alike. Beside it: what a read costs this process, which is what bounds the
+ * rate, in µs of the processor; that hardly changes with what else runs.
  */
 import { rm } from 'node:fs/promises';
 import { parseArgs } from 'node:util';
-import type pg from 'pg';
+import pg from 'pg';
 import { log } from '../src/app/telemetry/log.ts';
 import { Cluster } from '../test/support/cluster.ts';
+import { temporaryFolder } from '../test/support/deployment.ts';
 import { RoutedPools } from '../test/support/routed.ts';
+import { type Pooler, startPgBouncer, startPgpool } from './support/poolers.ts';
 
 const { values } = parseArgs({
   options: {
@@ -27,6 +31,8 @@ const CONNECTIONS = 10;
 log.level = 'silent';
 const cluster = await Cluster.start({ standbys: 1 });
 const pools = new RoutedPools(cluster);
+const folder = temporaryFolder();
+const poolers: Pooler[] = [];
 try {
   await cluster.primary.ask(`
     create table items (id int primary key, name text);
@@ -41,11 +47,34 @@ try {
     ['pg.Pool', bare],
     ['router', ours],
   ];
+  const standby = cluster.standbys[0]!;
+  for (const [name, pooler] of [
+    ['PgBouncer', await startPgBouncer(`${folder}/pgbouncer`, standby, CONNECTIONS)],
+    ['pgpool-II', await startPgpool(folder, cluster.primary, standby)],
+  ] as const) {
+    if (!pooler) {
+      console.log(`${name} is not installed`);
+      continue;
+    }
+    poolers.push(pooler);
+    const pool = new pg.Pool({ connectionString: pooler.url, max: CONNECTIONS });
+    contestants.push([name, cluster.adopt(pool)]);
+  }
   for (const [, pool] of contestants) await readsPerSecond(pool, 1);
-  const rates: Record<string, number[]> = { 'pg.Pool': [], router: [] };
+  const rates: Record<string, number[]> = {};
+  const costs: Record<string, number[]> = {};
+  for (const [name] of contestants) {
+    rates[name] = [];
+    costs[name] = [];
+  }
   for (let round = 0; round < Number(values.rounds); round++) {
     for (const [name, pool] of round % 2 ? contestants.toReversed() : contestants) {
-      rates[name]!.push(await readsPerSecond(pool, Number(values.seconds)));
+      const { user, system } = process.cpuUsage();
+      const seconds = Number(values.seconds);
+      const rate = await readsPerSecond(pool, seconds);
+      const used = process.cpuUsage({ user, system });
+      rates[name]!.push(rate);
+      costs[name]!.push((used.user + used.system) / (rate * seconds));
     }
   }
   const [onPrimary] = await cluster.primary.ask<{ scans: number }>(
@@ -55,14 +84,16 @@ try {
   const middle = (list: number[]) => list.toSorted((a, b) => a - b)[Math.floor(list.length / 2)]!;
   for (const [name, list] of Object.entries(rates)) {
     const [least, most] = [Math.min(...list), Math.max(...list)].map(Math.round);
-    console.log(`${name.padEnd(8)} ${Math.round(middle(list))} reads/s (${least} to ${most})`);
+    const ratio = middle(list.map((rate, round) => rate / rates['pg.Pool']![round]!)).toFixed(3);
+    console.log(
+      `${name.padEnd(10)}${ratio}  ${Math.round(middle(list))} reads/s (${least} to ${most}), ${middle(costs[name]!).toFixed(1)} µs${name === 'router' ? '; to reach: 0.97' : ''}`,
+    );
   }
-  const ratios = rates.router!.map((rate, round) => rate / rates['pg.Pool']![round]!);
-  console.log(`ratio    ${middle(ratios).toFixed(3)}; to reach: 0.97`);
 } finally {
   // Pools follow the map: they end before it goes.
   await cluster.remove();
-  await rm(pools.folder, { recursive: true, force: true });
+  await Promise.all(poolers.map(pooler => pooler.stop()));
+  for (const each of [pools.folder, folder]) await rm(each, { recursive: true, force: true });
 }
 
 async function readsPerSecond(pool: pg.Pool, seconds: number): Promise<number> {

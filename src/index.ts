@@ -24,6 +24,7 @@ export { type Logger, log } from './app/telemetry/log.ts';
 export { requestContext } from './app/telemetry/request-context.ts';
 export { BanyanError } from './errors.ts';
 export {
+  type Backup,
   type Balancer,
   type DatabaseTier,
   defineTopology,

@@ -152,6 +152,35 @@ command('replace', 'Lets a new database server take the place of one, online', [
   .argument('<server>', 'a database server, such as database-1')
   .action(async (name, options) => (await import('./database.ts')).replace(name, options));
 
+command('backup', 'Makes a backup now, online; the log since then is archived all the time', [
+  ['banyan backup', 'what changed since the last one'],
+  ['banyan backup --full', 'everything'],
+])
+  .option('--full', 'everything, not only what changed')
+  .action(async options => (await import('./backup.ts')).backup(options));
+
+command('backups', 'Shows the backups, and what span of time can be restored', [
+  ['banyan backups', ''],
+]).action(async options => (await import('./backup.ts')).backups(options));
+
+command(
+  'restore',
+  'Puts the database of another moment in the place of the present one; says what is lost, and asks first',
+  [
+    ["banyan restore --to '10m ago'", 'as it was ten minutes ago'],
+    ["banyan restore --to '2026-11-25 19:07:23'", "in this machine's time zone"],
+    ['banyan restore --to 20261125-190723F', 'as it was when a backup was made'],
+    ['banyan restore --to latest', 'all that can be had, when the servers are lost'],
+    ['banyan restore --undo', 'take the last restore back'],
+  ],
+)
+  .option('--to <moment>', 'a time, `latest`, or the label of a backup')
+  .option('--undo', 'take the last restore back')
+  .option('--resume', 'finish a restore that was cut off')
+  .option('--dry-run', 'only show what would be done')
+  .option('-y, --yes', 'without asking')
+  .action(async options => (await import('./restore.ts')).restore(options));
+
 command('operations', 'Shows what was changed, when, and how it ended', [['banyan operations', '']])
   .option('-n, --lines <count>', 'how many', wholeNumber(10_000), 20)
   .action(async options => (await import('./operations.ts')).operations(options));

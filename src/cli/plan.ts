@@ -1,12 +1,15 @@
 /** `banyan plan` and `banyan apply`: from what runs to what banyan.config.ts says. */
 import { isDeepStrictEqual } from 'node:util';
 import pc from 'picocolors';
+import { readSchema } from '../app/database/shards/declaration/schema.ts';
 import { type Controller, withController } from '../operate/controller.ts';
+import { withClient } from '../operate/database/provision.ts';
 import {
   type DatabaseShape,
   databaseShapeOf,
   settingsRevision,
 } from '../operate/database/shape.ts';
+import { problemsInWords } from '../operate/database/sharding/check.ts';
 import { DeploymentPaths } from '../operate/deployment.ts';
 import { change, goalOf, planChange } from '../operate/operations/change.ts';
 import { explainPlan } from '../operate/operations/goal.ts';
@@ -29,7 +32,7 @@ export async function plan(options: CommonOptions): Promise<void> {
       goalOf(controller, wanted.after, wanted.database),
       controller.present,
     );
-    const notes = notesOf(controller);
+    const notes = [...notesOf(controller), ...(await declarationNotes(controller))];
     if (options.json) printJson({ steps: explained, notes });
     else process.stdout.write(`${renderPlan(wanted.summary, explained, notes)}\n`);
   });
@@ -45,7 +48,8 @@ export async function apply(options: ApplyOptions): Promise<void> {
         goalOf(controller, wanted.after, wanted.database),
         controller.present,
       );
-      process.stdout.write(`${renderPlan(wanted.summary, steps, notesOf(controller))}\n`);
+      const notes = [...notesOf(controller), ...(await declarationNotes(controller))];
+      process.stdout.write(`${renderPlan(wanted.summary, steps, notes)}\n`);
       if (steps.length > 0 && !options.yes && !(await agrees('Do this?', 'banyan apply --yes'))) {
         process.stdout.write('Nothing was changed.\n');
         process.exitCode = EXIT.failed;
@@ -156,6 +160,13 @@ function renderPlan(summary: string, steps: ExplainedStep[], notes: string[]): s
     ),
     ...remarks,
   ].join('\n');
+}
+
+/** What of the declaration does not fit the tables that are there. */
+async function declarationNotes({ topology, databaseUrl }: Controller): Promise<string[]> {
+  const { shards, tables, unique, url } = topology.database;
+  if (url || shards === 1 || Object.keys(tables).length === 0) return [];
+  return problemsInWords({ tables, unique }, await withClient(databaseUrl, readSchema));
 }
 
 /** What the configuration says and no running deployment can take on. */

@@ -1,6 +1,7 @@
 /** `banyan status`: what runs, and how it fares. */
 import pc from 'picocolors';
 import type { Load } from '../app/database/shards/hot/load.ts';
+import type { BackupStatus } from '../operate/backup/keeper.ts';
 import { ControlClient, NotRunning } from '../operate/control/client.ts';
 import type { DatabaseServer } from '../operate/database/standing.ts';
 import { DeploymentPaths } from '../operate/deployment.ts';
@@ -55,6 +56,7 @@ function render(found: Status): string {
         ]
       : []),
     ...(found.units.some(unit => unit.tier === 'database') ? [] : [`  ${pc.dim(found.database)}`]),
+    ...(found.backup ? describeBackup(found.backup) : []),
     ...(found.load ? describeLoad(found.load) : []),
     ...reasons,
   ].join('\n');
@@ -82,8 +84,8 @@ function describeLoad({ shards, hotKeys }: Load): string[] {
   );
   const keys = hotKeys
     .slice(0, MOST_HOT_KEYS)
-    .map(({ table, key, share, by }) =>
-      pc.yellow(`  hot key: ${table} ${JSON.stringify(key)} takes ${percent(share)} of ${by}`),
+    .map(({ family, key, share, by }) =>
+      pc.yellow(`  hot key: ${family} ${JSON.stringify(key)} takes ${percent(share)} of ${by}`),
     );
   return [pc.dim(`  ${each.join('; ')}`), ...keys];
 }
@@ -94,6 +96,25 @@ function describeTraffic(traffic: ServerTraffic | undefined): string {
   const words = [`${requests} requests`, `${inFlight} in flight`, `${responseMs} ms`];
   if (errors5xx > 0) words.push(pc.yellow(`${errors5xx} errors`));
   return `${/^UP/.test(health) ? '' : `${pc.red(health)} · `}${pc.dim(words.join(', '))}`;
+}
+
+function describeBackup({ last, isRunning, archiving, missing, failure }: BackupStatus): string[] {
+  const words = [
+    last ? `last ${last.kind} backup ${ago(last.endedAt)} ago` : 'no backup yet',
+    ...(isRunning ? ['one is being made'] : []),
+  ];
+  const trouble = [
+    ...(archiving?.failedAt
+      ? [
+          `the log is not archived (last tried at ${archiving.failedAt}): ${archiving.waiting} segments, ${Math.round(archiving.waitingBytes / 1_000_000)} MB, wait`,
+        ]
+      : []),
+    ...(missing.length > 0
+      ? [`${missing.length} segments of the log are missing in the repository; a backup is made`]
+      : []),
+    ...(failure ? [failure.what] : []),
+  ];
+  return [pc.dim(`  ${words.join(', ')}`), ...trouble.map(text => pc.yellow(`  backup: ${text}`))];
 }
 
 function mark(phase: string): string {

@@ -5,6 +5,8 @@
  * enter it cannot, so the engine then lives under `SYSTEM_FOLDER` instead.
  */
 import { execFileSync, spawnSync } from 'node:child_process';
+import { lstat, mkdir, realpath, rm, symlink } from 'node:fs/promises';
+import path from 'node:path';
 import { BanyanError } from '../errors.ts';
 import type { Account } from '../machines/unit.ts';
 
@@ -51,4 +53,25 @@ export function canReach(account: Account, ...paths: string[]): boolean {
   return (
     spawnSync('/bin/sh', ['-c', script, 'sh', ...paths], { ...account, cwd: '/' }).status === 0
   );
+}
+
+/**
+ * Decides where a folder lies: where it is, else where it is to be, else, when `account` cannot come by there,
+ * `elsewhere` with a link to it.
+ * @returns its real path; it is there then
+ */
+export async function settleFolder(
+  folder: string,
+  elsewhere: string,
+  account: Account | undefined,
+): Promise<string> {
+  const existing = await realpath(folder).catch(() => undefined);
+  if (existing) return existing;
+  // A link that leads nowhere is of a first start that failed.
+  if (await lstat(folder).catch(() => undefined)) await rm(folder);
+  const closed = account && !canReach(account, path.dirname(folder));
+  const chosen = closed ? elsewhere : folder;
+  await mkdir(chosen, { recursive: true, mode: 0o711 });
+  if (closed) await symlink(elsewhere, folder);
+  return chosen;
 }

@@ -55,8 +55,8 @@ export class PatroniApi {
     this.#auth = restCredentials(passwords);
   }
 
-  async cluster(): Promise<NodeStanding[]> {
-    const { members } = (await this.#ask('/cluster')) as ClusterAnswer;
+  async cluster(timeoutMs = ANSWER_TIMEOUT_MS): Promise<NodeStanding[]> {
+    const { members } = (await this.#ask('/cluster', {}, timeoutMs)) as ClusterAnswer;
     return members.map(({ name, role, state, timeline, lag, pending_restart }) => ({
       name,
       role: roleOf(role),

@@ -4,6 +4,7 @@
  * Two parts: what each node has of its own (addresses, folders, passwords), and what all agree on, which is
  * kept in etcd (`clusterSettings`) and changed there with `PATCH /config`.
  */
+import type { CompleteBackup } from '../topology/defaults.ts';
 import type { CertificateFiles } from './node-certificate.ts';
 
 /** One PostgreSQL under Patroni. */
@@ -37,8 +38,8 @@ export interface ClusterSettings {
   strict: boolean;
   /** The user's own, from `database.settings`. */
   extra: Record<string, string | number | boolean>;
-  /** What archives the log; undefined: nothing does. */
-  archiveCommand?: string | undefined;
+  /** Undefined: no backups are made. */
+  backup?: CompleteBackup;
 }
 
 export const REPLICATION_ROLE = 'banyan_replication';
@@ -61,6 +62,19 @@ const SLOT_KEEPS = '4GB';
  */
 const WAL_TIMEOUT = '5s';
 
+/**
+ * After a failover commits wait until the first replica has found the new primary, which makes its slot only a
+ * moment after it was promoted. PostgreSQL's default is 5 s, which were 3 of the 5 that nobody could write.
+ */
+const RECONNECT = '200ms';
+
+const ARCHIVE_TIMEOUT = '60s';
+/**
+ * A new primary still has what the last one did not come to archive: see operate/backup/keeper.ts. And who asks
+ * what became of a transaction reads it (app/database/outcome.ts).
+ */
+const KEPT_LOG = '256MB';
+
 export interface NodeConfigOptions {
   node: DatabaseNode;
   /** Of etcd: `host:port`. */
@@ -75,6 +89,8 @@ export interface NodeConfigOptions {
   nodeHosts: readonly string[];
   /** For the first start of the first node. */
   settings: ClusterSettings;
+  /** What archives the log; undefined: nothing does. */
+  archiveCommand: string | undefined;
 }
 
 /** One node's file, whole. */
@@ -103,7 +119,7 @@ export function renderNodeConfig(options: NodeConfigOptions): string {
     ctl: { cacert: ca, certfile: cert, keyfile: key },
     etcd3: { hosts: agreement, protocol: 'https', cacert: ca, cert, key },
     bootstrap: {
-      dcs: clusterSettings(options.settings),
+      dcs: clusterSettings(options.settings, options.archiveCommand),
       initdb: [
         { encoding: 'UTF8' },
         // Sorts by code point, as rung 1 does: rows keep their order in a move from one to the other.
@@ -145,8 +161,8 @@ export function dataFolderOf({ folder }: Pick<DatabaseNode, 'folder'>): string {
 }
 
 /** For `PATCH /config`, and for the first start. */
-export function clusterSettings(settings: ClusterSettings) {
-  const { memoryMb, maxConnections, strict, extra, archiveCommand } = settings;
+export function clusterSettings(settings: ClusterSettings, archiveCommand: string | undefined) {
+  const { memoryMb, maxConnections, strict, extra } = settings;
   return {
     ttl: TTL,
     loop_wait: LOOP_WAIT,
@@ -174,6 +190,8 @@ export function clusterSettings(settings: ClusterSettings) {
         max_slot_wal_keep_size: SLOT_KEEPS,
         wal_sender_timeout: WAL_TIMEOUT,
         wal_receiver_timeout: WAL_TIMEOUT,
+        wal_retrieve_retry_interval: RECONNECT,
+        wal_keep_size: KEPT_LOG,
         hot_standby: 'on',
         // Else rows that a read on a replica still needs are cleaned away on the primary.
         hot_standby_feedback: 'on',
@@ -181,6 +199,10 @@ export function clusterSettings(settings: ClusterSettings) {
         max_standby_streaming_delay: '3s',
         archive_mode: 'on',
         archive_command: archiveCommand ?? 'true',
+        ...(archiveCommand
+          ? // A log that nobody fills is archived after this: when all servers are lost, no more is.
+            { archive_timeout: ARCHIVE_TIMEOUT }
+          : {}),
         password_encryption: 'scram-sha-256',
         shared_buffers: megabytes(Math.max(32, memoryMb / 2)),
         effective_cache_size: megabytes(memoryMb * 2),

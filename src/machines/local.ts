@@ -130,7 +130,9 @@ export class LocalMachine extends EventEmitter<{ change: [UnitState] }> implemen
   }
 
   #forget(unit: UnitProcess): void {
-    this.#units.splice(this.#units.indexOf(unit), 1);
+    const index = this.#units.indexOf(unit);
+    // One that is stopped while it starts is forgotten by both, the start that failed and the stop.
+    if (index >= 0) this.#units.splice(index, 1);
   }
 
   /** On a socket that nobody serves any more connections would wait for ever. */

@@ -11,6 +11,8 @@
  *       postgres/         the database (a link to /var/lib/banyan when only root may enter here)
  *       postgres-2/ …     those of further shards
  *       cluster/          a replicated database: etcd, a folder for each node
+ *       backups/          pgBackRest's repository, unless the topology names another
+ *       restore.json      the last restore: how far it came, and what it put aside
  *       cache/            what Node compiled of the application; may be deleted
  *       load/             what each process asks of which shard, of late
  *       logs/             one rotated file for each unit
@@ -85,6 +87,13 @@ export class DeploymentPaths {
   }
   get cluster() {
     return path.join(this.root, 'cluster');
+  }
+  get backups() {
+    return path.join(this.root, 'backups');
+  }
+  /** The journal of restores: it cannot be in the database that is restored. */
+  get restore() {
+    return path.join(this.root, 'restore.json');
   }
   /** Only there with several shards. */
   get load() {

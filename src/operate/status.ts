@@ -3,6 +3,7 @@
 import type { Load } from '../app/database/shards/hot/load.ts';
 import { type BalancerStatistics, HaproxyRuntime } from '../engines/haproxy-runtime.ts';
 import type { UnitState } from '../machines/unit.ts';
+import type { BackupStatus } from './backup/keeper.ts';
 import type { DatabaseServer } from './database/standing.ts';
 
 export interface Status {
@@ -20,6 +21,8 @@ export interface Status {
   database: string;
   /** Of a replicated database; undefined for a single server. */
   databaseServers?: DatabaseServer[];
+  /** Undefined when no backups are made. */
+  backup?: BackupStatus;
   /** Which shards and keys are asked the most, of late; undefined when no process has told. */
   load?: Load;
   units: UnitState[];

@@ -23,6 +23,7 @@ import { publishRuntimeMap, readRuntimeMap } from '../map/map-file.ts';
 import type { RuntimeMap } from '../map/runtime-map.ts';
 import { type CompleteTopology, connectionsPerServer } from '../topology/defaults.ts';
 import { applicationEnv } from './application-env.ts';
+import { BackupKeeper } from './backup/keeper.ts';
 import { Catalog } from './catalog.ts';
 import type { Circumstances } from './control/protocol.ts';
 import { serveControl } from './control/server.ts';
@@ -100,6 +101,7 @@ export class RunningDeployment extends EventEmitter<UpEvents> {
   #shards: RunningDatabase[] = [];
   readonly #overrides: Circumstances['overrides'];
   #publicPort = 0;
+  #keeper: BackupKeeper | undefined;
   #starting: Promise<void> = Promise.resolve();
   #stopping: Promise<void> | undefined;
   readonly #stopped = Promise.withResolvers<void>();
@@ -173,6 +175,7 @@ export class RunningDeployment extends EventEmitter<UpEvents> {
       database: this.#shards.map(({ summary }) => summary).join('; ') || 'starting',
       units,
       ...(servers ? { databaseServers: servers } : {}),
+      ...(this.#keeper?.status ? { backup: this.#keeper.status } : {}),
       ...(load ? { load } : {}),
       ...(traffic ? { traffic } : {}),
     };
@@ -247,11 +250,16 @@ export class RunningDeployment extends EventEmitter<UpEvents> {
     } finally {
       await catalog.close();
     }
+    if (!this.#topology.database.url) {
+      this.#keeper = new BackupKeeper(deployment, text => this.logs.write('backup', text));
+      this.#keeper.start();
+    }
     await this.#tellReady();
   }
 
   async #stopAll(): Promise<void> {
     try {
+      await this.#keeper?.stop();
       await this.#machine.stopAll();
       // A start that was under way ends at its next step; the lock is ours until then.
       await this.#starting.catch(() => {});

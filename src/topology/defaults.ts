@@ -3,7 +3,8 @@
  * folder's contents are handed in.
  */
 import { BanyanError } from '../errors.ts';
-import type { Balancer, Topology } from './topology.ts';
+import { parseDuration } from './duration.ts';
+import type { Backup, Balancer, Topology } from './topology.ts';
 
 /** What the defaults depend on, read from the application's folder by its caller. */
 export interface AppFolder {
@@ -59,12 +60,24 @@ export interface CompleteTopology {
     memoryMb: number;
     maxConnections: number;
     settings: Record<string, string | number | boolean>;
+    /** Unset: no backups are made. */
+    backup?: CompleteBackup;
   };
   logs: { maxFileMb: number; keepFiles: number };
 }
 
 /** Where the rows of a table are: where the hash of a column says, or all of them on every shard. */
 export type TablePlacement = { kind: 'sharded'; key: string } | { kind: 'reference' };
+
+/** Plain data: it is kept in records and in the journal. */
+export interface CompleteBackup {
+  /** Unset: `.banyan/backups`. */
+  repository?: string;
+  keep: number;
+  everyMs: number;
+  encrypt: boolean;
+  backlogMb: number;
+}
 
 export interface CompleteBalancer {
   algorithm: 'roundrobin' | 'leastconn' | 'random';
@@ -139,6 +152,8 @@ export function connectionsPerServer(
   return Math.min(MOST_CONNECTIONS, share);
 }
 
+const DEFAULT_BACKUP_EVERY_MS = 86_400_000;
+
 /** Nothing is public unless the user says so. */
 const DEFAULT_HOST = '127.0.0.1';
 
@@ -202,6 +217,7 @@ export function completeTopology(topology: Topology, folder: AppFolder): Complet
         ),
       maxConnections: database.maxConnections ?? 100,
       settings: database.settings ?? {},
+      ...(database.backup ? { backup: completeBackup(database.backup) } : {}),
     },
     logs: { maxFileMb: logs.maxFileMb ?? 10, keepFiles: logs.keepFiles ?? 5 },
   };
@@ -217,6 +233,16 @@ export function qualifyTable(name: string): string {
 /** `users.email` → `public.users.email` */
 export function qualifyColumn(name: string): string {
   return name.split('.').length > 2 ? name : `${DEFAULT_SCHEMA}.${name}`;
+}
+
+function completeBackup({ repository, keep, every, encrypt, backlogMb }: Backup): CompleteBackup {
+  return {
+    ...(repository ? { repository } : {}),
+    keep: keep ?? 2,
+    everyMs: (every && parseDuration(every)) || DEFAULT_BACKUP_EVERY_MS,
+    encrypt: encrypt ?? false,
+    backlogMb: backlogMb ?? 4_096,
+  };
 }
 
 function completeServers(

@@ -297,6 +297,45 @@ export interface DatabaseTier {
    * Default: none.
    */
   settings?: Record<string, string | number | boolean>;
+  /**
+   * Copies of the database beside it, and every change since: any moment of the past can be restored. Needs `replicas`
+   * of 1 or more, and pgBackRest. `backup: {}` takes all defaults.
+   * Default: none.
+   */
+  backup?: Backup;
+}
+
+export interface Backup {
+  /**
+   * The folder of the repository, relative to the application's. On another disk than the database it survives
+   * the loss of that disk.
+   * Default: `.banyan/backups`.
+   */
+  repository?: string;
+  /**
+   * How many full backups are kept, with those that build on them and the log since the oldest; older ones are deleted.
+   * Default: 2.
+   */
+  keep?: number;
+  /**
+   * How often a backup is made by itself: `6h`, `1d`. Every seventh is a full one, the others hold what changed. From
+   * the last one on a restore replays the log: the more often, the faster a restore.
+   * Default: `1d`.
+   */
+  every?: string;
+  /**
+   * Encrypts the repository with a key from `.banyan/secrets.json`; without that file no backup can be read any more.
+   * It cannot be changed once there is a repository.
+   * Default: false.
+   */
+  encrypt?: boolean;
+  /**
+   * Log that waits for a repository that takes nothing (full, not mounted), in megabytes. Beyond it log is thrown away
+   * so that the database goes on, and another backup is made as soon as that is possible: no moment in between can
+   * be restored.
+   * Default: 4096.
+   */
+  backlogMb?: number;
 }
 
 export interface ShardedBy {

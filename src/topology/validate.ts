@@ -8,6 +8,7 @@ import { distance } from 'fastest-levenshtein';
 import * as v from 'valibot';
 import { BanyanError } from '../errors.ts';
 import { DEFAULT_TLS_PORT, DEFAULT_WEB_PORT, qualifyColumn, qualifyTable } from './defaults.ts';
+import { parseDuration } from './duration.ts';
 import { show } from './show.ts';
 import type { ShardedBy, Topology } from './topology.ts';
 
@@ -32,6 +33,9 @@ const OWN_SETTINGS = [
   'synchronous_commit',
   'wal_level',
   'password_encryption',
+  'archive_mode',
+  'archive_command',
+  'archive_library',
   'max_connections',
   'max_prepared_transactions',
 ];
@@ -118,6 +122,16 @@ const settings = v.pipe(
       'text of one line, a number, true or false',
     ),
   ),
+);
+
+/** Less than a minute would only keep the machine busy; more than a month is no backup. */
+const A_BACKUP_INTERVAL = 'a time from 1m to 31d, such as 6h or 1d';
+const backupInterval = v.pipe(
+  v.string(A_BACKUP_INTERVAL),
+  v.check(value => {
+    const ms = parseDuration(value);
+    return ms !== undefined && ms >= 60_000 && ms <= 31 * 86_400_000;
+  }, A_BACKUP_INTERVAL),
 );
 
 const bounds = v.pipe(
@@ -261,7 +275,38 @@ const topologySchema = v.pipe(
           strict: v.optional(flag),
           maxConnections: v.optional(whole(10, 10_000)),
           settings: v.optional(settings),
+          backup: v.optional(
+            object({
+              // A line end or a quote in it would be another option of pgBackRest's file, or another command.
+              repository: v.optional(
+                v.pipe(
+                  text,
+                  v.regex(/^[^\n\r'"\\]+$/, 'a path without quotes, backslashes and line ends'),
+                ),
+              ),
+              keep: v.optional(whole(1, 1_000)),
+              every: v.optional(backupInterval),
+              encrypt: v.optional(flag),
+              backlogMb: v.optional(whole(64, 1_000_000)),
+            }),
+          ),
         }),
+        v.forward(
+          v.partialCheck(
+            [['url'], ['backup']],
+            tier => !(tier.url && tier.backup),
+            'no `backup` beside `url`: whoever runs that database backs it up',
+          ),
+          ['backup'],
+        ),
+        v.forward(
+          v.partialCheck(
+            [['replicas'], ['backup']],
+            tier => !tier.backup || (tier.replicas ?? 0) > 0,
+            '`replicas: 1` or more beside `backup`: pgBackRest works with the PostgreSQL that they run, not with the one from npm',
+          ),
+          ['backup'],
+        ),
         v.forward(
           v.partialCheck(
             [['migrations'], ['migrate']],

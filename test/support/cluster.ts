@@ -112,17 +112,17 @@ export class ClusterMember {
 
   /** SIGKILL to all its processes at once: a machine that lost its power. It stays down. */
   async kill(): Promise<void> {
-    for (const pid of await this.#processes()) signal(pid, 'SIGKILL');
+    for (const pid of await this.processes()) signal(pid, 'SIGKILL');
     await this.stop();
   }
 
   /** All its processes stand still, and its connections stay open. */
   async freeze(): Promise<void> {
-    for (const pid of await this.#processes()) signal(pid, 'SIGSTOP');
+    for (const pid of await this.processes()) signal(pid, 'SIGSTOP');
   }
 
   async thaw(): Promise<void> {
-    for (const pid of await this.#processes()) signal(pid, 'SIGCONT');
+    for (const pid of await this.processes()) signal(pid, 'SIGCONT');
   }
 
   async promote(): Promise<void> {
@@ -144,7 +144,8 @@ export class ClusterMember {
     await this.ask('select pg_wal_replay_resume()');
   }
 
-  async #processes(): Promise<number[]> {
+  /** Its main process, and all that it has started. */
+  async processes(): Promise<number[]> {
     const file = path.join(this.home.dataFolder, 'postmaster.pid');
     const postmaster = Number((await readFile(file, 'utf8')).split('\n')[0]);
     const all = (await readdir('/proc')).filter(name => /^\d+$/.test(name)).map(Number);

@@ -36,6 +36,7 @@ export const hintPlanner = (): ShardPlanner => ({
     const [, where = '0'] = HINT.exec(text) ?? [];
     return where === 'all' ? undefined : Number(where);
   },
+  direct: () => undefined,
 });
 
 interface Address {

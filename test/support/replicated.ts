@@ -2,7 +2,8 @@
 import { readFileSync } from 'node:fs';
 import path from 'node:path';
 import { readDatabaseRecord } from '../../src/operate/database/record.ts';
-import type { DatabaseServer } from '../../src/operate/database/standing.ts';
+import { type DatabaseServer, databaseServers } from '../../src/operate/database/standing.ts';
+import { existingDeployment } from '../../src/operate/deployment.ts';
 import type { Site } from './deployment.ts';
 import { LedgerSubject } from './ledger.ts';
 import { processesOf } from './processes.ts';
@@ -11,9 +12,10 @@ import { type Account, Witness } from './witness.ts';
 
 const SESSIONS = 4;
 
-/** As `banyan status` has it. */
+/** As `banyan status` has it, without a process for each time that it is asked. */
 export async function serversOf(site: Site): Promise<DatabaseServer[]> {
-  return (await site.status()).databaseServers ?? [];
+  const deployment = existingDeployment(site.paths);
+  return (deployment && (await databaseServers(deployment))) ?? [];
 }
 
 /** The name of the primary. */
@@ -33,7 +35,9 @@ export async function untilWell(site: Site, count: number): Promise<void> {
       const servers = await serversOf(site);
       return (
         servers.length === count &&
-        servers.every(({ state }) => state === 'running' || state === 'streaming') &&
+        servers.every(
+          ({ role, state }) => state === (role === 'primary' ? 'running' : 'streaming'),
+        ) &&
         servers.some(({ role }) => role === 'primary') &&
         servers.some(({ role }) => role === 'synchronous replica')
       );
@@ -75,9 +79,14 @@ export async function witnessed(site: Site, fault: () => Promise<void>): Promise
   await site.pool().query('delete from entries');
   const subject = new LedgerSubject(site.address, site.pool(), { sessions: SESSIONS });
   const witness = new Witness(subject, { sessions: SESSIONS }).start();
-  await witness.untilAcknowledged(20);
-  await fault();
-  await witness.untilAcknowledged(40, 60_000);
+  try {
+    await witness.untilAcknowledged(20);
+    await fault();
+    await witness.untilAcknowledged(40, 60_000);
+  } catch (error) {
+    await witness.stop();
+    throw error;
+  }
   // The primary may be another by now.
   await site.refresh();
   return witness.stop(new LedgerSubject(site.address, site.pool(), { sessions: SESSIONS }));

@@ -6,6 +6,7 @@
  * - Counters (of the author, the tags, all articles) change in the article's own transaction, the rows
  *   that many share last, so that nobody waits long for them.
  */
+import { nextId } from 'banyan';
 import { and, eq, sql } from 'drizzle-orm';
 import { forbidden, notFound } from '../problem.ts';
 import { slugCandidates, slugOf } from '../text/slug.ts';
@@ -46,7 +47,7 @@ export function createArticle(
     inTransaction(db, async tx => {
       const [created] = await tx
         .insert(articles)
-        .values({ ...article, authorId, slug })
+        .values({ ...article, id: BigInt(nextId()), authorId, slug })
         .returning({ id: articles.id, createdAt: articles.createdAt });
       await insertTags(tx, { ...created!, authorId }, article.tagList);
       await changeTotals(tx, authorId, article.tagList, 1);

@@ -1,4 +1,5 @@
 /** People: signing up, finding, changing. */
+import { nextId } from 'banyan';
 import { and, eq, sql } from 'drizzle-orm';
 import { invalid } from '../problem.ts';
 import { brokenUnique, type Database } from './database.ts';
@@ -43,7 +44,7 @@ export async function createUser(db: Database, user: NewUser): Promise<User> {
   const [created] = await orTaken(() =>
     db
       .insert(users)
-      .values({ ...user, usernameKey: usernameKey(user.username) })
+      .values({ ...user, id: BigInt(nextId()), usernameKey: usernameKey(user.username) })
       .returning(),
   );
   return created!;

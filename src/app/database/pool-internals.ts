@@ -7,6 +7,12 @@ import type pg from 'pg';
 
 export type TakeCallback = (error: Error | undefined, client: pg.PoolClient | undefined) => void;
 
+interface Pending {
+  callback: TakeCallback;
+  /** By `performance.now()`; of those that `take` put there. */
+  until?: number;
+}
+
 export interface PoolInternals {
   _clients: pg.PoolClient[];
   _idle: {
@@ -14,7 +20,7 @@ export interface PoolInternals {
     idleListener: (error: Error) => void;
     timeoutId?: NodeJS.Timeout;
   }[];
-  _pendingQueue: { callback: TakeCallback }[];
+  _pendingQueue: Pending[];
   /** Clients that are closed, not kept, when they are released. */
   _expired: WeakSet<pg.PoolClient>;
   _isFull(): boolean;
@@ -50,20 +56,50 @@ export function breakConnections(pool: pg.Pool): void {
 }
 
 /**
- * As `connect`, but an idle connection is handed over at once. pg-pool itself puts everyone in the queue first,
- * with a timer, which is a tenth of what a point read costs this process.
+ * As `connect`, but an idle connection is handed over at once, and who has to wait for one gets no timer of his own.
+ * pg-pool itself puts everyone in the queue first, with a timer, which is a tenth of what a point read costs this
+ * process.
  */
 export function take(pool: pg.Pool, callback: TakeCallback): void {
   const internals = internalsOf(pool);
-  const isDirect = internals._pendingQueue.length === 0 && !pool.ending;
-  const item = isDirect ? internals._idle.pop() : undefined;
-  if (!item) {
+  const queue = internals._pendingQueue;
+  const item = queue.length === 0 && !pool.ending ? internals._idle.pop() : undefined;
+  if (item) {
+    clearTimeout(item.timeoutId);
+    item.client.ref?.();
+    internals._acquireClient(item.client, { callback }, item.idleListener, false);
+    return;
+  }
+  if (pool.ending || !internals._isFull()) {
     pool.connect(callback);
     return;
   }
-  clearTimeout(item.timeoutId);
-  item.client.ref?.();
-  internals._acquireClient(item.client, { callback }, item.idleListener, false);
+  queue.push({
+    callback,
+    until: performance.now() + (pool.options.connectionTimeoutMillis || Infinity),
+  });
+  if (!sweeps.has(pool)) sweepLater(pool);
+}
+
+/** Pools whose queue is looked at now and then for those who have waited too long. */
+const sweeps = new WeakSet<pg.Pool>();
+const SWEEP_MS = 250;
+
+function sweepLater(pool: pg.Pool): void {
+  sweeps.add(pool);
+  setTimeout(() => {
+    const internals = internalsOf(pool);
+    const now = performance.now();
+    const isLate = ({ until = Infinity }: Pending) => until <= now;
+    if (internals._pendingQueue.some(isLate)) {
+      const late = internals._pendingQueue.filter(isLate);
+      internals._pendingQueue = internals._pendingQueue.filter(pending => !isLate(pending));
+      const error = new Error('timeout exceeded when trying to connect');
+      for (const { callback } of late) callback(error, undefined);
+    }
+    if (internals._pendingQueue.length > 0) sweepLater(pool);
+    else sweeps.delete(pool);
+  }, SWEEP_MS).unref();
 }
 
 /** Closes one connection without a word. */

@@ -172,7 +172,8 @@ export class DatabaseTier {
     const { settings } = this.#wanted();
     const primary = await primaryOf(home, cluster);
     const api = await home.api(primary);
-    const wanted = clusterSettings(settings);
+    const repository = await home.repository(settings);
+    const wanted = clusterSettings(settings, repository?.archiveCommand);
     const { parameters } = wanted.postgresql;
     // A setting that is named no more has to be taken out by its name.
     const present = (await api.config()) as {

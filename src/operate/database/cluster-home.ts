@@ -2,6 +2,8 @@
  * Where a replicated database lives on this machine, and how its parts are made ready and started.
  *
  *     cluster/
+ *       backup/        pgBackRest's configuration, and the script that archives the log
+ *       kept/          what a restore put aside: a data folder for each node
  *       ca/            the authority that signs the nodes' certificates; the supervisor's alone
  *       etcd-1/        certificate and data of a member of etcd
  *       postgres-2/    certificate, Patroni's file and data of a node
@@ -11,10 +13,10 @@
  */
 import { randomBytes } from 'node:crypto';
 import { existsSync } from 'node:fs';
-import { chown, lstat, mkdir, realpath, rm, stat, symlink } from 'node:fs/promises';
+import { chown, mkdir, rm } from 'node:fs/promises';
 import path from 'node:path';
 import { deriveKeyFrom } from '../../app/environment.ts';
-import { canReach, isRoot, SYSTEM_FOLDER, unprivilegedAccount } from '../../engines/account.ts';
+import { isRoot, SYSTEM_FOLDER, settleFolder, unprivilegedAccount } from '../../engines/account.ts';
 import { type EtcdMember, etcdUnit, findEtcd } from '../../engines/etcd.ts';
 import {
   type Authority,
@@ -37,6 +39,7 @@ import { findSystemPostgres, type SystemPostgres } from '../../engines/system-po
 import { freePort, isPortFree } from '../../machines/free-port.ts';
 import type { Account, Machine } from '../../machines/unit.ts';
 import { writeFileAtomic } from '../../map/atomic-file.ts';
+import { Repository } from '../backup/repository.ts';
 import type { Deployment } from '../deployment.ts';
 import type { ClusterRecord } from './record.ts';
 
@@ -54,28 +57,37 @@ export class ClusterHome {
   readonly folder: string;
   readonly postgres: SystemPostgres;
   readonly passwords: ClusterPasswords;
-  readonly #account: Account | undefined;
+  /** Whom everything in it belongs to; undefined: this process's own. */
+  readonly account: Account | undefined;
+  readonly #deployment: Deployment;
   readonly #authority: Authority;
 
   private constructor(
+    deployment: Deployment,
     folder: string,
     postgres: SystemPostgres,
     account: Account | undefined,
     passwords: ClusterPasswords,
     authority: Authority,
   ) {
+    this.#deployment = deployment;
     this.folder = folder;
     this.postgres = postgres;
-    this.#account = account;
+    this.account = account;
     this.passwords = passwords;
     this.#authority = authority;
   }
 
   /** @throws SystemPostgresMissing, PatroniMissing, EtcdMissing, NoAccount */
-  static async open({ paths, id, secrets }: Deployment): Promise<ClusterHome> {
+  static async open(deployment: Deployment): Promise<ClusterHome> {
+    const { paths, id, secrets } = deployment;
     const postgres = findClusterPrograms();
     const account = isRoot() ? unprivilegedAccount() : undefined;
-    const folder = await settle(paths.cluster, path.join(SYSTEM_FOLDER, id, 'cluster'), account);
+    const folder = await settleFolder(
+      paths.cluster,
+      path.join(SYSTEM_FOLDER, id, 'cluster'),
+      account,
+    );
     const derived = (purpose: string) =>
       deriveKeyFrom(secrets.application, purpose, 24).toString('base64url');
     const passwords = {
@@ -84,7 +96,7 @@ export class ClusterHome {
       rest: derived('patroni-rest'),
     };
     const authority = await prepareAuthority(path.join(folder, 'ca'));
-    return new ClusterHome(folder, postgres, account, passwords, authority);
+    return new ClusterHome(deployment, folder, postgres, account, passwords, authority);
   }
 
   /** A member of etcd that is not there yet. */
@@ -114,7 +126,7 @@ export class ClusterHome {
         members: record.etcd,
         certificate,
         token: record.scope,
-        account: this.#account,
+        account: this.account,
       }),
     );
   }
@@ -123,9 +135,8 @@ export class ClusterHome {
   async startNode(machine: Machine, record: ClusterRecord, node: DatabaseNode): Promise<void> {
     const certificate = await this.writeNodeFile(record, node);
     const copies =
-      !existsSync(path.join(dataFolderOf(node), 'PG_VERSION')) &&
-      record.nodes[0]?.name !== node.name;
-    await machine.start(patroniUnit({ node, certificate, account: this.#account, copies }));
+      !hasData(node) && (record.nodes[0]?.name !== node.name || record.nodes.some(hasData));
+    await machine.start(patroniUnit({ node, certificate, account: this.account, copies }));
   }
 
   /** Patroni's files; a running one reads its configuration again on SIGHUP. */
@@ -143,15 +154,21 @@ export class ClusterHome {
       binFolder: this.postgres.bin,
       nodeHosts: record.nodes.map(({ host }) => host),
       settings: record.settings,
+      archiveCommand: (await this.repository(record.settings))?.archiveCommand,
     });
     for (const [name, content] of [
       [file, text],
       [launcherFileOf(node.folder), PATRONI_LAUNCHER],
     ] as const) {
       await writeFileAtomic(name, content);
-      if (this.#account) await chown(name, this.#account.uid, this.#account.gid);
+      if (this.account) await chown(name, this.account.uid, this.account.gid);
     }
     return certificate;
+  }
+
+  /** Where backups go; undefined when none are made. @throws BackrestMissing, RepositoryUnusable */
+  async repository({ backup }: ClusterSettings): Promise<Repository | undefined> {
+    return backup && Repository.open(this.#deployment, this, backup);
   }
 
   /** Patroni's interface on a node. */
@@ -174,7 +191,7 @@ export class ClusterHome {
       folder: path.join(this.#folderOf(name), 'tls'),
       name,
       host,
-      account: this.#account,
+      account: this.account,
     });
   }
 
@@ -183,9 +200,14 @@ export class ClusterHome {
     for (const each of [path.dirname(folder), folder]) {
       if (each === this.folder) continue;
       await mkdir(each, { recursive: true, mode: 0o700 });
-      if (this.#account) await chown(each, this.#account.uid, this.#account.gid);
+      if (this.account) await chown(each, this.account.uid, this.account.gid);
     }
   }
+}
+
+/** A data folder that a server could start on lies there. */
+export function hasData(node: DatabaseNode): boolean {
+  return existsSync(path.join(dataFolderOf(node), 'PG_VERSION'));
 }
 
 /** What the cluster's record is made of when there is none yet. */
@@ -258,20 +280,4 @@ async function freePorts(count: number): Promise<number[]> {
   const ports = new Set<number>();
   while (ports.size < count) ports.add(await freePort(LOOPBACK));
   return [...ports];
-}
-
-async function settle(
-  folder: string,
-  elsewhere: string,
-  account: Account | undefined,
-): Promise<string> {
-  const existing = await realpath(folder).catch(() => undefined);
-  if (existing) return existing;
-  // A link that leads nowhere is of a first start that failed.
-  if (await lstat(folder).catch(() => undefined)) await rm(folder);
-  const closed = account && !canReach(account, path.dirname(folder));
-  const chosen = closed ? elsewhere : folder;
-  await mkdir(chosen, { recursive: true, mode: 0o711 });
-  if (closed) await symlink(elsewhere, folder);
-  return (await stat(chosen)) && chosen;
 }

@@ -1,4 +1,5 @@
 /** A replicated database that runs: how it is started whole, and who is who in it. */
+import { setTimeout as delay } from 'node:timers/promises';
 import type { NodeStanding } from '../../engines/patroni-api.ts';
 import type { ClusterSettings, DatabaseNode } from '../../engines/patroni-config.ts';
 import { BanyanError } from '../../errors.ts';
@@ -8,15 +9,20 @@ import type { Deployment } from '../deployment.ts';
 import { pollUntil } from '../poll.ts';
 import {
   ClusterHome,
+  findClusterPrograms,
   furtherClusterRecord,
+  hasData,
   newClusterRecord,
   withFreeNodePorts,
   withFreePorts,
 } from './cluster-home.ts';
 import { provision, withClient } from './provision.ts';
 import { type ClusterRecord, readDatabaseRecord, writeDatabaseRecord } from './record.ts';
+import { requireDisk, requireMemory } from './room.ts';
 import { DATA_CENTRE, ownerUrl, type RunningDatabase, superuserUrl } from './running.ts';
 
+/** How much longer than the first the others may take to say how they stand. */
+const OTHERS_MS = 250;
 /** After a start all nodes are there and one of them has to be elected. */
 const PRIMARY_TIMEOUT_MS = 60_000;
 
@@ -32,13 +38,30 @@ export class NoPrimary extends BanyanError {
   }
 }
 
-/** Makes a new replicated database: etcd, the first node, then the others as copies of it. */
+export class DataLost extends BanyanError {
+  constructor(folders: string[]) {
+    super('DATA_LOST', {
+      what: 'The data of all database servers are gone, and there are backups of them',
+      where: folders.join(', '),
+      remedy:
+        '`banyan restore --to latest` brings the database back; `banyan backups` shows what there is',
+    });
+  }
+}
+
+/**
+ * Makes a new replicated database: etcd, the first node, then the others as copies of it.
+ * @throws SystemPostgresMissing, PatroniMissing, EtcdMissing, NoRoom before anything is touched
+ */
 export async function createCluster(
   machine: Machine,
   deployment: Deployment,
   names: { etcd: string[]; nodes: string[] },
   settings: ClusterSettings,
 ): Promise<RunningDatabase> {
+  findClusterPrograms();
+  await requireMemory(names.nodes.length, settings);
+  await requireDisk(deployment.paths.root, names.nodes.length, 0);
   const home = await ClusterHome.open(deployment);
   const record = await newClusterRecord(home, deployment, names, settings);
   await writeDatabaseRecord(deployment, {
@@ -79,7 +102,7 @@ async function createNodes(
   return runningCluster(deployment, home, record, first!);
 }
 
-/** Starts one that was stopped. */
+/** Starts one that was stopped. @throws DataLost */
 export async function startCluster(
   machine: Machine,
   deployment: Deployment,
@@ -87,6 +110,7 @@ export async function startCluster(
 ): Promise<RunningDatabase> {
   const home = await ClusterHome.open(deployment);
   const record = await withFreePorts(stopped);
+  if (!record.nodes.some(hasData)) await refuseToBeginAnew(home, record);
   await writeDatabaseRecord(deployment, {
     ...readDatabaseRecord(deployment.paths)!,
     cluster: record,
@@ -115,10 +139,22 @@ async function startNodes(
   home: ClusterHome,
   record: ClusterRecord,
 ): Promise<RunningDatabase> {
-  await Promise.all(record.nodes.map(node => home.startNode(machine, record, node)));
+  // Who has no rows begins after the others, and copies them: alone it would make a new, empty database.
+  const full = record.nodes.filter(hasData);
+  const empty = record.nodes.filter(node => !hasData(node));
+  await Promise.all(full.map(node => home.startNode(machine, record, node)));
+  if (full.length > 0 && empty.length > 0) await primaryOf(home, record);
+  await Promise.all(empty.map(node => home.startNode(machine, record, node)));
   const primary = await primaryOf(home, record);
   await provision(deployment, primary);
   return runningCluster(deployment, home, record, primary);
+}
+
+/** A cluster without any rows is a first start that did not come to its end; with backups of it, a loss. */
+async function refuseToBeginAnew(home: ClusterHome, { nodes, settings }: ClusterRecord) {
+  const repository = await home.repository(settings);
+  const backups = (await repository?.info())?.backups.length ?? 0;
+  if (backups > 0) throw new DataLost(nodes.map(({ folder }) => folder));
 }
 
 async function startEtcd(
@@ -151,18 +187,27 @@ export function membersOf({ nodes }: ClusterRecord): Member[] {
   return nodes.map(({ host, port }) => ({ host, port, dataCentre: DATA_CENTRE }));
 }
 
-/** How each node stands, by whichever answers first (one may be frozen); empty when none does. */
+/**
+ * How each node stands; empty when none answers. One may be frozen, and one that is cut off, or has just woken,
+ * tells of the time before: who knows the newest timeline is believed.
+ * @param timeoutMs for whoever would rather do without than wait
+ */
 export async function standingsOf(
   home: ClusterHome,
   { nodes }: ClusterRecord,
+  timeoutMs?: number,
 ): Promise<NodeStanding[]> {
-  try {
-    const standings = await Promise.any(nodes.map(async node => (await home.api(node)).cluster()));
-    // Patroni goes on to name one that was removed, until it has not heard of it for long enough.
-    return standings.filter(({ name }) => nodes.some(each => each.name === name));
-  } catch {
-    return [];
-  }
+  const answers: NodeStanding[][] = [];
+  const asked = nodes.map(async node =>
+    answers.push(await (await home.api(node)).cluster(timeoutMs)),
+  );
+  await Promise.any(asked).catch(() => {});
+  await Promise.race([Promise.allSettled(asked), delay(OTHERS_MS, undefined, { ref: false })]);
+  const timeline = (standings: NodeStanding[]) =>
+    standings.find(({ role }) => role === 'primary')?.timeline ?? 0;
+  const [newest = []] = answers.toSorted((a, b) => timeline(b) - timeline(a));
+  // Patroni goes on to name one that was removed, until it has not heard of it for long enough.
+  return newest.filter(({ name }) => nodes.some(each => each.name === name));
 }
 
 /**

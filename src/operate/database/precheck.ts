@@ -1,34 +1,14 @@
 /** What can be found out about the database tier before anything is touched. */
-import { existsSync } from 'node:fs';
-import { readFile, statfs } from 'node:fs/promises';
-import path from 'node:path';
 import { BanyanError } from '../../errors.ts';
 import { readRuntimeMap } from '../../map/map-file.ts';
-import { findClusterPrograms } from './cluster-home.ts';
+import { ClusterHome, findClusterPrograms } from './cluster-home.ts';
 import { type DatabaseContext, recordOf } from './context.ts';
 import type { DatabaseStep } from './plan.ts';
 import { findPrimary } from './primary.ts';
 import { withClient } from './provision.ts';
+import { requireDisk, requireMemory } from './room.ts';
 import { superuserUrl } from './running.ts';
 import type { DatabaseShape } from './shape.ts';
-
-/** A server without rows: its first files and log segments. */
-const EMPTY_NODE_MB = 200;
-/** Patroni, and PostgreSQL's own besides its buffers. */
-const NODE_OVERHEAD_MB = 110;
-
-export class NoRoom extends BanyanError {
-  constructor(what: string, where: string, freeMb: number, neededMb: number) {
-    super('NO_ROOM', {
-      what: `There is not enough ${what} for the database servers: ${neededMb} MB are needed, and ${freeMb} MB are free`,
-      where,
-      remedy:
-        what === 'memory'
-          ? 'Nothing was changed. Set `database.memoryMb` to a smaller number, use fewer replicas, or a larger machine'
-          : 'Nothing was changed. Free some space (`df -h` shows where it went), or use fewer replicas',
-    });
-  }
-}
 
 export class EtcdCountFixed extends BanyanError {
   constructor(present: number, wanted: number) {
@@ -40,7 +20,7 @@ export class EtcdCountFixed extends BanyanError {
   }
 }
 
-/** @throws SystemPostgresMissing, PatroniMissing, EtcdMissing, NoRoom, EtcdCountFixed */
+/** @throws BackrestMissing, RepositoryUnusable, SystemPostgresMissing, PatroniMissing, EtcdMissing, NoRoom, EtcdCountFixed */
 export async function precheckDatabase(
   { deployment }: DatabaseContext,
   shape: DatabaseShape,
@@ -50,8 +30,14 @@ export async function precheckDatabase(
   if (shape.kind === 'cluster') {
     const present = recordOf(deployment).cluster?.etcd.length ?? 0;
     if (present > 0 && present !== shape.etcd) throw new EtcdCountFixed(present, shape.etcd);
-    if (steps.length > 0) findClusterPrograms();
-    await requireMemory(nodes * (shape.settings.memoryMb / 2 + NODE_OVERHEAD_MB));
+    if (steps.length > 0) {
+      findClusterPrograms();
+      // Its folder is made and tried too, before any server is told to archive into it.
+      if (shape.settings.backup) {
+        await (await ClusterHome.open(deployment)).repository(shape.settings);
+      }
+    }
+    await requireMemory(nodes, shape.settings);
   }
   const copies = nodes + steps.filter(step => step.do === 'start-embedded').length;
   if (copies === 0) return;
@@ -66,19 +52,5 @@ export async function precheckDatabase(
       return rows[0]!.mb;
     },
   );
-  await requireDisk(deployment.paths.root, copies * (sizeMb + EMPTY_NODE_MB));
-}
-
-async function requireDisk(folder: string, neededMb: number): Promise<void> {
-  const { bavail, bsize } = await statfs(folder);
-  const freeMb = Math.floor((bavail * bsize) / 1024 / 1024);
-  if (freeMb < neededMb) throw new NoRoom('disk space', path.resolve(folder), freeMb, neededMb);
-}
-
-async function requireMemory(neededMb: number): Promise<void> {
-  const file = '/proc/meminfo';
-  if (neededMb === 0 || !existsSync(file)) return;
-  const available = /^MemAvailable:\s+(\d+) kB/m.exec(await readFile(file, 'utf8'))?.[1];
-  const freeMb = Math.floor(Number(available) / 1024);
-  if (freeMb < neededMb) throw new NoRoom('memory', 'this machine', freeMb, Math.ceil(neededMb));
+  await requireDisk(deployment.paths.root, copies, sizeMb);
 }

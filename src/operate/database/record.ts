@@ -13,6 +13,7 @@ import { hasCode } from '../../errors.ts';
 import { writeFileAtomic } from '../../map/atomic-file.ts';
 import type { Member } from '../../map/runtime-map.ts';
 import type { TablePlacement } from '../../topology/defaults.ts';
+import type { Line } from '../backup/lines.ts';
 import { type Deployment, DeploymentDamaged, type DeploymentPaths } from '../deployment.ts';
 
 export interface ClusterRecord {
@@ -22,6 +23,8 @@ export interface ClusterRecord {
   nodes: DatabaseNode[];
   /** As they were last asked for. */
   settings: ClusterSettings;
+  /** What became of it by restores; undefined when it was never restored. */
+  lines?: Line[];
 }
 
 export interface DatabaseRecord {

@@ -49,6 +49,7 @@ export function databaseShapeOf({ database }: CompleteTopology): DatabaseShape {
       maxConnections: database.maxConnections,
       strict: database.strict,
       extra: database.settings,
+      ...(database.backup ? { backup: database.backup } : {}),
     },
   };
 }

@@ -9,12 +9,14 @@ import { cpus, totalmem } from 'node:os';
 import path from 'node:path';
 import { promisify } from 'node:util';
 import { isRoot, unprivilegedAccount } from '../../engines/account.ts';
+import { backrestVersion } from '../../engines/pgbackrest.ts';
 import { dataVersion } from '../../engines/postgres.ts';
 import { completeLinks, findPostgres } from '../../engines/postgres-binaries.ts';
 import { BanyanError } from '../../errors.ts';
 import { isPortFree, portHolder } from '../../machines/free-port.ts';
 import { lockHolder } from '../../machines/lock.ts';
 import type { CompleteTopology } from '../../topology/defaults.ts';
+import { findClusterPrograms } from '../database/cluster-home.ts';
 import { useExternalDatabase } from '../database/external.ts';
 import type { DeploymentPaths } from '../deployment.ts';
 import { loadTopology } from '../load-topology.ts';
@@ -71,16 +73,25 @@ export async function examine(paths: DeploymentPaths): Promise<Finding[]> {
     } catch (error) {
       await run('sharding', () => Promise.reject(error));
     }
-    if (database.url)
-      await run('database', async () => ok((await useExternalDatabase(database.url!)).summary));
+    const { url, readers, replicas } = database;
+    if (url) await run('database', () => external(url, readers));
+    else if (replicas > 0) await run('replication', async () => ok(findClusterPrograms().version));
   }
   if (!topology?.database.url) {
     await run('PostgreSQL', () => postgres());
     if (isRoot()) await run('account', async () => account());
     await run('data', () => data(paths));
+    if (topology?.database.backup) {
+      await run('backups', async () => ok(`pgBackRest ${backrestVersion()}`));
+    }
   }
   if (existsSync(paths.secrets)) await run('secrets', async () => secrets(paths));
   return findings;
+}
+
+async function external(url: string, readers: string[]): Promise<Omit<Finding, 'check'>> {
+  const { summary, notes } = await useExternalDatabase(url, readers);
+  return notes.length > 0 ? { verdict: 'warning', detail: notes.join('; ') } : ok(summary);
 }
 
 const ok = (detail: string): Omit<Finding, 'check'> => ({ verdict: 'ok', detail });

@@ -61,7 +61,8 @@ export async function examineSharding(
   );
   if (findings.length > 0) return limited(findings);
   const count = Object.keys(database.tables).length;
-  return [{ check: CHECK, verdict: 'ok', detail: `${count} tables over ${urls.length} shards` }];
+  const over = urls.length === 1 ? 'one shard' : `${urls.length} shards`;
+  return [finding('ok', `${count === 1 ? 'one table' : `${count} tables`} over ${over}`)];
 }
 
 function finding(verdict: Finding['verdict'], detail: string, remedy?: string): Finding {

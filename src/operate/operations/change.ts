@@ -75,6 +75,16 @@ export class NothingToResume extends BanyanError {
   }
 }
 
+export class UndoneByRestore extends BanyanError {
+  constructor(summary: string) {
+    super('UNDONE_BY_RESTORE', {
+      what: `The last operation was the ${summary}, which is taken back by a command of its own`,
+      where: 'banyan undo',
+      remedy: '`banyan restore --undo`',
+    });
+  }
+}
+
 /** What a change would do. */
 export function planChange(
   controller: Controller,
@@ -145,6 +155,7 @@ export async function undo(
     const recent = await journal.last<Goal>(20);
     const operation =
       (await journal.unfinished<Goal>()) ?? recent.find(({ state }) => state === 'done');
+    if (operation?.kind === 'restore') throw new UndoneByRestore(operation.summary);
     if (!operation?.before) throw new NothingToResume('banyan undo');
     await journal.takeOver(operation.id);
     await convergeTo(controller, operation.before, noting(controller, operation.id, progress));

@@ -23,7 +23,9 @@ let pair: StandbyPair;
 let pool: Pool;
 let poolToStandby: Pool;
 
-const publish = (where: 'primary' | 'standby') =>
+const PRIMARY = 0;
+const STANDBY = 1;
+const publish = (which: typeof PRIMARY | typeof STANDBY) =>
   publishRuntimeMap(mapFile, {
     deployment: 'test',
     dataCentre: 'local',
@@ -32,7 +34,9 @@ const publish = (where: 'primary' | 'standby') =>
       shards: [
         {
           id: '0',
-          members: [{ host: '127.0.0.1', port: pair[where].options.port!, dataCentre: 'local' }],
+          members: [
+            { host: '127.0.0.1', port: pair.cluster.members[which]!.port, dataCentre: 'local' },
+          ],
         },
       ],
     },
@@ -43,7 +47,6 @@ beforeAll(async () => {
   folder = temporaryFolder();
   mapFile = path.join(folder, 'map.json');
   pair = await StandbyPair.start();
-  const { port, user, password } = pair.primary.options;
   await pair.primary.query(
     `create role app; ${outcomeFunctions('app')}; create table done (id int)`,
   );
@@ -51,19 +54,15 @@ beforeAll(async () => {
   await pair.primary.query("alter system set listen_addresses = '127.0.0.254'");
   await pair.primary.query("alter system set synchronous_standby_names = '*'");
   await pair.primary.query('select pg_reload_conf()');
-  await publish('primary');
+  await publish(PRIMARY);
   pool = createPool({
-    connectionString: `postgres://${user}:${password}@127.0.0.1:${port}/postgres`,
+    connectionString: pair.cluster.members[PRIMARY]!.url(),
     mapFile,
     max: SESSIONS,
     holdTimeoutMs: 40_000,
   });
   poolToStandby = createPool({
-    host: '127.0.0.1',
-    port: pair.standby.options.port!,
-    user,
-    password,
-    database: 'postgres',
+    connectionString: pair.cluster.members[STANDBY]!.url(),
   });
 });
 afterAll(async () => {
@@ -110,7 +109,7 @@ test('what was said to be done is done once, what was said to have failed is not
   await refused;
   await killServer(pair.primary);
   await pair.standby.query('select pg_promote()');
-  await publish('standby');
+  await publish(STANDBY);
   await more(200);
   leaving.abort();
   await Promise.all(sessions);

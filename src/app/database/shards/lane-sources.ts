@@ -56,10 +56,12 @@ export class AutocommitLanes implements Lanes {
     const kept = this.#from.kept?.(index);
     const sender = kept ? await kept : shard.pool;
     try {
-      const result = (await sender.query({
-        ...statement,
-        ...(this.#staleness === undefined ? {} : { staleness: this.#staleness }),
-      })) as pg.QueryResult<never>;
+      const result = (await shard.observed(options.key, () =>
+        sender.query({
+          ...statement,
+          ...(this.#staleness === undefined ? {} : { staleness: this.#staleness }),
+        }),
+      )) as pg.QueryResult<never>;
       // The pool takes note of its own.
       if (kept && options.wantsWrite) shard.noteWrite(false);
       return result;

@@ -15,11 +15,20 @@ export interface LaneStatement {
   readonly name?: string;
 }
 
+/** The one shard key that a statement is about: what tells hot keys. */
+export interface LaneKey {
+  /** `integer`, `text`, `uuid`: keys of one family with the same text are the same key. */
+  readonly family: string;
+  readonly text: string;
+}
+
 export interface LaneOptions {
   /** It goes to the primary and, in a transaction, makes the shard a writer. */
   readonly wantsWrite: boolean;
   /** When it fires, the answer is not needed any more: another shard has failed. */
   readonly signal?: AbortSignal;
+  /** Undefined for a statement about several, or about none. */
+  readonly key?: LaneKey | undefined;
 }
 
 /** Where an execution sends its statements: pools' connections, or the clients of the open transaction. */

@@ -3,6 +3,7 @@
  */
 import type pg from 'pg';
 import type { QueryConfig } from '../statement.ts';
+import { type DirectPlan, directPlan } from './direct.ts';
 import type { Lanes } from './lanes.ts';
 import type { Target } from './plan/plan.ts';
 import { shardsOf } from './plan/values.ts';
@@ -21,6 +22,8 @@ export interface ShardPlanner {
    * @throws a refusal
    */
   onlyShard(text: string, values: readonly unknown[] | undefined): number | undefined;
+  /** How a text goes to one shard by one of its parameters; undefined when it does not, always. */
+  direct(text: string): DirectPlan | undefined;
 }
 
 /** By the map and the schema as they are at the moment. */
@@ -41,6 +44,10 @@ export class CatalogPlanner implements ShardPlanner {
   onlyShard(text: string, values: readonly unknown[] | undefined): number | undefined {
     const { action } = this.#ready.plan(text);
     return 'target' in action ? this.#one(action.target, values) : undefined;
+  }
+
+  direct(text: string): DirectPlan | undefined {
+    return directPlan(this.#ready.plan(text));
   }
 
   /** Made when parser and catalog are there. */

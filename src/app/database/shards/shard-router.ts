@@ -10,7 +10,7 @@ import type { Catalog } from '../route/catalog.ts';
 import { classify } from '../route/classify.ts';
 import type { StatementFacts } from '../route/facts.ts';
 import type { Parser } from '../route/parser.ts';
-import { Execution, type Results } from './execute.ts';
+import { execute } from './execute.ts';
 import type { LaneStatement, Lanes } from './lanes.ts';
 import { TypeNames } from './merge/types.ts';
 import type { Placement } from './plan/placement.ts';
@@ -18,6 +18,7 @@ import type { Action, StatementPlan } from './plan/plan.ts';
 import { ShardRefused } from './plan/refused.ts';
 import { planStatement, statementsOf } from './plan/statement.ts';
 import { shardsOf } from './plan/values.ts';
+import { type Results, Run } from './run.ts';
 
 export interface ShardRouterOptions {
   readonly parser: Parser;
@@ -94,7 +95,7 @@ export class ShardRouter {
       await this.#options.refresh();
       plan = this.plan(text);
     }
-    const execution = new Execution(plan, statement, lanes, {
+    const run = new Run(plan, statement, lanes, {
       placement: this.#options.placement(),
       types: this.#types,
       maxMergedRows: this.#options.maxMergedRows ?? MAX_MERGED_ROWS,
@@ -104,7 +105,7 @@ export class ShardRouter {
       },
       again: (other, on) => this.#run(other, on),
     });
-    return execution.run();
+    return execute(run);
   }
 
   #planAnew(text: string, placement: Placement, catalog: Catalog): Omit<Entry, 'versions'> {

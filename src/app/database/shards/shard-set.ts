@@ -10,6 +10,9 @@ import type pg from 'pg';
 import type { RuntimeMap } from '../../../map/runtime-map.ts';
 import { atMember, BanyanPool, type BanyanPoolOptions, shareOf } from '../banyan-pool.ts';
 import { ShardUnfinished } from './errors.ts';
+import { LoadSketch } from './hot/load-sketch.ts';
+import type { LaneKey } from './lanes.ts';
+import { explainMisplaced } from './misplaced.ts';
 import type { ShardPrimary } from './two-phase/branch.ts';
 import type { Coordinator } from './two-phase/coordinator.ts';
 
@@ -19,10 +22,29 @@ const OWN_QUERY_TIMEOUT_MS = 5_000;
 export class Shard implements ShardPrimary {
   readonly id: string;
   readonly pool: BanyanPool;
+  readonly #load: LoadSketch;
 
-  constructor(id: string, pool: BanyanPool) {
+  constructor(id: string, pool: BanyanPool, load: LoadSketch) {
     this.id = id;
     this.pool = pool;
+    this.#load = load;
+  }
+
+  /**
+   * Asks it something, and counts that.
+   * @param key that it is about, if it is one
+   * @param times how many statements this one stands for
+   * @throws RowBelongsElsewhere, and what `ask` throws
+   */
+  async observed<T>(key: LaneKey | undefined, ask: () => Promise<T>, times = 1): Promise<T> {
+    const begun = performance.now();
+    try {
+      return await ask();
+    } catch (error) {
+      throw explainMisplaced(error, this.id);
+    } finally {
+      this.#load.observe(this.id, performance.now() - begun, key?.family, key?.text, times);
+    }
   }
 
   /** A connection of the pool to the primary, held while that is away. @throws DatabaseAway */
@@ -59,6 +81,8 @@ export interface ShardSetOptions {
 export class ShardSet {
   readonly #options: ShardSetOptions;
   readonly #closing = new Set<Promise<unknown>>();
+  /** What this process asks of each. */
+  readonly load = new LoadSketch();
   #shards: readonly Shard[] = [];
 
   constructor(options: ShardSetOptions) {
@@ -130,7 +154,7 @@ export class ShardSet {
       behaviour,
     );
     onPool(pool);
-    return new Shard(id, pool);
+    return new Shard(id, pool, this.load);
   }
 
   #close({ pool }: Shard): void {

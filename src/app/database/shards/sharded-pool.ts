@@ -8,15 +8,21 @@
  * - What crashes left is recovered as long as it lives.
  */
 import pg from 'pg';
+import { hasCode } from '../../../errors.ts';
 import { watchRuntimeMap } from '../../../map/map-file.ts';
 import type { RuntimeMap } from '../../../map/runtime-map.ts';
 import { log } from '../../telemetry/log.ts';
 import type { BanyanPool, BanyanPoolOptions, Pool } from '../banyan-pool.ts';
+import type { StatementFacts } from '../route/facts.ts';
 import type { Done, QueryConfig } from '../statement.ts';
 import { isSubmittable, textOf } from '../submittable.ts';
 import { type TransactionOptions, transaction } from '../transaction.ts';
+import { type DirectRoute, DirectRoutes } from './direct.ts';
 import { ShardedSessionRefused } from './errors.ts';
+import type { Load } from './hot/load.ts';
+import { reportLoad } from './hot/load-report.ts';
 import { AutocommitLanes } from './lane-sources.ts';
+import { explainMisplaced } from './misplaced.ts';
 import { CatalogPlanner, type ShardPlanner } from './planner.ts';
 import { sessionWord } from './session-words.ts';
 import { type SchemaSource, ShardCatalog } from './shard-catalog.ts';
@@ -28,6 +34,7 @@ import { Coordinator } from './two-phase/coordinator.ts';
 import { ensureDecisionTable } from './two-phase/decisions.ts';
 import { withPrimary } from './two-phase/finish.ts';
 import { Recoverer } from './two-phase/recoverer.ts';
+import { UNREAD } from './unique/tables.ts';
 import { UniquePlanner } from './unique/unique-planner.ts';
 
 export interface ShardedPoolOptions {
@@ -53,13 +60,19 @@ type ConnectCallback = (
 /** Which tell of single connections, wherever those lead. */
 const FORWARDED = ['connect', 'acquire', 'remove', 'release', 'error'] as const;
 
+/** Of the statements that go the short way. */
+const COUNTED_OF = 16;
+
 export class ShardedPool extends pg.Pool implements Pool {
   readonly #context: ShardedContext;
   readonly #lanes: AutocommitLanes;
   readonly #recoverer: Recoverer;
   readonly #stopWatching: () => void;
+  readonly #stopReporting: () => void;
   readonly #prepared = new WeakSet<Shard>();
   readonly #catalog: ShardCatalog;
+  readonly #direct = new DirectRoutes();
+  #uncounted = 0;
 
   constructor(options: ShardedPoolOptions) {
     super(options.config);
@@ -123,11 +136,17 @@ export class ShardedPool extends pg.Pool implements Pool {
       },
       error => log.warn({ err: error }, 'the runtime map cannot be read; the last one stays'),
     );
+    this.#stopReporting = reportLoad(mapFile, shards.load);
     void this.#prepare().then(() => this.#recoverer.start());
   }
 
   get isHolding(): boolean {
     return this.#context.shards.all.some(({ pool }) => pool.isHolding);
+  }
+
+  /** Which shards, and which keys, this process asks the most of late. */
+  get load(): Load {
+    return this.shards.load.load();
   }
 
   /** @internal The shards, in the map's order. */
@@ -149,7 +168,11 @@ export class ShardedPool extends pg.Pool implements Pool {
       this.#submit(config, own, given);
       return config as never;
     }
-    const answer = this.#run(config as QueryConfig, own);
+    const direct = given ? undefined : this.#findDirect(config as QueryConfig, own);
+    if (direct && !direct.writes) return this.#sendDirectly(direct, config, own) as never;
+    const answer = direct
+      ? this.#writeDirectly(direct, config as QueryConfig, own)
+      : this.#run(config as QueryConfig, own);
     if (!given) {
       return answer.catch(error => {
         // As pg-pool does: leads to the application's line, not to the socket's.
@@ -189,10 +212,50 @@ export class ShardedPool extends pg.Pool implements Pool {
     const { shards, coordinator, reader } = this.#context;
     await super.end();
     this.#stopWatching();
+    this.#stopReporting();
     reader.close();
     this.#catalog.close();
     await Promise.all([coordinator.close(), this.#recoverer.stop()]);
     await shards.end();
+  }
+
+  /** The shard to which a statement may go as it came; undefined when the planner has to look at it. */
+  #findDirect(config: QueryConfig, values: unknown[] | undefined): DirectRoute | undefined {
+    const { ready, reader, shards, coordinator } = this.#context;
+    if (!config || this.ending || ready()) return undefined;
+    const route = this.#direct.find(config, values, this.#catalog.placement, reader.catalog);
+    if (!route || coordinator.unfinished(shards.at(route.shard).id)) return undefined;
+    return route;
+  }
+
+  /** Counts one of several: what is asked often is found all the same. */
+  #sendDirectly({ shard, key }: DirectRoute, config: unknown, values: unknown): Promise<unknown> {
+    const { pool } = this.shards.at(shard);
+    const query = pool.query as (config: unknown, values: unknown) => Promise<unknown>;
+    this.#uncounted = (this.#uncounted + 1) % COUNTED_OF;
+    if (this.#uncounted !== 0) return query.call(pool, config, values);
+    return this.shards.at(shard).observed(key, () => query.call(pool, config, values), COUNTED_OF);
+  }
+
+  #writeDirectly(
+    route: DirectRoute,
+    config: QueryConfig,
+    values: unknown[] | undefined,
+  ): Promise<unknown> {
+    return this.#sendDirectly(route, config, values).catch((error: unknown) => {
+      // It changed unique values without naming their table: nothing was kept, and the planner's way sees to them.
+      if (hasCode(error, UNREAD)) return this.#run(config, values);
+      throw explainMisplaced(error, this.shards.at(route.shard).id);
+    });
+  }
+
+  /** What was planned may go the short way from now on. */
+  #learn(text: string, facts: StatementFacts): void {
+    const { planner, reader } = this.#context;
+    const { placement } = this.#catalog;
+    if (this.#direct.knows(text, placement, reader.catalog)) return;
+    const plan = facts.changesCatalog ? undefined : planner.direct(text);
+    this.#direct.learn(text, placement, reader.catalog, plan);
   }
 
   async #run(config: QueryConfig, values: unknown[] | undefined): Promise<unknown> {
@@ -204,6 +267,7 @@ export class ShardedPool extends pg.Pool implements Pool {
     const facts = reader.facts(whole.text);
     if (sessionWord(whole.text, facts, whole.values).kind !== 'none') return this.#runAlone(whole);
     const result = await planner.execute(whole, this.#lanes.of(whole));
+    if (!this.#context.ready()) this.#learn(whole.text, facts);
     if (facts.changesCatalog) this.#context.changed();
     return result;
   }

@@ -93,11 +93,15 @@ export class ShardedTransaction implements Lanes {
   async query(
     index: number,
     statement: LaneStatement,
-    { wantsWrite }: LaneOptions,
+    { wantsWrite, key }: LaneOptions,
   ): Promise<pg.QueryResult<never>> {
     const branch = await this.branch(index);
     if (wantsWrite) branch.wrote = true;
-    return this.#run(branch, () => branch.send(statement)) as Promise<pg.QueryResult<never>>;
+    return this.#source
+      .shard(index)
+      .observed(key, () => this.#run(branch, () => branch.send(statement))) as Promise<
+      pg.QueryResult<never>
+    >;
   }
 
   atomically<T>(run: (lanes: Lanes) => Promise<T>): Promise<T> {

@@ -27,6 +27,14 @@ export interface DeclarationProblem {
   remedy: string;
 }
 
+/** For `banyan plan`: what does not fit, each in a line. */
+export function problemsInWords(declaration: Declaration, schema: Schema): string[] {
+  return checkDeclaration(declaration, schema).map(
+    ({ severity, table, what, remedy }) =>
+      `${table}: ${what}${severity === 'failed' ? ', so it would be refused' : ''}. ${remedy}`,
+  );
+}
+
 type Report = (
   severity: DeclarationProblem['severity'],
   table: string,

@@ -40,7 +40,11 @@ export async function startDatabases(
   note: (text: string) => void,
 ): Promise<RunningDatabase[]> {
   const { database } = topology;
-  if (database.url) return [await useExternalDatabase(database.url, database.readers)];
+  if (database.url) {
+    const external = await useExternalDatabase(database.url, database.readers);
+    for (const each of external.notes) note(each);
+    return [external];
+  }
   await beginRecord(deployment, topology);
   const running = [await startFirst(machine, deployment, topology)];
   const count = shardCountOf(recordOf(deployment));

@@ -6,6 +6,8 @@ import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest';
 import { createPool, type Pool } from '../../../../src/app/database/pool.ts';
 import { readSchema } from '../../../../src/app/database/shards/declaration/schema.ts';
 import { hashExpression } from '../../../../src/app/database/shards/hash.ts';
+import { RowBelongsElsewhere } from '../../../../src/app/database/shards/misplaced.ts';
+import type { ShardedPool } from '../../../../src/app/database/shards/sharded-pool.ts';
 import { uniqueColumns } from '../../../../src/app/database/shards/unique/columns.ts';
 import { lookupTable, uniqueTables } from '../../../../src/app/database/shards/unique/tables.ts';
 import { log } from '../../../../src/app/telemetry/log.ts';
@@ -44,7 +46,7 @@ beforeAll(async () => {
     ] as const) {
       const hash = hashExpression('int8', key);
       await shards.pools[index]!.query(
-        `alter table ${table} add check (${hash} between ${range!.from} and ${range!.to})`,
+        `alter table ${table} add constraint banyan_shard_guard check (${hash} between ${range!.from} and ${range!.to})`,
       );
     }
   }
@@ -189,4 +191,47 @@ test('money that moves between any accounts stays', { timeout: 120_000 }, async 
     ),
     { numRuns: 10 },
   );
+});
+
+test('a key that is asked much stands out, in whatever statements it is named', async () => {
+  await add(30);
+  for (let i = 0; i < 90; i++) {
+    await pool.query('select name from users where id = $1', [1 + (i % 30)]);
+    await pool.query('select title from posts where user_id = 7');
+  }
+  await pool.transaction(async client => {
+    for (let i = 0; i < 30; i++) {
+      await client.query('insert into posts values ($1, $2)', [7, i]);
+      await client.query('update users set balance = balance + 1 where id = $1', ['7']);
+    }
+  });
+  const { hotKeys, shards: loads } = (pool as ShardedPool).load;
+  expect(hotKeys[0]).toMatchObject({ family: 'integer', key: '7' });
+  // Of all that this pool was asked, by the tests before too.
+  expect(hotKeys[0]!.share).toBeGreaterThan(2 * (hotKeys[1]?.share ?? 0));
+  expect(loads.map(({ shard }) => shard).sort()).toEqual(
+    readRuntimeMap(maps.mapFile).database.shards.map(({ id }) => id),
+  );
+});
+
+test('a row that a trigger moves to another shard is refused, and in words', async () => {
+  await shards.everywhere(`
+    create function shift() returns trigger language plpgsql as
+      'begin new.id := new.id + 1; return new; end';
+    create trigger shift before insert on users for each row when (new.name = 'shifted')
+      execute function shift()`);
+  try {
+    const refused: unknown[] = [];
+    for (let id = 1; id <= 20; id++) {
+      await pool
+        .query('insert into users (id, name) values ($1, $2)', [id * 10, 'shifted'])
+        .catch(error => refused.push(error));
+    }
+    expect(refused.length).toBeGreaterThan(0);
+    for (const error of refused) expect(error).toBeInstanceOf(RowBelongsElsewhere);
+    const { rows } = await pool.query('select count(*)::int as count from users');
+    expect(rows[0].count).toBe(20 - refused.length);
+  } finally {
+    await shards.everywhere('drop trigger shift on users; drop function shift()');
+  }
 });

@@ -744,9 +744,14 @@ function insert(b: Builder): Query & { writes: string[] } {
     const shift = types[1] === 'int' ? `(${list[1]} + 1000)::int` : list[1]!;
     const key =
       types[0] === 'int' && same0(list[0]!) ? list[0]!.replace(/^\((.*)\)::int$/, '$1') : list[0]!;
+    // Of rows with the same key it is not determined which is first.
+    const isSame =
+      tableOf(source) === table.name &&
+      same0(list[0]!) &&
+      !/\d/.test(list[1]!.replace(/t\d+/g, ''));
     const all = [key, shift, ...list.slice(2)];
     return {
-      text: `${head} select ${all.join(', ')} from ${tableOf(source)} ${source.alias}${where(b, [source])}${conflict.includes('update') ? '' : conflict}`,
+      text: `${head} select ${all.join(', ')} from ${tableOf(source)} ${source.alias}${where(b, [source])}${isSame && !conflict.includes('update') ? conflict : ''}`,
       isOrdered: false,
       writes: [table.name],
     };

@@ -48,15 +48,15 @@ test('property: no key with more than its part is missed, and no counter is wron
 test('a hot key and a hot shard stand out, by calls and by time', () => {
   const sketch = new LoadSketch(() => 0);
   for (let i = 0; i < 10_000; i++) {
-    sketch.observe(String(i % 4), 1, 'public.users', `u${i}`);
-    if (i % 10 === 0) sketch.observe('2', 1, 'public.users', 'celebrity');
-    if (i % 1_000 === 0) sketch.observe('3', 500, 'public.articles', 'slow');
+    sketch.observe(String(i % 4), 1, 'text', `u${i}`);
+    if (i % 10 === 0) sketch.observe('2', 1, 'text', 'celebrity');
+    if (i % 1_000 === 0) sketch.observe('3', 500, 'uuid', 'slow');
   }
   sketch.observe('1', 1);
   const { shards, hotKeys } = sketch.load();
-  expect(hotKeys.map(({ table, key, by }) => `${table} ${key} ${by}`)).toEqual([
-    'public.articles slow time',
-    'public.users celebrity calls',
+  expect(hotKeys.map(({ family, key, by }) => `${family} ${key} ${by}`)).toEqual([
+    'uuid slow time',
+    'text celebrity calls',
   ]);
   expect(hotKeys[1]!.share).toBeGreaterThanOrEqual(1_000 / 11_011);
   expect(hotKeys[1]!.shareAtLeast).toBeLessThanOrEqual(1_000 / 11_011);
@@ -67,9 +67,9 @@ test('a hot key and a hot shard stand out, by calls and by time', () => {
 test('what was long ago counts no more', () => {
   let now = 0;
   const sketch = new LoadSketch(() => now);
-  for (let i = 0; i < 1_000; i++) sketch.observe('1', 1, 'public.users', 'yesterday');
+  for (let i = 0; i < 1_000; i++) sketch.observe('1', 1, 'text', 'yesterday');
   now = 600_000;
-  for (let i = 0; i < 100; i++) sketch.observe('2', 1, 'public.users', 'today');
+  for (let i = 0; i < 100; i++) sketch.observe('2', 1, 'text', 'today');
   expect(sketch.load().hotKeys[0]).toMatchObject({ key: 'today' });
   expect(sketch.load().shards[0]).toMatchObject({ shard: '2', calls: 100 });
   now = Number.MAX_SAFE_INTEGER;
@@ -81,7 +81,7 @@ test('what several processes tell is put together, and what one told that is gon
   try {
     const map = path.join(folder, 'map.json');
     const sketch = new LoadSketch(() => 0);
-    for (let i = 0; i < 300; i++) sketch.observe('1', 2, 'public.users', i % 3 ? `${i}` : 'ann');
+    for (let i = 0; i < 300; i++) sketch.observe('1', 2, 'text', i % 3 ? `${i}` : 'ann');
     expect(await readLoad(path.join(folder, 'load'))).toBeUndefined();
     vi.useFakeTimers({ toFake: ['setInterval', 'clearInterval'] });
     const end = reportLoad(map, sketch);
@@ -99,7 +99,7 @@ test('what several processes tell is put together, and what one told that is gon
     expect(load!.shards).toEqual([
       { shard: '1', calls: 600, timeMs: 1_200, shareOfCalls: 1, shareOfTime: 1 },
     ]);
-    expect(load!.hotKeys[0]).toMatchObject({ table: 'public.users', key: 'ann' });
+    expect(load!.hotKeys[0]).toMatchObject({ family: 'text', key: 'ann' });
     expect(load!.hotKeys[0]!.share).toBeCloseTo(1 / 3);
     for (const name of [file, path.join(folder, 'load', '1-0.json')]) utimesSync(name, 0, 0);
     expect(await readLoad(path.join(folder, 'load'))).toBeUndefined();

@@ -244,6 +244,16 @@ describe('several shards', () => {
     expect((result as pg.QueryResult).rows).toHaveLength(1);
   });
 
+  test('EXPLAIN shows what is sent and how it is put together, and sends nothing', async () => {
+    const { rows } = await shards.query('explain select name from users order by age limit 3');
+    expect(rows.map(row => row['QUERY PLAN'])).toEqual([
+      'all shards',
+      'send: SELECT name, age AS banyan_hidden_1 FROM users ORDER BY age LIMIT $1',
+      'merge: sorted by hidden 1, limit 3, without the last 1',
+    ]);
+    expect(sent()).toEqual([]);
+  });
+
   test('a subquery that can be asked first is, and its rows are used', async () => {
     await users(20);
     const { rows } = await shards.query(

@@ -240,6 +240,10 @@ test('a change of the declaration is planned, applied, and taken back', async ()
   site = await siteOf(files({ ...DATABASE, tables: { ...TABLES, tags: 'reference' } }));
   await site.up();
   expect((await site.ok('plan')).output).toContain('what runs is what banyan.config.ts says');
+  await write(config({ ...DATABASE, unique: [] }));
+  expect((await site.ok('plan')).output).toContain(
+    'public.users: the unique index users_email_key (email) has not the shard key id in it',
+  );
   await write(config({ ...DATABASE, tables: { ...TABLES, notes: { shardBy: 'id' } } }));
   expect((await site.ok('plan')).output).toContain('how tables are spread over the shards');
   await site.ok('apply', '--yes');

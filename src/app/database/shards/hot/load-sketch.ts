@@ -34,19 +34,20 @@ export class LoadSketch {
   /**
    * A shard has answered.
    * @param shard its id in the map
-   * @param table `schema.table`, and `key` its value: of a statement that named one key
+   * @param family of the key, and `key` its value: of a statement that named one
+   * @param times how many statements this one stands for
    */
-  observe(shard: string, timeMs: number, table?: string, key?: string): void {
+  observe(shard: string, timeMs: number, family?: string, key?: string, times = 1): void {
     this.#halve();
     const load = this.#shards.get(shard);
     if (load) {
-      load.calls++;
-      load.timeMs += timeMs;
-    } else this.#shards.set(shard, { calls: 1, timeMs });
-    if (table === undefined || key === undefined) return;
-    const name = table + SEPARATOR + key;
-    this.#byCalls.observe(name, 1);
-    this.#byTime.observe(name, timeMs);
+      load.calls += times;
+      load.timeMs += timeMs * times;
+    } else this.#shards.set(shard, { calls: times, timeMs: timeMs * times });
+    if (family === undefined || key === undefined) return;
+    const name = family + SEPARATOR + key;
+    this.#byCalls.observe(name, times);
+    this.#byTime.observe(name, timeMs * times);
   }
 
   /** For whoever puts that of several processes together. */

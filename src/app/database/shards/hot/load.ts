@@ -9,7 +9,7 @@ import type { HeavyKey } from './space-saving.ts';
 export interface LoadSnapshot {
   /** By the shard's id in the map. */
   shards: Record<string, { calls: number; timeMs: number }>;
-  /** The heaviest keys by calls, and by time: `schema.table`, a zero character, the key's value. */
+  /** The heaviest keys by calls, and by time: its family, a zero character, its value. */
   byCalls: HeavyKey[];
   byTime: HeavyKey[];
 }
@@ -27,8 +27,8 @@ export interface ShardLoad {
 }
 
 export interface KeyLoad {
-  /** `schema.table` of the statements that named it. */
-  table: string;
+  /** `integer`, `text`, `uuid`. Tables whose keys are of one family share their keys. */
+  family: string;
   key: string;
   /** Its part of all calls or of all time, whichever is more, 0 to 1; at most so much. */
   share: number;
@@ -50,7 +50,7 @@ const MOST_HOT_KEYS = 20;
 /** Of fewer calls no part says anything. */
 const FEWEST_CALLS = 100;
 
-/** Between a table's name and a key, in neither of which it can be. */
+/** Between a family and a key, in neither of which it can be. */
 export const SEPARATOR = '\0';
 
 export function summarise(snapshots: LoadSnapshot[]): Load {
@@ -94,9 +94,9 @@ function merge(lists: HeavyKey[][]): HeavyKey[] {
 function hotKeys(by: KeyLoad['by'], keys: HeavyKey[], total: number): KeyLoad[] {
   return keys
     .map(({ key, weight, overBy }) => {
-      const [table, value] = key.split(SEPARATOR) as [string, string];
+      const [family, value] = key.split(SEPARATOR) as [string, string];
       const share = part(weight, total);
-      return { table, key: value, share, shareAtLeast: part(weight - overBy, total), by };
+      return { family, key: value, share, shareAtLeast: part(weight - overBy, total), by };
     })
     .filter(({ share }) => share >= HOT_SHARE);
 }
@@ -106,8 +106,8 @@ function hottest(keys: KeyLoad[]): KeyLoad[] {
   const seen = new Set<string>();
   return keys
     .toSorted((a, b) => b.share - a.share)
-    .filter(({ table, key }) => {
-      const name = table + SEPARATOR + key;
+    .filter(({ family, key }) => {
+      const name = family + SEPARATOR + key;
       return seen.has(name) ? false : seen.add(name);
     })
     .slice(0, MOST_HOT_KEYS);

@@ -14,6 +14,7 @@ import { ShardRefused } from '../plan/refused.ts';
 import { quote } from '../plan/tree.ts';
 import { comparison, type ResolvedKey, sortRows } from './compare.ts';
 import { type Gathered, type RawRow, resultOf } from './gathered.ts';
+import { mergePlain } from './plain.ts';
 import type { TypeName, TypeNames } from './types.ts';
 
 /** More rows would have to be merged than the limit allows. */
@@ -180,6 +181,8 @@ export async function mergeGroups(
   context: MergeContext,
 ): Promise<pg.QueryResult<never> | undefined> {
   const { fields, rows, shard } = gathered;
+  const plain = mergePlain(gathered, merge, context.options);
+  if (plain) return plain;
   const names = await context.types.resolve(
     fields.map(({ dataTypeID }) => dataTypeID),
     shard,

@@ -11,6 +11,7 @@
  */
 import type { FuncCall, Node, SelectStmt } from 'libpg-query';
 import type { Parser } from '../../route/parser.ts';
+import { groupExpression } from './across.ts';
 import type { Analysis } from './analysis.ts';
 import { isAggregateCall } from './expressions.ts';
 import { Level } from './level.ts';
@@ -151,9 +152,29 @@ class GroupSplitter {
         final: written,
         prefix: this.#prefix,
         slots: this.#slots,
+        plain: this.#plain(final),
         exact: exact && { partial: exact.partial, merge: exact.merge },
       },
     };
+  }
+
+  /** `select count(*), max(x) from …`: one row of aggregates as they are. */
+  #plain(final: SelectStmt): QueryMerge['plain'] {
+    const { groupClause, havingClause, sortClause, distinctClause, limitCount, limitOffset } =
+      final;
+    if (groupClause || havingClause || sortClause || distinctClause) return undefined;
+    if (limitCount || limitOffset || this.#sends === 'rows') return undefined;
+    // Grouped all the same, for the values of DISTINCT.
+    if ([...this.#columns.values()].some(({ isGroup }) => isGroup)) return undefined;
+    const plain: { name: string; slot: number }[] = [];
+    for (const item of final.targetList ?? []) {
+      if (!('ResTarget' in item)) return undefined;
+      const { val, name = '' } = item.ResTarget;
+      const slot = val && 'ColumnRef' in val ? stringOf(val.ColumnRef.fields?.[0]) : undefined;
+      if (!slot?.startsWith(`${this.#prefix}s`)) return undefined;
+      plain.push({ name, slot: Number(slot.slice(this.#prefix.length + 1)) });
+    }
+    return plain;
   }
 
   #partial(): Written {
@@ -196,7 +217,7 @@ class GroupSplitter {
       for (const item of node.RowExpr.args ?? []) this.#readGroup(item);
       return;
     }
-    const expression = this.#level.groupExpression(node) ?? node;
+    const expression = groupExpression(this.#level, node) ?? node;
     this.#groups.set(keyOf(expression), expression);
   }
 
@@ -214,7 +235,7 @@ class GroupSplitter {
       const args = (node.RowExpr.args ?? []).map(item => this.#groupItem(item));
       return { RowExpr: { ...node.RowExpr, args } };
     }
-    return this.#groupSlot(this.#level.groupExpression(node) ?? node);
+    return this.#groupSlot(groupExpression(this.#level, node) ?? node);
   }
 
   #target(node: Node): Node {

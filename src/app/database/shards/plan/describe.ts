@@ -7,7 +7,7 @@ export function describePlan(plan: StatementPlan): string[] {
   return describeAction(plan.action);
 }
 
-function describeAction(action: Action): string[] {
+export function describeAction(action: Action): string[] {
   switch (action.kind) {
     case 'whole':
       return [where(action.target)];
@@ -34,6 +34,8 @@ function describeAction(action: Action): string[] {
         `select: ${action.query.text}`,
         `insert by column ${action.keyAt + 1}: ${action.insert.text}`,
       ];
+    case 'explained':
+      return ['plan in words', ...describeAction(action.of)];
     case 'staged':
       return [
         ...action.stages.map(({ text }, i) => `${action.prefix}${i}: ${text}`),

@@ -13,24 +13,16 @@ import type { Parser } from '../../route/parser.ts';
 import type { Analysis } from './analysis.ts';
 import { Equalities } from './equalities.ts';
 import { functionsOf, subLinksOf } from './expressions.ts';
+import { Computed, callsSequence, defaultOf } from './insert-values.ts';
 import { Level } from './level.ts';
 import { type PlacedColumn, type PlacedTable, qualified } from './placement.ts';
-import {
-  type Action,
-  COMPUTED_PARAMETER,
-  type ComputedValues,
-  type CopiedInsertAction,
-  type Pins,
-  PLAIN,
-} from './plan.ts';
+import { type Action, type Pins, PLAIN } from './plan.ts';
 import { keyChange, refuseSystemColumns, refuseVolatile, throwRefusals } from './refusals.ts';
 import { ShardRefused } from './refused.ts';
 import { type Ctes, withCtes } from './scope.ts';
 import { partsOf } from './select.ts';
-import { clone, column, isUntyped, quote, stringOf, target, write } from './tree.ts';
+import { clone, column, stringOf, target, write } from './tree.ts';
 import { type Pin, type ValueSource, valueSource } from './values.ts';
-
-const KEY_REMEDY = 'Give the shard key a value of its own in each row';
 
 export interface InsertContext {
   readonly analysis: Analysis;
@@ -103,43 +95,6 @@ export function planShardedInsert(
   return planMove(insert, select, keyAt, family, context);
 }
 
-/**
- * INSERT … SELECT gives constants and parameters the types of their columns, which they would not have in a query
- * of their own. The length of a type is left to the assignment: a cast would cut.
- */
-export function withTypes(insert: InsertStmt, table: PlacedTable, parser: Parser): InsertStmt {
-  const { selectStmt } = insert;
-  if (!selectStmt || !('SelectStmt' in selectStmt)) return insert;
-  const select = selectStmt.SelectStmt;
-  const names = columnNames(insert, table);
-  let isAfterStar = false;
-  const targetList = (select.targetList ?? []).map((node, i) => {
-    if (!('ResTarget' in node)) return node;
-    isAfterStar ||= hasStar(node.ResTarget.val);
-    const { val } = node.ResTarget;
-    const type = table.columns.find(({ name }) => name === names[i])?.type;
-    if (isAfterStar || !type || !val || !isUntyped(val)) return node;
-    return { ResTarget: { ...node.ResTarget, val: castTo(val, withoutLength(type), parser) } };
-  });
-  if (targetList.length === 0) return insert;
-  return { ...insert, selectStmt: { SelectStmt: { ...select, targetList } } };
-}
-
-const withoutLength = (type: string) => {
-  const bare = type.replace(/\([\d,]+\)/, '');
-  // Without a length it would be of one character.
-  return bare === 'character' ? 'bpchar' : bare;
-};
-
-function castTo(arg: Node, type: string, parser: Parser): Node {
-  const parsed = parser.parse(`select null::${type}`);
-  const [first] = parsed.kind === 'statements' ? parsed.statements : [];
-  const select = first?.stmt && 'SelectStmt' in first.stmt ? first.stmt.SelectStmt : undefined;
-  const [item] = select?.targetList ?? [];
-  const val = item && 'ResTarget' in item ? item.ResTarget.val : undefined;
-  return val && 'TypeCast' in val ? { TypeCast: { ...val.TypeCast, arg } } : arg;
-}
-
 /** It selects a value for the key, and all that it reads is on the shard of that value, or on each. */
 function wholeOnOne(
   select: SelectStmt,
@@ -163,7 +118,7 @@ function wholeOnOne(
   return pinned ? [pin] : undefined;
 }
 
-function hasStar(node: Node | undefined): boolean {
+export function hasStar(node: Node | undefined): boolean {
   if (!node || !('ColumnRef' in node)) return false;
   return (node.ColumnRef.fields ?? []).some(field => 'A_Star' in field);
 }
@@ -338,59 +293,6 @@ function settleValues(
   }
 }
 
-/** Values that the first shard computes, in one query. */
-class Computed {
-  readonly #parser: Parser;
-  readonly #expressions: Node[] = [];
-
-  constructor(parser: Parser) {
-    this.#parser = parser;
-  }
-
-  /** @returns what stands in the statement for it */
-  add(expression: Node, of: PlacedColumn): Node {
-    const cast = (arg: Node) => castTo(arg, withoutLength(of.type), this.#parser);
-    const number = COMPUTED_PARAMETER + this.#expressions.push(cast(expression)) - 1;
-    return cast({ ParamRef: { number } });
-  }
-
-  get values(): ComputedValues | undefined {
-    if (this.#expressions.length === 0) return undefined;
-    const select: SelectStmt = {
-      targetList: this.#expressions.map((val, i) => target(val, `v${i + 1}`)),
-      limitOption: 'LIMIT_OPTION_DEFAULT',
-      op: 'SETOP_NONE',
-    };
-    return {
-      query: write({ SelectStmt: select }, this.#parser),
-      parameters: this.#expressions.map((_one, i) => COMPUTED_PARAMETER + i),
-    };
-  }
-}
-
-function defaultOf(
-  column: PlacedColumn,
-  isKey: boolean,
-  table: PlacedTable,
-  parser: Parser,
-): Node | undefined {
-  if (column.default === undefined) {
-    if (!isKey) return undefined;
-    throw new ShardRefused(
-      `A row for ${qualified(table)} has no value for its shard key ${column.name}, which has no default`,
-      KEY_REMEDY,
-    );
-  }
-  if (!isKey && !callsSequence(column.default)) return undefined;
-  const parsed = parser.parse(`select ${column.default}`);
-  const [first] = parsed.kind === 'statements' ? parsed.statements : [];
-  const select = first?.stmt && 'SelectStmt' in first.stmt ? first.stmt.SelectStmt : undefined;
-  const [item] = select?.targetList ?? [];
-  return item && 'ResTarget' in item ? item.ResTarget.val : undefined;
-}
-
-const callsSequence = (expression: string) => /\bnextval\(/.test(expression);
-
 /** A constant integer may be assigned to a text key: it is the same text. */
 export function fits(source: ValueSource | undefined, family: Pin['family']): boolean {
   if (!source || source.kind === 'elements') return false;
@@ -450,50 +352,4 @@ function checkSubLinks(trees: unknown, { analysis }: InsertContext): void {
       );
     }
   }
-}
-
-/** An INSERT into a reference table. */
-export function planCopiedInsert(
-  insert: InsertStmt,
-  table: PlacedTable,
-  parser: Parser,
-): CopiedInsertAction {
-  const columns = table.columns.filter(({ isGenerated }) => !isGenerated);
-  const list = columns.map(({ name }) => quote(name)).join(', ');
-  const { action } = insert.onConflictClause ?? {};
-  let conflict = '';
-  if (action === 'ONCONFLICT_UPDATE') {
-    const { primaryKey } = table;
-    const changesKey = (insert.onConflictClause?.targetList ?? []).some(
-      item => 'ResTarget' in item && primaryKey.includes(item.ResTarget.name ?? ''),
-    );
-    if (primaryKey.length === 0 || changesKey) {
-      throw new ShardRefused(
-        `ON CONFLICT DO UPDATE on the reference table ${qualified(table)} needs a primary key that it does not change`,
-        'Use UPDATE and INSERT in a transaction',
-      );
-    }
-    const others = columns.filter(({ name }) => !primaryKey.includes(name));
-    const sets = others.map(({ name }) => `${quote(name)} = excluded.${quote(name)}`).join(', ');
-    conflict = ` on conflict (${primaryKey.map(quote).join(', ')}) do ${sets ? `update set ${sets}` : 'nothing'}`;
-  }
-  const own = insert.relation?.alias?.aliasname ?? insert.relation?.relname ?? table.name;
-  const returning = columns.map(({ name }, i) => target(column(own, name), `c${i + 1}`));
-  const first: InsertStmt = {
-    ...insert,
-    returningClause: {
-      ...insert.returningClause,
-      exprs: [...returning, ...(insert.returningClause?.exprs ?? [])],
-    },
-  };
-  const from = columns.map((_one, i) => `$${i + 1}::text[]`).join(', ');
-  const values = columns.map(({ type }, i) => `a${i + 1}::${type}`).join(', ');
-  const names = columns.map((_one, i) => `a${i + 1}`).join(', ');
-  return {
-    kind: 'copied insert',
-    first: write({ InsertStmt: clone(first) }, parser),
-    columns: columns.map(({ name, type }) => ({ name, type })),
-    copy: `insert into ${quote(table.schema)}.${quote(table.name)} (${list}) overriding system value select ${values} from unnest(${from}) as u(${names})${conflict}`,
-    returnsRows: insert.returningClause !== undefined,
-  };
 }

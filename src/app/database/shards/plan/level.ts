@@ -7,14 +7,16 @@
  * anywhere), and for each operation that looks at several rows. What has no proof is answered first and by
  * itself (a *stage*), or refused.
  */
-import type { Node, SelectStmt, WindowDef } from 'libpg-query';
+import type { Node, SelectStmt } from 'libpg-query';
+import { aggregatesAcross, distinctByKey, windowAcross } from './across.ts';
 import type { Analysis } from './analysis.ts';
 import { type Column, columnOf, Equalities, isEquals } from './equalities.ts';
-import { expressionsOf, hasAggregate, subLinksOf, windowsOf } from './expressions.ts';
+import { expressionsOf, subLinksOf, windowsOf } from './expressions.ts';
+import { connected, onOf, regionOf, sourceExpressions, sourceLevels } from './from.ts';
 import { outputName } from './output-name.ts';
 import { qualified } from './placement.ts';
 import { type Ctes, readFrom, Scope, type Source, withCtes } from './scope.ts';
-import { conjunctsOf, isUntyped, namesOf, stringOf, walk } from './tree.ts';
+import { conjunctsOf, isUntyped, stringOf, walk } from './tree.ts';
 import { recordWrite } from './with-writes.ts';
 
 export type Spread =
@@ -332,11 +334,15 @@ export class Level {
   /** Why its results on each shard are not parts of the whole; undefined when they are. */
   whyGlobal(): string | undefined {
     const { select } = this;
-    if (this.aggregatesAcross()) return 'aggregates over all shards';
-    if (this.windowAcross()) return 'has a window function over all shards';
-    if (select.distinctClause && !this.distinctByKey()) return 'is DISTINCT over all shards';
+    if (aggregatesAcross(this)) return 'aggregates over all shards';
+    if (windowAcross(this)) return 'has a window function over all shards';
+    if (select.distinctClause && !distinctByKey(this)) return 'is DISTINCT over all shards';
     if (select.limitCount || select.limitOffset) return 'has a LIMIT over all shards';
     return undefined;
+  }
+
+  isAggregate(name: string): boolean {
+    return this.#analysis.placement.isAggregate(name);
   }
 
   isKey(node: Node | undefined): boolean {
@@ -344,77 +350,6 @@ export class Level {
     const column = columnOf(node, this.scope.resolve);
     if (!column || from.kind !== 'sharded') return false;
     return from.keys.some(key => this.equalities.same(key, column));
-  }
-
-  /** Groups, or aggregates, that have rows on several shards. */
-  aggregatesAcross(): boolean {
-    const { groupClause, havingClause, targetList, sortClause } = this.select;
-    const aggregates =
-      havingClause !== undefined ||
-      hasAggregate([targetList, sortClause], name => this.#analysis.placement.isAggregate(name));
-    if (!groupClause) return aggregates;
-    return !groupClause.some(node => this.isKey(this.groupExpression(node)));
-  }
-
-  /** What an item of GROUP BY stands for: an expression, a position, or the name of an output. */
-  groupExpression(node: Node): Node | undefined {
-    if ('GroupingSet' in node) return undefined;
-    const targets = this.select.targetList ?? [];
-    if ('A_Const' in node && node.A_Const.ival) {
-      // A position counts columns, of which a star before it has more than one.
-      const before = targets.slice(0, node.A_Const.ival.ival ?? 0);
-      if (before.some(isStar)) return undefined;
-      const one = targets[(node.A_Const.ival.ival ?? 0) - 1];
-      return one && 'ResTarget' in one ? one.ResTarget.val : undefined;
-    }
-    const names = 'ColumnRef' in node ? namesOf(node.ColumnRef.fields) : undefined;
-    if (names?.length === 1) {
-      // Of a column and an output of that name, GROUP BY takes the column.
-      const has = this.scope.has(names[0]!);
-      if (has === false) {
-        const one = targets.find(
-          item =>
-            'ResTarget' in item &&
-            (item.ResTarget.name ?? outputName(item.ResTarget.val)) === names[0],
-        );
-        if (one && 'ResTarget' in one) return one.ResTarget.val;
-      }
-    }
-    return node;
-  }
-
-  /** A window function whose windows have rows of several shards. */
-  windowAcross(): boolean {
-    const { targetList, sortClause, windowClause } = this.select;
-    const named = new Map(
-      (windowClause ?? []).flatMap(node =>
-        'WindowDef' in node ? [[node.WindowDef.name ?? '', node.WindowDef] as const] : [],
-      ),
-    );
-    const byKey = (window: WindowDef | undefined, depth = 0): boolean =>
-      window !== undefined &&
-      depth < 10 &&
-      ((window.partitionClause ?? []).some(node => this.isKey(node)) ||
-        byKey(named.get(window.refname ?? ''), depth + 1) ||
-        (window.partitionClause === undefined && byKey(named.get(window.name ?? ''), depth + 1)));
-    return windowsOf([targetList, sortClause]).some(window => !byKey(window));
-  }
-
-  distinctByKey(): boolean {
-    const { distinctClause = [], targetList = [] } = this.select;
-    // DISTINCT alone is a list of one empty node.
-    const on = distinctClause.filter(node => Object.keys(node).length > 0);
-    if (on.length > 0) return on.some(node => this.isKey(this.groupExpression(node)));
-    if (targetList.some(isStar)) {
-      const { from } = this;
-      return (
-        from.kind === 'sharded' &&
-        (this.outputs ?? []).some(output =>
-          from.keys.some(key => this.equalities.same(key, output)),
-        )
-      );
-    }
-    return targetList.some(node => 'ResTarget' in node && this.isKey(node.ResTarget.val));
   }
 
   // ---- FROM
@@ -614,32 +549,6 @@ export class Level {
   }
 }
 
-/** Some column of each leads to the same shard. */
-export function connected(
-  a: readonly Column[],
-  b: readonly Column[],
-  equalities: Equalities,
-): boolean {
-  return a.some(one => b.some(other => equalities.same(one, other)));
-}
-
-/** What holds for every row that comes out of a part of FROM. */
-function regionOf(source: Source | undefined, resolve: Scope['resolve']): Equalities {
-  if (source?.kind === 'query') return source.level.known;
-  if (source?.kind !== 'join' || source.type === 'full') return Equalities.NONE;
-  const left = regionOf(source.left, resolve);
-  if (source.type === 'left') return left;
-  return left.with(regionOf(source.right, resolve)).with(onOf(source, resolve));
-}
-
-/** What ON and USING say. */
-function onOf(
-  { on, pairs }: Extract<Source, { kind: 'join' }>,
-  resolve: Scope['resolve'],
-): Equalities {
-  return Equalities.NONE.and(on.flatMap(conjunctsOf), resolve).andPairs(pairs);
-}
-
 /** Whether a condition on its output, taken in, would change which rows it counts, numbers or cuts off. */
 function isBarrier(select: SelectStmt): boolean {
   const { limitCount, limitOffset, distinctClause, targetList, sortClause } = select;
@@ -671,18 +580,4 @@ export function writesInWith(name: string): [what: string, remedy: string] {
     `WITH ${name} writes, and the statement goes to several shards`,
     'Name the same shard key in each part of it, or run the parts one after the other in a transaction',
   ];
-}
-
-/** Expressions in FROM: of ON, and of functions. */
-function sourceExpressions(source: Source | undefined): unknown[] {
-  if (source?.kind === 'rows') return [source.node];
-  if (source?.kind !== 'join') return [];
-  return [...source.on, ...sourceExpressions(source.left), ...sourceExpressions(source.right)];
-}
-
-/** The subqueries in FROM. */
-function sourceLevels(source: Source | undefined): Level[] {
-  if (source?.kind === 'query') return [source.level];
-  if (source?.kind !== 'join') return [];
-  return [...sourceLevels(source.left), ...sourceLevels(source.right)];
 }

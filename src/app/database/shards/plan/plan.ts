@@ -68,6 +68,8 @@ export interface QueryMerge {
   readonly final: Written;
   readonly prefix: string;
   readonly slots: readonly Slot[];
+  /** The result is one row of these slots by these names, and nothing else is asked. */
+  readonly plain: readonly { readonly name: string; readonly slot: number }[] | undefined;
   /** Used when the types show that partial results would not be exact. */
   readonly exact: { readonly partial: Written; readonly merge: QueryMerge } | undefined;
 }
@@ -88,7 +90,9 @@ export type Action =
   | InsertAction
   | CopiedInsertAction
   | MoveAction
-  | StagedAction;
+  | StagedAction
+  /** EXPLAIN of what goes to several shards: the plan of that, in words. Nothing is sent. */
+  | { readonly kind: 'explained'; readonly of: Action };
 
 /** To each shard of the target; counts are added up, rows put together. */
 export interface WriteAction {

@@ -7,6 +7,7 @@
  */
 import type { Node, SelectStmt, SortBy } from 'libpg-query';
 import type { Parser } from '../../route/parser.ts';
+import { aggregatesAcross, distinctByKey, windowAcross } from './across.ts';
 import { splitGroups } from './aggregate.ts';
 import type { Analysis } from './analysis.ts';
 import { isStar, type Level } from './level.ts';
@@ -33,7 +34,7 @@ export function planScatter(
 ): Action {
   const split = level.branches
     ? splitUnion(level, parser)
-    : level.aggregatesAcross()
+    : aggregatesAcross(level)
       ? splitGroups(level, analysis, parser, text)
       : splitRows(level, parser);
   return { kind: 'scatter', target: { kind: 'keys', parts: partsOf(level) }, ...split };
@@ -61,7 +62,7 @@ function splitRows(level: Level, parser: Parser): { partial: Written; merge: Mer
       'Name the shard key in the WHERE clause, or leave out the LIMIT',
     );
   }
-  if (level.windowAcross()) {
+  if (windowAcross(level)) {
     throw new ShardRefused(
       'A window function looks at rows of several shards',
       'Put the shard key into its PARTITION BY, or name the shard key in the WHERE clause',
@@ -74,7 +75,7 @@ function splitRows(level: Level, parser: Parser): { partial: Written; merge: Mer
   const on = (select.distinctClause ?? []).filter(node => Object.keys(node).length > 0);
   const place = (node: Node) => placeOf(node, targets, hidden, isDistinct && on.length === 0);
   const keys = (select.sortClause ?? []).map(node => sortKey(node, place));
-  const isMerged = isDistinct && !level.distinctByKey();
+  const isMerged = isDistinct && !distinctByKey(level);
   const columns = isMerged ? on.map(place) : [];
   partial.targetList = [
     ...targets,

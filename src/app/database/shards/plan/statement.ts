@@ -4,18 +4,14 @@
  * Holds true here: a plan that is given is proven right for the placement that it was drawn from; what is not
  * proven is refused, with what to do instead. What PostgreSQL would refuse it gets to refuse itself.
  */
-import type { InsertStmt, Node, RawStmt, SelectStmt } from 'libpg-query';
+import type { ExplainStmt, InsertStmt, Node, RawStmt, SelectStmt } from 'libpg-query';
 import type { StatementFacts } from '../../route/facts.ts';
 import type { Parser } from '../../route/parser.ts';
 import { Analysis } from './analysis.ts';
 import { Equalities } from './equalities.ts';
-import {
-  placeholderSelect,
-  planCopiedInsert,
-  planShardedInsert,
-  unusedPrefix,
-  withTypes,
-} from './insert.ts';
+import { placeholderSelect, planShardedInsert, unusedPrefix } from './insert.ts';
+import { planCopiedInsert } from './insert-copied.ts';
+import { withTypes } from './insert-values.ts';
 import { firstTable, isStar, Level, writesInWith } from './level.ts';
 import { outputName } from './output-name.ts';
 import { type Placement, qualified } from './placement.ts';
@@ -85,7 +81,7 @@ function planOne(input: PlanInput, analysis: Analysis): Action {
       staged(statement, text, analysis, parser)
     );
   }
-  if ('ExplainStmt' in statement) return planExplain(statement.ExplainStmt.query, input, analysis);
+  if ('ExplainStmt' in statement) return planExplain(statement.ExplainStmt, input, analysis);
   if ('CopyStmt' in statement) {
     const { relation, query, is_from: isFrom } = statement.CopyStmt;
     if (query) return planWithin(query, input, analysis, 'COPY of a query');
@@ -287,20 +283,31 @@ function planWithin(
   );
 }
 
-function planExplain(query: Node | undefined, input: PlanInput, analysis: Analysis): Action {
+function planExplain(explain: ExplainStmt, input: PlanInput, analysis: Analysis): Action {
+  const { query, options } = explain;
   if (!query) return FIRST;
   const inner = planOne({ ...input, statement: query }, analysis);
   if (inner.kind === 'whole') return inner;
-  if (inner.kind === 'write' && !inner.isCopied && inner.target.kind === 'keys') {
-    const [pins, ...others] = inner.target.parts;
-    const isOne =
-      others.length === 0 &&
-      pins?.some(({ sources }) => sources.length === 1 && sources[0]!.kind !== 'elements');
-    if (isOne) return inner;
+  if (inner.kind === 'write' && !inner.isCopied && isPinned(inner.target)) return inner;
+  const runs = (options ?? []).some(
+    node => 'DefElem' in node && node.DefElem.defname === 'analyze',
+  );
+  if (runs) {
+    throw new ShardRefused(
+      'EXPLAIN ANALYZE of a statement that goes to several shards',
+      'Leave out ANALYZE to see what is sent to each, or name the shard key in the statement',
+    );
   }
-  throw new ShardRefused(
-    'EXPLAIN of a statement that goes to several shards',
-    'Name the shard key in it to see the plan of one shard',
+  return { kind: 'explained', of: inner };
+}
+
+/** To one value of the key. */
+function isPinned(target: Target): boolean {
+  if (target.kind !== 'keys') return false;
+  const [pins, ...others] = target.parts;
+  return (
+    others.length === 0 &&
+    (pins ?? []).some(({ sources }) => sources.length === 1 && sources[0]!.kind !== 'elements')
   );
 }
 

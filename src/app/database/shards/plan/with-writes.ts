@@ -32,7 +32,7 @@ export function recordWrite(statement: Node, analysis: Analysis, ctes: Ctes): vo
   const mention = (values: readonly ValueSource[]) =>
     analysis.occurrences.push({ table, family: key.family!, values });
   if ('UpdateStmt' in statement || 'DeleteStmt' in statement) {
-    const level = new Level(analysis, asQuery(statement), undefined, ctes);
+    const level = new Level(analysis, asQuery(statement, table.schema), undefined, ctes);
     level.settle(Equalities.NONE, []);
     const sets = 'UpdateStmt' in statement ? (statement.UpdateStmt.targetList ?? []) : [];
     if (sets.some(item => 'ResTarget' in item && item.ResTarget.name === table.key)) mention([]);

@@ -41,7 +41,7 @@ export function planChange(change: Change, context: ChangeContext): Action | und
   const statement = 'UpdateStmt' in change ? change.UpdateStmt : change.DeleteStmt;
   const { relation = {} } = statement;
   const table = analysis.table(relation.schemaname, relation.relname ?? '');
-  const level = new Level(analysis, asQuery(change), undefined, new Map());
+  const level = new Level(analysis, asQuery(change, table.schema), undefined, new Map());
   const { kind } = level.settle(Equalities.NONE, []);
   if (table.kind === 'sharded') {
     refuseServerFunctions(facts, qualified(table));
@@ -54,6 +54,12 @@ export function planChange(change: Change, context: ChangeContext): Action | und
     refuseSystemColumns(change);
     if (analysis.stages.length > 0) return undefined;
     refuseVolatile(facts, 'goes to several shards');
+    if (level.from.kind !== 'sharded') {
+      throw new ShardRefused(
+        `It is not known which rows of ${qualified(table)} the statement writes`,
+        'Name the shard key in the WHERE clause',
+      );
+    }
     return { kind: 'write', target: { kind: 'keys', parts: partsOf(level) }, ...PLAIN };
   }
   throwRefusals(analysis);

@@ -3,8 +3,11 @@ import type { DeleteStmt, SelectStmt, UpdateStmt } from 'libpg-query';
 
 export type Change = { UpdateStmt: UpdateStmt } | { DeleteStmt: DeleteStmt };
 
-/** Its tables and conditions as a query. */
-export function asQuery(change: Change): SelectStmt {
+/**
+ * Its tables and conditions as a query.
+ * @param schema of the table that it writes, which no WITH query can hide
+ */
+export function asQuery(change: Change, schema: string): SelectStmt {
   const statement = 'UpdateStmt' in change ? change.UpdateStmt : change.DeleteStmt;
   const more =
     'UpdateStmt' in change ? change.UpdateStmt.fromClause : change.DeleteStmt.usingClause;
@@ -13,7 +16,12 @@ export function asQuery(change: Change): SelectStmt {
   return {
     ...(withClause ? { withClause } : {}),
     targetList: [...sets, ...(returningClause?.exprs ?? [])],
-    fromClause: [...(relation ? [{ RangeVar: relation }] : []), ...(more ?? [])],
+    fromClause: [
+      ...(relation
+        ? [{ RangeVar: { ...relation, ...(schema ? { schemaname: schema } : {}) } }]
+        : []),
+      ...(more ?? []),
+    ],
     ...(whereClause ? { whereClause } : {}),
     limitOption: 'LIMIT_OPTION_DEFAULT',
     op: 'SETOP_NONE',

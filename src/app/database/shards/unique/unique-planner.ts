@@ -12,6 +12,7 @@ import { LRUCache } from 'lru-cache';
 import type pg from 'pg';
 import { hasCode } from '../../../../errors.ts';
 import type { QueryConfig } from '../../statement.ts';
+import type { DirectPlan } from '../direct.ts';
 import type { LaneStatement, Lanes } from '../lanes.ts';
 import type { ShardPlanner } from '../planner.ts';
 import type { ShardedTransaction } from '../sharded-transaction.ts';
@@ -61,6 +62,10 @@ export class UniquePlanner implements ShardPlanner {
 
   onlyShard(text: string, values: readonly unknown[] | undefined): number | undefined {
     return this.#inner.onlyShard(text, values);
+  }
+
+  direct(text: string): DirectPlan | undefined {
+    return this.#concern(text) ? undefined : this.#inner.direct(text);
   }
 
   async #place(
