@@ -50,7 +50,7 @@ export function planShardedInsert(
   }
   checkConflict(insert, table);
   checkSequences([insert.onConflictClause, insert.returningClause], table);
-  checkSubLinks([insert.onConflictClause, insert.returningClause], context);
+  checkSubLinks([insert.onConflictClause, insert.returningClause], analysis);
   const ctes = withCtes(insert, new Map(), undefined);
   const select =
     insert.selectStmt && 'SelectStmt' in insert.selectStmt
@@ -341,11 +341,15 @@ function checkConflict({ onConflictClause }: InsertStmt, table: PlacedTable): vo
 }
 
 /** Subqueries where only reference tables can be read. */
-function checkSubLinks(trees: unknown, { analysis }: InsertContext): void {
+export function checkSubLinks(
+  trees: unknown,
+  analysis: Analysis,
+  allowed: readonly string[] = ['reference'],
+): void {
   for (const { subselect } of subLinksOf(trees)) {
     if (!subselect || !('SelectStmt' in subselect)) continue;
     const level = new Level(analysis, subselect.SelectStmt, undefined, new Map());
-    if (level.settle(Equalities.NONE, []).kind !== 'reference') {
+    if (!allowed.includes(level.settle(Equalities.NONE, []).kind)) {
       throw new ShardRefused(
         'A subquery in ON CONFLICT or RETURNING reads a table that is not a reference table',
         'Read it in a statement of its own',

@@ -9,7 +9,7 @@ import type { StatementFacts } from '../../route/facts.ts';
 import type { Parser } from '../../route/parser.ts';
 import { Analysis } from './analysis.ts';
 import { Equalities } from './equalities.ts';
-import { placeholderSelect, planShardedInsert, unusedPrefix } from './insert.ts';
+import { checkSubLinks, placeholderSelect, planShardedInsert, unusedPrefix } from './insert.ts';
 import { planCopiedInsert } from './insert-copied.ts';
 import { withTypes } from './insert-values.ts';
 import { firstTable, isStar, Level, writesInWith } from './level.ts';
@@ -345,6 +345,7 @@ function planInsert(given: InsertStmt, input: PlanInput, analysis: Analysis): Ac
     insert.selectStmt && 'SelectStmt' in insert.selectStmt
       ? insert.selectStmt.SelectStmt
       : undefined;
+  checkSubLinks([insert.onConflictClause, insert.returningClause], analysis, ['reference', 'home']);
   const ctes = withCtes(insert, new Map(), undefined);
   const level = select && new Level(analysis, select, undefined, ctes);
   const spread = level?.settle(Equalities.NONE, []) ?? { kind: 'reference' };
