@@ -21,6 +21,7 @@ import { Holding, type HoldLimits, isAway } from './holding.ts';
 import { openOwnConnection } from './own-connection.ts';
 import {
   breakConnections,
+  closeIdle,
   internalsOf,
   leaveConnections,
   resize,
@@ -72,8 +73,6 @@ type ConnectCallback = (
 const pulseQueue = internalsOf(pg.Pool.prototype)._pulseQueue;
 /** pg-pool's own default. */
 const DEFAULT_MAX = 10;
-/** Which tell of single connections, wherever those lead. */
-const FORWARDED = ['connect', 'acquire', 'remove', 'release', 'error'] as const;
 
 export class BanyanPool extends pg.Pool implements Pool, PrimaryPool {
   readonly #config: pg.PoolConfig;
@@ -276,10 +275,17 @@ export class BanyanPool extends pg.Pool implements Pool, PrimaryPool {
 
   /** @internal */
   poolTo(address: Member): pg.Pool {
-    const pool = new pg.Pool({ ...this.configFor(address), max: this.options.max });
-    for (const event of FORWARDED) {
-      pool.on(event as 'connect', (...args) => this.emit(event as 'connect', ...args));
-    }
+    const pool = new pg.Pool({
+      ...this.configFor(address),
+      max: this.options.max,
+      idleTimeoutMillis: 0,
+    });
+    closeIdle(pool, this.options.idleTimeoutMillis ?? 0);
+    pool.on('connect', client => this.emit('connect', client));
+    pool.on('acquire', client => this.emit('acquire', client));
+    pool.on('remove', client => this.emit('remove', client));
+    pool.on('release', (error, client) => this.emit('release', error, client));
+    pool.on('error', (error, client) => this.emit('error', error, client));
     return pool;
   }
 
