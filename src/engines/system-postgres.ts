@@ -4,7 +4,7 @@
  * schema.
  */
 import { execFileSync } from 'node:child_process';
-import { existsSync, readdirSync } from 'node:fs';
+import { existsSync, readdirSync, statSync } from 'node:fs';
 import path from 'node:path';
 import { BanyanError } from '../errors.ts';
 import { findProgram } from './find-program.ts';
@@ -52,28 +52,44 @@ export class SystemPostgresMissing extends BanyanError {
  * @throws SystemPostgresMissing
  */
 export function findSystemPostgres(debianFolder = DEBIAN_FOLDER): SystemPostgres {
-  const candidates = existsSync(debianFolder)
+  const debian = existsSync(debianFolder)
     ? readdirSync(debianFolder)
         .filter(name => /^\d+$/.test(name))
         .sort((a, b) => Number(b) - Number(a))
         .map(name => path.join(debianFolder, name, 'bin'))
     : [];
-  const config = findProgram('pg_config');
-  if (config) candidates.push(execFileSync(config, ['--bindir'], { encoding: 'utf8' }).trim());
-
   let found = 'none is installed';
-  for (const bin of candidates) {
+  for (const bin of foldersOf(debian)) {
     const missing = NEEDED.filter(program => !existsSync(path.join(bin, program)));
     if (missing.length > 0) {
       found = `${bin} lacks ${missing.join(', ')}`;
       continue;
     }
-    // `postgres (PostgreSQL) 15.14 (Debian 15.14-0+deb12u1)`
-    const text = execFileSync(path.join(bin, 'postgres'), ['--version'], { encoding: 'utf8' });
-    const version = /\) (\d+(?:\.\d+)?)/.exec(text)?.[1] ?? '0';
+    const version = versionOf(path.join(bin, 'postgres'));
     const major = Number.parseInt(version, 10);
     if (major >= OLDEST_MAJOR) return { bin, version, major };
     found = `the newest found is ${version}`;
   }
   throw new SystemPostgresMissing(found);
+}
+
+/** `pg_config` is asked only when Debian's folders do not do. */
+function* foldersOf(debian: string[]): Generator<string> {
+  yield* debian;
+  const config = findProgram('pg_config');
+  if (config) yield execFileSync(config, ['--bindir'], { encoding: 'utf8' }).trim();
+}
+
+/** By file and its time: the supervisor asks with each `banyan status`, and would stand still meanwhile. */
+const versions = new Map<string, { mtimeMs: number; version: string }>();
+
+function versionOf(program: string): string {
+  const { mtimeMs } = statSync(program);
+  const known = versions.get(program);
+  if (known?.mtimeMs === mtimeMs) return known.version;
+  // `postgres (PostgreSQL) 15.14 (Debian 15.14-0+deb12u1)`
+  const text = execFileSync(program, ['--version'], { encoding: 'utf8' });
+  const version = /\) (\d+(?:\.\d+)?)/.exec(text)?.[1] ?? '0';
+  versions.set(program, { mtimeMs, version });
+  return version;
 }
