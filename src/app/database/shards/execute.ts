@@ -7,6 +7,7 @@
  * - What writes to several shards, or needs several statements, is atomic (`Lanes.atomically`).
  */
 import type pg from 'pg';
+import { bindParameters, ownersOf, rowsWanted } from './bind.ts';
 import type { LaneStatement, Lanes } from './lanes.ts';
 import { AS_TEXT, type Gathered, type RawRow, resultOf } from './merge/gathered.ts';
 import {
@@ -25,7 +26,6 @@ import {
   type ComputedValues,
   type CopiedInsertAction,
   type InsertAction,
-  LIMIT_PARAMETER,
   type Limits,
   type MoveAction,
   type StagedAction,
@@ -35,7 +35,7 @@ import {
 } from './plan/plan.ts';
 import { ShardRefused } from './plan/refused.ts';
 import { quote, type Written } from './plan/tree.ts';
-import { shardsOf, textOf, type ValueSource } from './plan/values.ts';
+import { textOf, type ValueSource } from './plan/values.ts';
 
 export type Result = pg.QueryResult<never>;
 /** A text of several statements gives several. */
@@ -52,7 +52,8 @@ export interface ExecutionOptions {
 }
 
 const SQL_TYPE: Record<KeyFamily, string> = { integer: 'bigint', text: 'text', uuid: 'uuid' };
-const READ = { wantsWrite: false };
+/** For the execution itself: no part of what the statement does. */
+const ASIDE = { wantsWrite: false, isAside: true };
 const WRITE = { wantsWrite: true };
 const ALL_AS_TEXT = { rowMode: 'array', types: AS_TEXT } as const;
 
@@ -112,21 +113,8 @@ export class Execution {
         return [target.shard];
       case 'all':
         return all();
-      case 'keys': {
-        const found = new Set<number>();
-        for (const pins of target.parts) {
-          let part: Set<number> | undefined;
-          for (const pin of pins) {
-            const shards = shardsOf(pin, this.#values, this.#options.placement);
-            if (!shards) continue;
-            part = part ? new Set([...part].filter(shard => shards.has(shard))) : shards;
-          }
-          if (!part) return undefined;
-          for (const shard of part) found.add(shard);
-        }
-        // A key that is NULL is nowhere, and any shard says so.
-        return found.size > 0 ? [...found].sort((a, b) => a - b) : [0];
-      }
+      case 'keys':
+        return ownersOf(target.parts, this.#values, this.#options.placement);
     }
   }
 
@@ -150,7 +138,7 @@ export class Execution {
     const { rows } = await lanes.query(
       0,
       { text: `select ($1::${SQL_TYPE[family]})::text`, values: [value], rowMode: 'array' },
-      READ,
+      ASIDE,
     );
     const [read] = rows as unknown as [string][];
     const shard = this.#options.placement.shardOf(family, read?.[0] ?? '');
@@ -196,7 +184,7 @@ export class Execution {
       return merged;
     }
     const limits = await this.#readLimits(merge.limits);
-    const most = wanted(limits, maxMergedRows);
+    const most = rowsWanted(limits, maxMergedRows);
     const gathered = await this.#gather(shards, action.partial, most);
     const context = this.#context(action.partial, gathered);
     return from(gathered.shard, await mergeRows(gathered, merge, limits, context));
@@ -216,7 +204,7 @@ export class Execution {
     const { rows } = await this.#lanes.query(
       0,
       { text: 'select ($1::bigint)::text', values: [value], rowMode: 'array' },
-      READ,
+      ASIDE,
     );
     return BigInt((rows as unknown as [string][])[0]![0]);
   }
@@ -285,7 +273,7 @@ export class Execution {
     const { rows } = await this.#lanes.query(
       shard,
       { text, values: this.#bind(partial, 0n), rowMode: 'array' },
-      { wantsWrite: this.#plan.writes },
+      { wantsWrite: this.#plan.writes, isAside: true },
     );
     const [row = []] = rows as unknown as (string | null)[][];
     for (const [i, at] of places.entries()) cached.set(at, row[i] ?? '');
@@ -508,13 +496,7 @@ export class Execution {
 
   /** The values of a text's parameters. */
   #bind(written: Written, limit = 0n, computed: readonly (string | null)[] = []): unknown[] {
-    return written.parameters.map(number =>
-      number >= COMPUTED_PARAMETER
-        ? computed[number - COMPUTED_PARAMETER]
-        : number === LIMIT_PARAMETER
-          ? String(limit)
-          : this.#values[number - 1],
-    );
+    return bindParameters(written, this.#values, limit, computed);
   }
 }
 
@@ -546,14 +528,6 @@ function rowsSource(
 
 function one(results: Results): Result {
   return Array.isArray(results) ? results[0]! : results;
-}
-
-/** How many rows each shard is to send at most: one more than may be merged shows that there are more. */
-function wanted({ count, offset }: LimitValues, maxMergedRows: number): bigint {
-  const most = BigInt(maxMergedRows) + 1n;
-  if (count === undefined) return most;
-  const sum = count + (offset ?? 0n);
-  return sum < 0n ? 0n : sum < most ? sum : most;
 }
 
 /** Runs on each shard. The first error ends the others, and is thrown when all have ended. */

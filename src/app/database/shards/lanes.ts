@@ -20,6 +20,8 @@ export interface LaneOptions {
   readonly wantsWrite: boolean;
   /** When it fires, the answer is not needed any more: another shard has failed. */
   readonly signal?: AbortSignal;
+  /** It asks for what the execution has to know (types, collations), and is no part of what the statement does. */
+  readonly isAside?: boolean;
 }
 
 /** Where an execution sends its statements: pools' connections, or the clients of the open transaction. */
