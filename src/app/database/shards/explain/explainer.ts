@@ -141,7 +141,8 @@ export class Explainer {
   }
 
   #sentLine({ shards, text }: Sent): string {
-    const to = shards.length > 0 ? shardsText(shards, this.#options.names()) : 'where its rows belong';
+    const to =
+      shards.length > 0 ? shardsText(shards, this.#options.names()) : 'where its rows belong';
     return `send to ${to}: ${text}`;
   }
 

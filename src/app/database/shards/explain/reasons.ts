@@ -56,8 +56,10 @@ function decisionsOf(action: Action, input: ReasonInput): string[] {
     if (action.computed) return ['the first shard computes values, and a key may be one of them'];
     return keysText({ family: action.family, sources: action.keys }, input);
   }
-  if (action.kind === 'copied insert') return ['the first shard makes the rows, and all others copy them'];
-  if (action.kind === 'move') return ['rows are selected where they are, and inserted where their key belongs'];
+  if (action.kind === 'copied insert')
+    return ['the first shard makes the rows, and all others copy them'];
+  if (action.kind === 'move')
+    return ['rows are selected where they are, and inserted where their key belongs'];
   if (action.kind === 'staged') return ['a part of it has to be answered first, by itself'];
   const target = targetOf(action);
   switch (target?.kind) {
