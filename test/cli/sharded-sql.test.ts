@@ -1,10 +1,10 @@
 /** `banyan sql` on a database in two shards: as one database, and as the single shard that is named. */
 import { afterAll, beforeAll, expect, test, vi } from 'vitest';
-import { runProgram, type Site, siteOf } from '../support/deployment.ts';
+import { finish, runProgram, type Site, siteOf, spawnBanyan } from '../support/deployment.ts';
 import { until } from '../support/until.ts';
 
 // Two servers are started, and each command is a process of its own.
-vi.setConfig({ testTimeout: 120_000, hookTimeout: 240_000 });
+vi.setConfig({ testTimeout: 300_000, hookTimeout: 300_000 });
 
 const SCHEMA = `
   create table users (id bigint primary key, email text not null unique, age int);
@@ -95,7 +95,10 @@ test('what is asked is answered by the whole; --shard speaks to one', async () =
 
 test('an unknown shard, and a superuser of no shard, are told what there is', async () => {
   const unknown = await sql('--shard', '7', 'select 1');
-  expect(unknown).toMatchObject({ code: 1, stderr: expect.stringContaining('There is no shard 7') });
+  expect(unknown).toMatchObject({
+    code: 1,
+    stderr: expect.stringContaining('There is no shard 7'),
+  });
   expect(unknown.stderr).toContain('The shards are 1, 2');
   const superuser = await sql('--superuser', 'select 1');
   expect(superuser.stderr).toContain('banyan sql --superuser --shard 1');
@@ -137,7 +140,9 @@ test('EXPLAIN: the route and its reason, what each shard gets, its plan, the mer
   expect(all).toMatch(/\nmerge: /);
   expect(all).not.toContain('actual');
 
-  const one = await explained('explain select * from users u join articles a on a.author_id = u.id where u.id = 7');
+  const one = await explained(
+    'explain select * from users u join articles a on a.author_id = u.id where u.id = 7',
+  );
   expect(one).toMatch(/^route: shard [12]\n/);
   expect(one).toMatch(/shard key 7 → shard [12]\n/);
   expect(one).toMatch(/\(cost=/);
@@ -161,7 +166,9 @@ test('EXPLAIN of writes changes nothing; EXPLAIN ANALYZE runs them, once and on 
   expect(await rows(count)).toEqual([{ count: 40 }]);
 
   const run = await explained(`explain (analyze, costs off) ${insert}`);
-  expect(run).toMatch(/shard 1:\n {4}Insert on users \(actual.*shard 2:\n {4}Insert on users \(actual/s);
+  expect(run).toMatch(
+    /shard 1:\n {4}Insert on users \(actual.*shard 2:\n {4}Insert on users \(actual/s,
+  );
   expect(await rows(count)).toEqual([{ count: 45 }]);
   // The claims on unique values were made with it.
   const again = await sql(`insert into users values (106, 'c@x', 1)`);
@@ -169,9 +176,13 @@ test('EXPLAIN of writes changes nothing; EXPLAIN ANALYZE runs them, once and on 
 
   const update = await explained('explain analyze update users set age = age + 1 where age = 1');
   expect(update.match(/Update on users .*actual/g)).toHaveLength(2);
-  expect(await rows('select count(*)::int as count from users where age = 2')).toEqual([{ count: 5 }]);
+  expect(await rows('select count(*)::int as count from users where age = 2')).toEqual([
+    { count: 5 },
+  ]);
 
-  const { stdout } = await script(`begin; explain analyze delete from users where id > 100; rollback;`);
+  const { stdout } = await script(
+    `begin; explain analyze delete from users where id > 100; rollback;`,
+  );
   expect(stdout).toMatch(/Delete on users .*actual/);
   expect(await rows(count)).toEqual([{ count: 45 }]);
   await script('delete from users where id > 100');
@@ -189,7 +200,9 @@ test('EXPLAIN ANALYZE of a query shows what was sent, and the shard that put it 
 test('EXPLAIN of what is refused says why and what to do; other formats are those of one shard', async () => {
   const refused = await sql('explain select * from users u join articles a on a.title = u.email');
   expect(refused.code).toBe(1);
-  expect(refused.stderr).toMatch(/✖ .*users.*\n {2}where {2}the sharded database\n {2}to do {2}/);
+  expect(refused.stderr).toMatch(
+    /✖ u and a are not joined on their shard keys.*\n {2}where {2}the sharded database\n {2}to do {2}/,
+  );
   const json = await sql('explain (format json) select * from users');
   expect(json.stderr).toContain('no other format than TEXT');
   const [row] = await rows('explain (format json) select * from users where id = 1');
@@ -199,7 +212,9 @@ test('EXPLAIN of what is refused says why and what to do; other formats are thos
 test("an error has PostgreSQL's words, and points at what was typed", async () => {
   const scattered = await sql('select id,\n  nme from users order by 1');
   expect(scattered.code).toBe(1);
-  expect(scattered.stderr).toMatch(/column "nme" does not exist \(42703\)\n {2}line 2: {3}nme from users.*\n {13}\^/);
+  expect(scattered.stderr).toMatch(
+    /column "nme" does not exist \(42703\)\n {2}line 2: {3}nme from users.*\n {12}\^/,
+  );
   const explain = await sql('explain select nme from users');
   expect(explain.stderr).toMatch(/line 1: explain select nme from users\n {25}\^/);
   const syntax = await sql('selec 1');
@@ -229,7 +244,7 @@ test('the prompt: describe, a transaction that fails, what is one statement over
   expect(output).toContain('Connected to grove, 2 shards.');
   expect(output).toContain('articles_pkey');
   expect(output).toContain('grove=*> ');
-  expect(output).toMatch(/everyone.{1,40}40/s);
+  expect(output).toMatch(/everyone\r?\n─+\r?\n +40\r?\n/);
   expect(output).toContain('grove=!> ');
   expect(output).toContain('current transaction is aborted');
   const one = await runProgram('script', ['-qec', `${command} --shard 2`, '/dev/null'], {
@@ -240,7 +255,6 @@ test('the prompt: describe, a transaction that fails, what is one statement over
 });
 
 test('Ctrl-C cancels on all shards', async () => {
-  const { spawnBanyan, finish } = await import('../support/deployment.ts');
   const child = spawnBanyan(['sql', '--dir', site.folder, 'select id, pg_sleep(100) from users']);
   const ended = finish(child);
   const sleeping = () =>
@@ -249,7 +263,9 @@ test('Ctrl-C cancels on all shards', async () => {
       '--shard',
       '2',
     ).then(([row]) => row!.count);
-  await until(async () => ((await sleeping()) === 1 ? true : undefined), { what: 'it runs on shard 2' });
+  await until(async () => ((await sleeping()) === 1 ? true : undefined), {
+    what: 'it runs on shard 2',
+  });
   child.kill('SIGINT');
   expect(await ended).toMatchObject({ code: 1, stderr: expect.stringContaining('(57014)') });
   expect(await sleeping()).toBe(0);

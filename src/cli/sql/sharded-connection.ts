@@ -7,6 +7,7 @@
  * - The place of an error is that in the text that was typed, or none: the shards get texts written anew.
  */
 import { randomBytes } from 'node:crypto';
+import { setFlagsFromString } from 'node:v8';
 import pg from 'pg';
 import { atMember } from '../../app/database/banyan-pool.ts';
 import { isBroken } from '../../app/database/breakage.ts';
@@ -57,6 +58,9 @@ export class ShardedConnection implements SqlConnection {
   async connect(): Promise<void> {
     // Results go to standard output, where the application's log would be.
     log.level = 'silent';
+    // Nobody types so much that the parser of SQL, which is WebAssembly, had to be compiled for speed: that takes two
+    // seconds of a processor, and the process waits for it when it ends.
+    for (const flag of ['--no-wasm-tier-up', '--no-wasm-dynamic-tiering']) setFlagsFromString(flag);
     this.#pool = createPool({
       connectionString: this.#url,
       mapFile: this.#mapFile,

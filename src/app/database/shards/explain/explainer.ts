@@ -141,9 +141,8 @@ export class Explainer {
   }
 
   #sentLine({ shards, text }: Sent): string {
-    const to =
-      shards.length > 0 ? shardsText(shards, this.#options.names()) : 'where its rows belong';
-    return `send to ${to}: ${text}`;
+    if (shards.length === 0) return `then, as what came back says: ${text}`;
+    return `send to ${shardsText(shards, this.#options.names())}: ${text}`;
   }
 
   #route({ shards, steps }: Outline, why: readonly string[]): string[] {
