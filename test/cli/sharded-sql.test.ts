@@ -1,6 +1,8 @@
 /** `banyan sql` on a database in two shards: as one database, and as the single shard that is named. */
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
 import { afterAll, beforeAll, expect, test, vi } from 'vitest';
-import { finish, runProgram, type Site, siteOf, spawnBanyan } from '../support/deployment.ts';
+import { finish, REPOSITORY, type Site, siteOf, spawnBanyan } from '../support/deployment.ts';
 import { until } from '../support/until.ts';
 
 // Two servers are started, and each command is a process of its own.
@@ -224,6 +226,22 @@ test("an error has PostgreSQL's words, and points at what was typed", async () =
   expect(running.stderr).toContain('division by zero (22012)');
 });
 
+/** At a terminal, which `script` gives; the last line has to leave. */
+async function type(lines: string[], options = '') {
+  const command = `${process.execPath} bin/banyan.js sql --dir ${site.folder} ${options}`;
+  const child = spawn('script', ['-qec', command, '/dev/null'], {
+    cwd: REPOSITORY,
+    env: { ...process.env, NO_COLOR: '1' },
+  });
+  let output = '';
+  child.stdout.on('data', chunk => {
+    output += chunk;
+  });
+  child.stdin.write(`${lines.join('\n')}\n`);
+  const [code] = await once(child, 'close');
+  return { output, code };
+}
+
 test('the prompt: describe, a transaction that fails, what is one statement over lines', async () => {
   const typed = [
     '\\dt',
@@ -236,10 +254,7 @@ test('the prompt: describe, a transaction that fails, what is one statement over
     'rollback;',
     '\\q',
   ];
-  const command = `${process.execPath} bin/banyan.js sql --dir ${site.folder}`;
-  const { output, code } = await runProgram('script', ['-qec', command, '/dev/null'], {
-    input: `${typed.join('\n')}\n`,
-  });
+  const { output, code } = await type(typed);
   expect(code).toBe(0);
   expect(output).toContain('Connected to grove, 2 shards.');
   expect(output).toContain('articles_pkey');
@@ -247,9 +262,7 @@ test('the prompt: describe, a transaction that fails, what is one statement over
   expect(output).toMatch(/everyone\r?\n─+\r?\n +40\r?\n/);
   expect(output).toContain('grove=!> ');
   expect(output).toContain('current transaction is aborted');
-  const one = await runProgram('script', ['-qec', `${command} --shard 2`, '/dev/null'], {
-    input: '\\q\n',
-  });
+  const one = await type(['\\q'], '--shard 2');
   expect(one.output).toContain('Connected to shard 2 of grove.');
   expect(one.output).toContain('grove@2=> ');
 });
