@@ -40,7 +40,7 @@ const STATEMENTS = [
   '((select 1) union (select 2))',
   "insert into t values ('(analyze)')",
   'with a as (select 1) select * from a',
-  'update verbose set x = 1',
+  'update "verbose" set x = 1',
   'values (1)',
 ];
 
