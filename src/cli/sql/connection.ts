@@ -22,6 +22,12 @@ export interface SqlConnection {
   end(): Promise<void>;
 }
 
+/** What an error of one shard of several has besides. */
+export interface OnShard {
+  /** Its id. */
+  onShard?: string | undefined;
+}
+
 /** Of a cancellation: whoever presses Ctrl-C does not wait longer. */
 export const HELPER_TIMEOUT_MS = 5_000;
 

@@ -2,7 +2,7 @@
 
 import pg from 'pg';
 import { BanyanError } from '../../errors.ts';
-import type { SqlConnection } from './connection.ts';
+import type { OnShard, SqlConnection } from './connection.ts';
 import { type Column, renderExpanded, renderTable, widthOf } from './table.ts';
 
 const NUMBER_TYPES = new Set<number>([
@@ -17,7 +17,7 @@ const NUMBER_TYPES = new Set<number>([
 
 export class StatementFailed extends BanyanError {
   constructor(statement: string, cause: Error) {
-    const { message, detail, hint, position, code } = cause as pg.DatabaseError;
+    const { message, detail, hint, position, code, onShard } = cause as pg.DatabaseError & OnShard;
     super('STATEMENT_FAILED', {
       what: [
         code ? `${message} (${code})` : message,
@@ -26,6 +26,7 @@ export class StatementFailed extends BanyanError {
       ]
         .filter(Boolean)
         .join(''),
+      ...(onShard && !position ? { where: `shard ${onShard}` } : {}),
       ...(hint ? { remedy: hint } : {}),
       cause,
     });

@@ -16,7 +16,7 @@ import { LEADING } from '../../app/database/shards/session-words.ts';
 import { log } from '../../app/telemetry/log.ts';
 import { hasCode } from '../../errors.ts';
 import { readRuntimeMap } from '../../map/map-file.ts';
-import { HELPER_TIMEOUT_MS, type SqlConnection, showEvents } from './connection.ts';
+import { HELPER_TIMEOUT_MS, type OnShard, type SqlConnection, showEvents } from './connection.ts';
 
 /** One for the session, and some for what goes on beside it. */
 const CONNECTIONS = 3;
@@ -81,8 +81,11 @@ export class ShardedConnection implements SqlConnection {
       return await this.#client!.query(config);
     } catch (error) {
       if (isBroken(error)) this.#broken = error as Error;
-      if (error instanceof pg.DatabaseError && error.position) {
-        error.position = await this.#positionOf(config.text, error);
+      if (error instanceof pg.DatabaseError) {
+        const { shard } = error as { shard?: number };
+        const { shards } = readRuntimeMap(this.#mapFile).database;
+        (error as OnShard).onShard = shard === undefined ? undefined : shards[shard]?.id;
+        if (error.position) error.position = await this.#positionOf(config.text, error);
       }
       throw error;
     }
