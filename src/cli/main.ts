@@ -208,8 +208,14 @@ command('sql', 'A prompt for SQL on the database, or one statement; needs no psq
   ["banyan sql 'select count(*) from users'", 'one statement'],
   ['banyan sql < report.sql', 'statements from a file'],
   ["banyan sql --json 'table users'", 'rows as JSON'],
+  ["banyan sql 'explain select …'", 'which shards, why, what each is sent, and its plan'],
+  ["banyan sql --shard 2 'table users'", 'what is on one shard of several'],
 ])
   .argument('[statement]', 'SQL; without it a prompt, or standard input')
+  .option(
+    '--shard <id>',
+    'one shard alone. Default: the whole database, as the application sees it',
+  )
   .option('--superuser', 'as PostgreSQL’s superuser, for what the owner may not do')
   .action(async (statement, options) => (await import('./sql.ts')).sql(statement, options));
 

@@ -1,16 +1,20 @@
-/** `banyan sql`: a prompt, one statement, or a script from standard input. */
+/** `banyan sql`: a prompt, one statement, or a script from standard input; over shards, to all of them as one. */
 import pc from 'picocolors';
 import { BanyanError } from '../errors.ts';
 import { reachDatabase } from '../operate/connect.ts';
 import { DeploymentPaths } from '../operate/deployment.ts';
 import { loadTopology } from '../operate/load-topology.ts';
+import type { CompleteTopology } from '../topology/defaults.ts';
 import { type CommonOptions, printJson } from './output.ts';
+import { ServerConnection, type SqlConnection } from './sql/connection.ts';
 import { SqlPrompt } from './sql/prompt.ts';
 import { SqlSession } from './sql/session.ts';
 import { isBlank, splitScript } from './sql/split.ts';
 
 export interface SqlOptions extends CommonOptions {
   superuser?: boolean;
+  /** One shard of several, by its id. */
+  shard?: string;
 }
 
 export class NoSuperuser extends BanyanError {
@@ -23,21 +27,48 @@ export class NoSuperuser extends BanyanError {
   }
 }
 
-/** @throws NotRunning, NoSuperuser, StatementFailed */
+/** What a superuser leaves half done the application may not end, so it keeps to one server. */
+export class SuperuserNeedsShard extends BanyanError {
+  constructor(shards: number) {
+    super('SUPERUSER_NEEDS_SHARD', {
+      what: `The database is in ${shards} shards, and each has a superuser of its own`,
+      where: '--superuser',
+      remedy: 'Say which one: `banyan sql --superuser --shard 1`',
+    });
+  }
+}
+
+/** @throws NotRunning, NoSuperuser, NoSuchShard, SuperuserNeedsShard, StatementFailed */
 export async function sql(statement: string | undefined, options: SqlOptions): Promise<void> {
   const paths = new DeploymentPaths(options.dir);
   const { topology } = await loadTopology(paths.app);
-  const { url, superuserUrl } = await reachDatabase(paths, topology);
-  if (options.superuser && !superuserUrl) throw new NoSuperuser();
-  const session = new SqlSession((options.superuser && superuserUrl) || url);
-  await session.connect();
+  const session = new SqlSession(await connectionOf(paths, topology, options));
   try {
+    await session.connect();
     const script = statement ?? (process.stdin.isTTY ? undefined : await readAll(process.stdin));
     if (script === undefined) return await new SqlPrompt(session, paths.root).run();
     await runScript(session, script, options.json ?? false);
   } finally {
     await session.end();
   }
+}
+
+/** Over several shards to all of them, unless one is named. */
+async function connectionOf(
+  paths: DeploymentPaths,
+  topology: CompleteTopology,
+  { shard, superuser }: SqlOptions,
+): Promise<SqlConnection> {
+  const { url, superuserUrl, shards } = await reachDatabase(paths, topology, shard);
+  if (superuser && !superuserUrl) throw new NoSuperuser();
+  if (shards === 1) return new ServerConnection((superuser && superuserUrl) || url);
+  if (shard !== undefined) {
+    return new ServerConnection((superuser && superuserUrl) || url, shard);
+  }
+  if (superuser) throw new SuperuserNeedsShard(shards);
+  // With its parser of SQL it is only for those who need it.
+  const { ShardedConnection } = await import('./sql/sharded-connection.ts');
+  return new ShardedConnection(url, paths.map);
 }
 
 /** Statement by statement; the first that fails ends it, since the next may rest on it. */

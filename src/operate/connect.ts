@@ -1,5 +1,6 @@
 /** How a command reaches the database of a deployment that is up. */
 
+import { BanyanError } from '../errors.ts';
 import { lockHolder } from '../machines/lock.ts';
 import { readRuntimeMap } from '../map/map-file.ts';
 import type { CompleteTopology } from '../topology/defaults.ts';
@@ -14,24 +15,52 @@ export interface Reachable {
   url: string;
   /** Undefined for a database that Banyan does not run. */
   superuserUrl: string | undefined;
+  /** How many the database is in. */
+  shards: number;
 }
 
-/** @throws NotRunning */
+export class NoSuchShard extends BanyanError {
+  constructor(asked: string, ids: readonly string[]) {
+    super('NO_SUCH_SHARD', {
+      what: `There is no shard ${asked}`,
+      where: '--shard',
+      remedy:
+        ids.length > 1
+          ? `The shards are ${ids.join(', ')}`
+          : 'The database is in one piece: leave out --shard',
+    });
+  }
+}
+
+/**
+ * @param shard whose primary is wanted, by its id. Default: the first
+ * @throws NotRunning, NoSuchShard, NobodyTakesWrites
+ */
 export async function reachDatabase(
   paths: DeploymentPaths,
   topology: CompleteTopology,
+  shard?: string,
 ): Promise<Reachable> {
   const deployment = existingDeployment(paths);
   if (!deployment) throw new NotRunning(paths.app);
   const { url } = topology.database;
-  if (url) return { deployment, url, superuserUrl: undefined };
+  if (url) {
+    if (shard !== undefined) throw new NoSuchShard(shard, []);
+    return { deployment, url, superuserUrl: undefined, shards: 1 };
+  }
   if (!(await lockHolder(paths.lock))) throw new NotRunning(paths.app);
-  const primary = await findPrimary(
-    deployment,
-    readRuntimeMap(paths.map).database.shards[0]!.members,
-  );
+  const { shards } = readRuntimeMap(paths.map).database;
+  const wanted = shard === undefined ? shards[0] : shards.find(({ id }) => id === shard);
+  if (!wanted) {
+    throw new NoSuchShard(
+      shard!,
+      shards.map(({ id }) => id),
+    );
+  }
+  const primary = await findPrimary(deployment, wanted.members);
   return {
     deployment,
+    shards: shards.length,
     url: ownerUrl(deployment, primary),
     superuserUrl: superuserUrl(deployment, primary, deployment.database),
   };

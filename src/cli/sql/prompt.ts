@@ -45,7 +45,7 @@ export class SqlPrompt {
     terminal.on('close', () => {
       this.#closed = true;
     });
-    console.log(pc.dim(`Connected to ${this.#session.database}. \\? for help, \\q to leave.`));
+    console.log(pc.dim(`Connected to ${this.#session.greeting}. \\? for help, \\q to leave.`));
     this.#ask(terminal);
     for await (const line of terminal) {
       this.#running = true;
@@ -66,7 +66,7 @@ export class SqlPrompt {
     if (this.#closed) return;
     const state = { T: '*', E: '!' }[this.#session.transaction] ?? '';
     const mark = isBlank(this.#buffer) ? '=' : '-';
-    terminal.setPrompt(`${this.#session.database}${mark}${state}> `);
+    terminal.setPrompt(`${this.#session.label}${mark}${state}> `);
     terminal.prompt();
   }
 

@@ -1,8 +1,8 @@
-/** One connection on which statements are run and their results shown. */
+/** Statements that are run on a connection, and their results as they are shown. */
 
 import pg from 'pg';
-import pc from 'picocolors';
 import { BanyanError } from '../../errors.ts';
+import type { OnShard, SqlConnection } from './connection.ts';
 import { type Column, renderExpanded, renderTable, widthOf } from './table.ts';
 
 const NUMBER_TYPES = new Set<number>([
@@ -17,7 +17,7 @@ const NUMBER_TYPES = new Set<number>([
 
 export class StatementFailed extends BanyanError {
   constructor(statement: string, cause: Error) {
-    const { message, detail, hint, position, code } = cause as pg.DatabaseError;
+    const { message, detail, hint, position, code, onShard } = cause as pg.DatabaseError & OnShard;
     super('STATEMENT_FAILED', {
       what: [
         code ? `${message} (${code})` : message,
@@ -26,6 +26,7 @@ export class StatementFailed extends BanyanError {
       ]
         .filter(Boolean)
         .join(''),
+      ...(onShard && !position ? { where: `shard ${onShard}` } : {}),
       ...(hint ? { remedy: hint } : {}),
       cause,
     });
@@ -42,56 +43,48 @@ export interface Result {
 
 export class SqlSession {
   expanded = false;
-  readonly #url: string;
-  readonly #client: pg.Client;
-  #broken: Error | undefined;
+  readonly #connection: SqlConnection;
 
-  constructor(url: string) {
-    this.#url = url;
-    this.#client = new pg.Client({ connectionString: url, application_name: 'banyan sql' });
-    this.#client.on('error', error => {
-      this.#broken = error;
-    });
-    this.#client.on('notice', ({ severity, message }) => {
-      process.stderr.write(`${pc.yellow(severity ?? 'NOTICE')}: ${message}\n`);
-    });
-    this.#client.on('notification', ({ channel, payload }) => {
-      process.stderr.write(`${pc.cyan(`notification on ${channel}`)}: ${payload ?? ''}\n`);
-    });
+  constructor(connection: SqlConnection) {
+    this.#connection = connection;
   }
 
   connect(): Promise<unknown> {
-    return this.#client.connect();
+    return this.#connection.connect();
   }
 
   end(): Promise<void> {
-    return this.#client.end();
+    return this.#connection.end();
   }
 
-  /** The name of the database, for the prompt. */
-  get database(): string {
-    return this.#client.database ?? '';
+  /** For the prompt. */
+  get label(): string {
+    return this.#connection.label;
+  }
+
+  get greeting(): string {
+    return this.#connection.greeting;
   }
 
   /** `T` in a transaction, `E` in one that failed. */
   get transaction(): string {
-    return this.#client.getTransactionStatus() ?? 'I';
+    return this.#connection.transaction;
   }
 
   /** The connection was lost. */
   get broken(): Error | undefined {
-    return this.#broken;
+    return this.#connection.broken;
   }
 
-  /** @throws StatementFailed */
+  /** @throws StatementFailed; what is refused over shards */
   async run(statement: string, parameters: string[] = []): Promise<Result[]> {
     try {
-      const results = (await this.#client.query({
+      const results = (await this.#connection.query({
         text: statement,
         values: parameters,
         rowMode: 'array',
         types: { getTypeParser: () => (value: string | Buffer) => String(value) },
-      } as unknown as pg.QueryArrayConfig)) as unknown as
+      } as pg.QueryArrayConfig as never)) as unknown as
         | pg.QueryArrayResult<(string | null)[]>
         | pg.QueryArrayResult<(string | null)[]>[];
       return (Array.isArray(results) ? results : [results]).map(result => ({
@@ -103,41 +96,22 @@ export class SqlSession {
         rows: result.rows,
       }));
     } catch (error) {
-      await this.#untilIdle();
-      throw new StatementFailed(statement, error as Error);
+      throw failureOf(statement, error);
     }
   }
 
-  /** An error is told before the server says in which state the transaction is left. */
-  async #untilIdle(): Promise<void> {
-    const { readyForQuery } = this.#client as unknown as { readyForQuery: boolean };
-    if (readyForQuery || this.#broken) return;
-    await new Promise<void>(resolve => {
-      this.#client.once('drain', () => resolve());
-      this.#client.once('end', () => resolve());
-    });
-  }
-
-  /** Rows as objects, for `--json`. @throws StatementFailed */
+  /** Rows as objects, for `--json`. @throws as `run` */
   async rows(statement: string): Promise<unknown[]> {
     try {
-      const result = await this.#client.query(statement);
-      return result.rows;
+      const result = await this.#connection.query({ text: statement });
+      return (Array.isArray(result) ? result.at(-1)?.rows : result.rows) ?? [];
     } catch (error) {
-      throw new StatementFailed(statement, error as Error);
+      throw failureOf(statement, error);
     }
   }
 
-  /** Cancels the statement that runs, over a connection of its own, as PostgreSQL wants it. */
-  async cancel(): Promise<void> {
-    const helper = new pg.Client({ connectionString: this.#url, connectionTimeoutMillis: 5_000 });
-    try {
-      await helper.connect();
-      const { processID } = this.#client as unknown as { processID: number };
-      await helper.query('select pg_cancel_backend($1)', [processID]);
-    } finally {
-      await helper.end().catch(() => {});
-    }
+  cancel(): Promise<void> {
+    return this.#connection.cancel();
   }
 
   render({ command, columns, rows }: Result): string {
@@ -149,6 +123,11 @@ export class SqlSession {
     // A wide row that wraps can hardly be read; psql needs `\x auto` for this.
     return isTooWide && rows.length > 0 ? renderExpanded(columns, rows) : table;
   }
+}
+
+/** An error of ours says itself what it has to say. */
+function failureOf(statement: string, error: unknown): BanyanError {
+  return error instanceof BanyanError ? error : new StatementFailed(statement, error as Error);
 }
 
 /** The line with the mistake, and a mark below it. @param position counted from 1 */

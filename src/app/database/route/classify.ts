@@ -175,7 +175,8 @@ function readExplain({ query, options }: ExplainStmt, context: StatementContext)
   else context.facts.include(context.run(query), ({ kind }) => MATTERS_UNRUN.has(kind));
 }
 
-function isAnalyze(options: Node[] | undefined): boolean {
+/** Of EXPLAIN: whether the statement is run. */
+export function isAnalyze(options: Node[] | undefined): boolean {
   return (options ?? []).some(node => {
     if (!('DefElem' in node) || node.DefElem.defname !== 'analyze') return false;
     const { arg } = node.DefElem;

@@ -1,4 +1,5 @@
 /** Queries over several shards: sent in parts, put together. */
+import { rowsWanted } from './bind.ts';
 import type { Gathered, RawRow } from './merge/gathered.ts';
 import {
   type LimitValues,
@@ -7,12 +8,12 @@ import {
   mergeRows,
   TooManyRows,
 } from './merge/merge.ts';
-import { inParallel, wanted } from './parallel.ts';
+import { inParallel } from './parallel.ts';
 import type { Action, Limits } from './plan/plan.ts';
 import { ShardRefused } from './plan/refused.ts';
 import type { Written } from './plan/tree.ts';
 import { textOf, type ValueSource } from './plan/values.ts';
-import { ALL_AS_TEXT, from, READ, type Results, type Run } from './run.ts';
+import { ALL_AS_TEXT, ASIDE, from, type Results, type Run } from './run.ts';
 
 export async function scatter(
   run: Run,
@@ -28,7 +29,7 @@ export async function scatter(
     return merged;
   }
   const limits = await readLimits(run, merge.limits);
-  const most = wanted(limits, maxMergedRows);
+  const most = rowsWanted(limits, maxMergedRows);
   const gathered = await gather(run, shards, action.partial, most);
   const around = context(run, action.partial, gathered);
   return from(gathered.shard, await mergeRows(gathered, merge, limits, around));
@@ -48,7 +49,7 @@ async function readLimit(run: Run, source: ValueSource | undefined): Promise<big
   const { rows } = await run.lanes.query(
     0,
     { text: 'select ($1::bigint)::text', values: [value], rowMode: 'array' },
-    READ,
+    ASIDE,
   );
   return BigInt((rows as unknown as [string][])[0]![0]);
 }
@@ -120,7 +121,7 @@ async function collations(
   const { rows } = await run.lanes.query(
     shard,
     { text, values: run.bind(partial, 0n), rowMode: 'array' },
-    { wantsWrite: run.plan.writes },
+    { wantsWrite: run.plan.writes, isAside: true },
   );
   const [row = []] = rows as unknown as (string | null)[][];
   for (const [i, at] of places.entries()) cached.set(at, row[i] ?? '');

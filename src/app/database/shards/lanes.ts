@@ -29,6 +29,8 @@ export interface LaneOptions {
   readonly signal?: AbortSignal;
   /** Undefined for a statement about several, or about none. */
   readonly key?: LaneKey | undefined;
+  /** It asks for what the execution has to know (types, collations), and is no part of what the statement does. */
+  readonly isAside?: boolean;
 }
 
 /** Where an execution sends its statements: pools' connections, or the clients of the open transaction. */

@@ -1,6 +1,5 @@
 /** Shards side by side, and their results as one. */
 import type pg from 'pg';
-import type { LimitValues } from './merge/merge.ts';
 import { quote } from './plan/tree.ts';
 import type { Result, Results } from './run.ts';
 
@@ -21,14 +20,6 @@ export function rowsSource(
 
 export function one(results: Results): Result {
   return Array.isArray(results) ? results[0]! : results;
-}
-
-/** How many rows each shard is to send at most: one more than may be merged shows that there are more. */
-export function wanted({ count, offset }: LimitValues, maxMergedRows: number): bigint {
-  const most = BigInt(maxMergedRows) + 1n;
-  if (count === undefined) return most;
-  const sum = count + (offset ?? 0n);
-  return sum < 0n ? 0n : sum < most ? sum : most;
 }
 
 /** Runs on each shard. The first error ends the others, and is thrown when all have ended. */

@@ -4,6 +4,8 @@
 import type pg from 'pg';
 import type { QueryConfig } from '../statement.ts';
 import { type DirectPlan, directPlan } from './direct.ts';
+import { isExplain, readExplain } from './explain/explain-text.ts';
+import { Explainer, type Place } from './explain/explainer.ts';
 import type { Lanes } from './lanes.ts';
 import type { Target } from './plan/plan.ts';
 import { shardsOf } from './plan/values.ts';
@@ -14,9 +16,14 @@ import type { StatementReader } from './statement-reader.ts';
 export interface ShardPlanner {
   /**
    * Runs the statements of one text, which do nothing to session or transaction, on the shards where they belong.
+   * @param place of an EXPLAIN whose shard is known already
    * @throws a refusal, when nothing was sent; what PostgreSQL says
    */
-  execute(config: QueryConfig, lanes: Lanes): Promise<pg.QueryResult | pg.QueryResult[]>;
+  execute(
+    config: QueryConfig,
+    lanes: Lanes,
+    place?: Place,
+  ): Promise<pg.QueryResult | pg.QueryResult[]>;
   /**
    * The one shard where all of a statement belongs; undefined when it is several.
    * @throws a refusal
@@ -31,14 +38,25 @@ export class CatalogPlanner implements ShardPlanner {
   readonly #reader: StatementReader;
   readonly #catalog: ShardCatalog;
   #router: ShardRouter | undefined;
+  #explainer: Explainer | undefined;
 
   constructor(reader: StatementReader, catalog: ShardCatalog) {
     this.#reader = reader;
     this.#catalog = catalog;
   }
 
-  execute(config: QueryConfig, lanes: Lanes): Promise<pg.QueryResult | pg.QueryResult[]> {
-    return this.#ready.execute(config, lanes);
+  execute(
+    config: QueryConfig,
+    lanes: Lanes,
+    place?: Place,
+  ): Promise<pg.QueryResult | pg.QueryResult[]> {
+    const router = this.#ready;
+    const text = typeof config === 'string' ? config : config.text;
+    if (isExplain(text) && this.#catalog.placement.shards > 1) {
+      const explain = readExplain(text, given => this.#reader.parse(given));
+      if (explain) return this.#explainer!.explain(explain, config, lanes, place);
+    }
+    return router.execute(config, lanes);
   }
 
   onlyShard(text: string, values: readonly unknown[] | undefined): number | undefined {
@@ -52,11 +70,19 @@ export class CatalogPlanner implements ShardPlanner {
 
   /** Made when parser and catalog are there. */
   get #ready(): ShardRouter {
-    this.#router ??= new ShardRouter({
+    if (this.#router) return this.#router;
+    const placement = () => this.#catalog.placement;
+    this.#router = new ShardRouter({
       parser: this.#reader.parser,
       catalog: () => this.#reader.catalog,
-      placement: () => this.#catalog.placement,
+      placement,
       refresh: () => this.#catalog.refresh(),
+    });
+    this.#explainer = new Explainer({
+      router: this.#router,
+      reader: this.#reader,
+      placement,
+      names: () => this.#catalog.shardIds,
     });
     return this.#router;
   }

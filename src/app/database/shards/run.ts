@@ -1,18 +1,14 @@
 /** One execution of a plan: its statement, its lanes, and where its values lead. */
 import type pg from 'pg';
+import { bindParameters, ownersOf } from './bind.ts';
 import type { LaneKey, LaneStatement, Lanes } from './lanes.ts';
 import { AS_TEXT } from './merge/gathered.ts';
 import type { TypeNames } from './merge/types.ts';
 import type { KeyFamily, Placement } from './plan/placement.ts';
-import {
-  COMPUTED_PARAMETER,
-  LIMIT_PARAMETER,
-  type StatementPlan,
-  type Target,
-} from './plan/plan.ts';
+import type { StatementPlan, Target } from './plan/plan.ts';
 import { ShardRefused } from './plan/refused.ts';
 import type { Written } from './plan/tree.ts';
-import { shardsOf, textOf, type ValueSource } from './plan/values.ts';
+import { textOf, type ValueSource } from './plan/values.ts';
 
 export type Result = pg.QueryResult<never>;
 /** A text of several statements gives several. */
@@ -29,7 +25,8 @@ export interface ExecutionOptions {
 }
 
 const SQL_TYPE: Record<KeyFamily, string> = { integer: 'bigint', text: 'text', uuid: 'uuid' };
-export const READ = { wantsWrite: false };
+/** For the execution itself: no part of what the statement does. */
+export const ASIDE = { wantsWrite: false, isAside: true };
 export const WRITE = { wantsWrite: true };
 export const ALL_AS_TEXT = { rowMode: 'array', types: AS_TEXT } as const;
 
@@ -63,22 +60,8 @@ export class Run {
         return [target.shard];
       case 'all':
         return all();
-      case 'keys': {
-        if (target.parts.length === 0) return undefined;
-        const found = new Set<number>();
-        for (const pins of target.parts) {
-          let part: Set<number> | undefined;
-          for (const pin of pins) {
-            const shards = shardsOf(pin, this.values, this.options.placement);
-            if (!shards) continue;
-            part = part ? new Set([...part].filter(shard => shards.has(shard))) : shards;
-          }
-          if (!part) return undefined;
-          for (const shard of part) found.add(shard);
-        }
-        // A key that is NULL is nowhere, and any shard says so.
-        return found.size > 0 ? [...found].sort((a, b) => a - b) : [0];
-      }
+      case 'keys':
+        return ownersOf(target.parts, this.values, this.options.placement);
     }
   }
 
@@ -102,7 +85,7 @@ export class Run {
     const { rows } = await lanes.query(
       0,
       { text: `select ($1::${SQL_TYPE[family]})::text`, values: [value], rowMode: 'array' },
-      READ,
+      ASIDE,
     );
     const [read] = rows as unknown as [string][];
     const shard = this.options.placement.shardOf(family, read?.[0] ?? '');
@@ -140,13 +123,7 @@ export class Run {
 
   /** The values of a text's parameters. */
   bind(written: Written, limit = 0n, computed: readonly (string | null)[] = []): unknown[] {
-    return written.parameters.map(number =>
-      number >= COMPUTED_PARAMETER
-        ? computed[number - COMPUTED_PARAMETER]
-        : number === LIMIT_PARAMETER
-          ? String(limit)
-          : this.values[number - 1],
-    );
+    return bindParameters(written, this.values, limit, computed);
   }
 }
 

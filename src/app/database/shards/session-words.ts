@@ -24,7 +24,7 @@ export type SessionWord =
 const NONE: SessionWord = { kind: 'none' };
 
 /** What may stand before a statement: space, and comments (those of C nest, which no driver writes). */
-const LEADING = /^(?:\s+|--[^\n]*(?:\n|$)|\/\*[\s\S]*?\*\/)*/;
+export const LEADING = /^(?:\s+|--[^\n]*(?:\n|$)|\/\*[\s\S]*?\*\/)*/;
 
 const USE_PG =
   'Nothing was sent. Leave it to the driver: pool.query({ name, text, values }) prepares the statement on each connection that it comes to';

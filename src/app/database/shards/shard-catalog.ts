@@ -51,6 +51,11 @@ export class ShardCatalog {
     return this.#current!.placement;
   }
 
+  /** In the map's order. */
+  get shardIds(): string[] {
+    return this.#map.database.shards.map(({ id }) => id);
+  }
+
   /** Undefined when no column is unique across shards. */
   get unique(): UniqueKeeper | undefined {
     return this.#current?.unique;

@@ -83,22 +83,29 @@ export class ShardRouter {
     return entry.plan;
   }
 
+  /** The same, when all tables that it names are known, as far as they are there. */
+  async settledPlan(text: string): Promise<StatementPlan> {
+    const plan = this.plan(text);
+    if (plan.unknownTables.length === 0 || !this.#options.refresh) return plan;
+    await this.#options.refresh();
+    return this.plan(text);
+  }
+
+  get maxMergedRows(): number {
+    return this.#options.maxMergedRows ?? MAX_MERGED_ROWS;
+  }
+
   /** Runs a statement, or a text of several. */
   async execute(config: QueryConfig, lanes: Lanes, types?: pg.CustomTypesConfig): Promise<Results> {
     return this.#run(statementOf(config, types), lanes);
   }
 
   async #run(statement: LaneStatement, lanes: Lanes): Promise<Results> {
-    const { text } = statement;
-    let plan = this.plan(text);
-    if (plan.unknownTables.length > 0 && this.#options.refresh) {
-      await this.#options.refresh();
-      plan = this.plan(text);
-    }
+    const plan = await this.settledPlan(statement.text);
     const run = new Run(plan, statement, lanes, {
       placement: this.#options.placement(),
       types: this.#types,
-      maxMergedRows: this.#options.maxMergedRows ?? MAX_MERGED_ROWS,
+      maxMergedRows: this.maxMergedRows,
       anyShard: () => {
         this.#turn = (this.#turn + 1) % lanes.count;
         return this.#turn;

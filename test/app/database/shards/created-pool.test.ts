@@ -154,6 +154,66 @@ test('the schema is changed on all shards, and known from then on', async () => 
   ).toEqual([{ nick: 'n1' }, { nick: 'n2' }]);
 });
 
+test('EXPLAIN with parameters: by their values; ANALYZE does what the statement does, once', async () => {
+  await add(12);
+  const explain = async (
+    text: string,
+    values: unknown[] = [],
+    on: pg.Pool | pg.PoolClient = pool,
+  ) => (await on.query(text, values)).rows.map(row => row['QUERY PLAN']).join('\n');
+  expect(await explain('explain select * from users where id = $1', [7])).toMatch(
+    /^route: shard s\d\n {2}users is sharded by id\n {2}shard key 7 \(\$1\) → shard s\d\n.*cost=/,
+  );
+  const any = await explain('explain select * from users where id = any ($1) limit $2', [
+    [1, 2, 3, 4],
+    2,
+  ]);
+  expect(any).toMatch(/shard key 1, 2, 3, 4 \(\$1\)/);
+  expect(any).toMatch(/\nmerge: limit \$2$/);
+  expect(
+    await explain('explain select id from users where email = $1', ['user3@example.org']),
+  ).toMatch(/^route: shard s\d\n {2}users.email is unique across shards/);
+  const balances = 'select sum(balance)::int as sum from users';
+  await explain('explain update users set balance = balance + $1', [5]);
+  expect((await pool.query(balances)).rows).toEqual([{ sum: 0 }]);
+  const run = await explain('explain analyze update users set balance = balance + $1', [5]);
+  expect(run.match(/shard s\d:\n +Update on users .*actual/g)).toHaveLength(SHARDS);
+  expect((await pool.query(balances)).rows).toEqual([{ sum: 60 }]);
+  await explain(
+    'explain (analyze) insert into posts select id, id + $1, name from users where balance = $2',
+    [100, 5],
+  );
+  expect(
+    (await pool.query('select count(*)::int as count from posts where id > 100')).rows,
+  ).toEqual([{ count: 12 }]);
+
+  const client = await pool.connect();
+  try {
+    await client.query('begin');
+    await explain('explain analyze delete from posts', [], client);
+    expect((await client.query('select count(*)::int as count from posts')).rows).toEqual([
+      { count: 0 },
+    ]);
+    await client.query('rollback');
+  } finally {
+    client.release();
+  }
+  expect((await pool.query('select count(*)::int as count from posts')).rows).toEqual([
+    { count: 12 },
+  ]);
+  expect((await shards.prepared()).flat()).toEqual([]);
+
+  await expect(explain('explain (format json) select * from users')).rejects.toMatchObject({
+    code: 'SHARD_REFUSED',
+  });
+  await expect(
+    explain('explain select * from users where nick_name = $1', ['x']),
+  ).rejects.toMatchObject({
+    code: '42703',
+  });
+  await expect(explain('explain select * from users where id = $2', [1])).rejects.toThrow();
+});
+
 test('money that moves between any accounts stays', { timeout: 120_000 }, async () => {
   await add(8);
   const transfer = fc.record({

@@ -51,7 +51,7 @@ export class TypeNames {
           values: [missing],
           rowMode: 'array',
         },
-        { wantsWrite: false },
+        { wantsWrite: false, isAside: true },
       );
       for (const row of rows as unknown as [string, string, boolean, boolean][]) {
         const [oid, name, isCollatable, isPseudo] = row;

@@ -75,7 +75,8 @@ function sourceText(source: ValueSource): string {
   return source.kind === 'elements' ? `any $${source.number}` : `$${source.number}`;
 }
 
-function describeMerge(merge: Merge): string[] {
+/** @returns the merge, and with what it is filled in */
+export function describeMerge(merge: Merge): string[] {
   if (merge.kind === 'query') {
     const slots = merge.slots.map(
       ({ kind, name, columns }, i) =>

@@ -31,6 +31,8 @@ interface Concern {
   /** A row whose value is taken is not inserted, which is no error. */
   readonly skips: boolean;
   readonly wantsWrite: boolean;
+  /** It is an EXPLAIN of the statement. */
+  readonly isExplained: boolean;
 }
 
 export class UniquePlanner implements ShardPlanner {
@@ -71,7 +73,7 @@ export class UniquePlanner implements ShardPlanner {
   async #place(
     config: QueryConfig,
     lanes: Lanes,
-    { keeper, equality, wantsWrite }: Concern,
+    { keeper, equality, isExplained, wantsWrite }: Concern,
   ): Promise<pg.QueryResult | pg.QueryResult[]> {
     const statement = (typeof config === 'string' ? { text: config } : config) as LaneStatement;
     const value = equality && valueIn(equality, statement.values);
@@ -81,6 +83,11 @@ export class UniquePlanner implements ShardPlanner {
     }
     const shard = await keeper.find(lanes, equality.column, value);
     if (shard === undefined) return this.#inner.execute(config, lanes);
+    if (isExplained) {
+      const { table, column } = equality.column;
+      const why = `${table}.${column} is unique across shards: its lookup table says where the row is`;
+      return this.#inner.execute(config, lanes, { shard, why });
+    }
     return lanes.query(shard, statement, { wantsWrite });
   }
 
@@ -125,12 +132,14 @@ export class UniquePlanner implements ShardPlanner {
     const isAbout = facts.tables.some(({ name }) => columns.some(({ table }) => table === name));
     if (!isAbout) return undefined;
     const writes = keeper.concerns(facts);
-    const [only, ...others] = this.#reader.parse(text) ?? [];
+    const [first, ...others] = this.#reader.parse(text) ?? [];
+    const isExplained = first !== undefined && 'ExplainStmt' in first;
+    const only = isExplained ? first.ExplainStmt.query : first;
     const isOne = only !== undefined && others.length === 0;
     const skips = isOne && conflictOf(only, columns) === 'skip';
     const equality = isOne ? equalityOf(only, columns) : undefined;
     if (!writes && !equality) return undefined;
-    return { keeper, equality, writes, skips, wantsWrite: facts.access !== 'read' };
+    return { keeper, equality, writes, skips, isExplained, wantsWrite: facts.access !== 'read' };
   }
 }
 
