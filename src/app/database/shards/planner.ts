@@ -65,7 +65,7 @@ export class CatalogPlanner implements ShardPlanner {
   }
 
   direct(text: string): DirectPlan | undefined {
-    return directPlan(this.#ready.plan(text));
+    return isExplain(text) ? undefined : directPlan(this.#ready.plan(text));
   }
 
   /** Made when parser and catalog are there. */
