@@ -5,10 +5,14 @@
  * (`pgsql-deparser`) does not get right is refused, never sent: tried with 18.3.8, it drops WITH TIES and
  * does not know the SQL/JSON functions.
  */
+import { createRequire } from 'node:module';
 import type { Node } from 'libpg-query';
-import { deparseSync } from 'pgsql-deparser';
 import type { Parser } from '../../route/parser.ts';
 import { ShardRefused } from './refused.ts';
+
+/** Loaded when the first text is written: it is large, and most processes never do. */
+const require = createRequire(import.meta.url);
+let writer: typeof import('pgsql-deparser') | undefined;
 
 /** Positions in a text, which say nothing of its meaning. */
 const POSITION = /^(location|stmt_location|stmt_len|name_location|(rexpr_)?list_(start|end))$/;
@@ -104,7 +108,8 @@ export function write(statement: Node, parser: Parser): Written {
   );
   let text: string | undefined;
   try {
-    text = deparseSync(renumbered, { pretty: false });
+    writer ??= require('pgsql-deparser') as typeof import('pgsql-deparser');
+    text = writer.deparseSync(renumbered, { pretty: false });
   } catch {
     // Not known to the writer.
   }
