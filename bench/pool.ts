@@ -14,6 +14,7 @@ import { createPool } from '../src/app/database/pool.ts';
 import { publishRuntimeMap } from '../src/map/map-file.ts';
 import { temporaryFolder } from '../test/support/deployment.ts';
 import { TestPostgres } from '../test/support/postgres.ts';
+import { middle, perSecond } from './support/measure.ts';
 
 const { values } = parseArgs({
   options: {
@@ -51,14 +52,13 @@ try {
     ['pg.Pool', bare],
     ['createPool', ours],
   ];
-  for (const [, pool] of pools) await readsPerSecond(pool, 1);
+  for (const [, pool] of pools) await perSecond(() => readOne(pool), 1, CONCURRENCY);
   const rates: Record<string, number[]> = { 'pg.Pool': [], createPool: [] };
   for (let round = 0; round < Number(values.rounds); round++) {
     for (const [name, pool] of round % 2 ? pools.toReversed() : pools) {
-      rates[name]!.push(await readsPerSecond(pool, Number(values.seconds)));
+      rates[name]!.push(await perSecond(() => readOne(pool), Number(values.seconds), CONCURRENCY));
     }
   }
-  const middle = (list: number[]) => list.toSorted((a, b) => a - b)[Math.floor(list.length / 2)]!;
   for (const [name, list] of Object.entries(rates)) {
     const [least, most] = [Math.min(...list), Math.max(...list)].map(Math.round);
     console.log(`${name.padEnd(11)} ${Math.round(middle(list))} reads/s (${least} to ${most})`);
@@ -71,19 +71,9 @@ try {
   await rm(folder, { recursive: true, force: true });
 }
 
-async function readsPerSecond(pool: pg.Pool, seconds: number): Promise<number> {
-  const begun = performance.now();
-  const until = begun + seconds * 1_000;
-  let count = 0;
-  await Promise.all(
-    Array.from({ length: CONCURRENCY }, async () => {
-      while (performance.now() < until) {
-        const id = 1 + Math.floor(Math.random() * ROWS);
-        const { rows } = await pool.query('select id, name from items where id = $1', [id]);
-        if (rows[0]?.id !== id) throw new Error('a wrong row');
-        count++;
-      }
-    }),
-  );
-  return count / ((performance.now() - begun) / 1_000);
+/** A point read that is right. */
+async function readOne(pool: pg.Pool): Promise<void> {
+  const id = 1 + Math.floor(Math.random() * ROWS);
+  const { rows } = await pool.query('select id, name from items where id = $1', [id]);
+  if (rows[0]?.id !== id) throw new Error('a wrong row');
 }

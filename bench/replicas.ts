@@ -15,6 +15,7 @@ import { Cluster } from '../test/support/cluster.ts';
 import { CpuQuota } from '../test/support/cpu-quota.ts';
 import { RoutedPools, serverOf } from '../test/support/routed.ts';
 import { until } from '../test/support/until.ts';
+import { middle, perSecond } from './support/measure.ts';
 
 const { values } = parseArgs({
   options: {
@@ -26,7 +27,7 @@ const { values } = parseArgs({
 const COUNTS = [1, 2, 4];
 const MOST = Math.max(...COUNTS);
 const AUTHORS = 200;
-const CONCURRENCY = 32;
+const CONCURRENCY = 200;
 const CONNECTIONS = 8;
 const TO_REACH = 3.8;
 
@@ -53,7 +54,6 @@ try {
       rates.get(count)!.push(await readsPerSecond(count));
     }
   }
-  const middle = (list: number[]) => list.toSorted((a, b) => a - b)[Math.floor(list.length / 2)]!;
   const one = middle(rates.get(1)!);
   for (const [count, list] of rates) {
     const ratio = (middle(list) / one).toFixed(2);
@@ -88,18 +88,10 @@ async function readsPerSecond(replicas: number): Promise<number> {
   return rate;
 }
 
-async function read(pool: Pool, seconds: number): Promise<number> {
-  const begun = performance.now();
-  const end = begun + seconds * 1_000;
-  let count = 0;
-  await Promise.all(
-    Array.from({ length: CONCURRENCY }, async () => {
-      while (performance.now() < end) {
-        const author = Math.floor(Math.random() * AUTHORS);
-        await pool.query('select count(*), sum(price) from items where author = $1', [author]);
-        count++;
-      }
-    }),
-  );
-  return count / ((performance.now() - begun) / 1_000);
+function read(pool: Pool, seconds: number): Promise<number> {
+  const work = () => {
+    const author = Math.floor(Math.random() * AUTHORS);
+    return pool.query('select count(*), sum(price) from items where author = $1', [author]);
+  };
+  return perSecond(work, seconds, CONCURRENCY);
 }

@@ -16,6 +16,7 @@ import { log } from '../src/app/telemetry/log.ts';
 import { Cluster } from '../test/support/cluster.ts';
 import { temporaryFolder } from '../test/support/deployment.ts';
 import { RoutedPools } from '../test/support/routed.ts';
+import { middle, perSecond } from './support/measure.ts';
 import { type Pooler, startPgBouncer, startPgpool } from './support/poolers.ts';
 
 const { values } = parseArgs({
@@ -60,7 +61,7 @@ try {
     const pool = new pg.Pool({ connectionString: pooler.url, max: CONNECTIONS });
     contestants.push([name, cluster.adopt(pool)]);
   }
-  for (const [, pool] of contestants) await readsPerSecond(pool, 1);
+  for (const [, pool] of contestants) await perSecond(() => readOne(pool), 1, CONCURRENCY);
   const rates: Record<string, number[]> = {};
   const costs: Record<string, number[]> = {};
   for (const [name] of contestants) {
@@ -71,7 +72,7 @@ try {
     for (const [name, pool] of round % 2 ? contestants.toReversed() : contestants) {
       const { user, system } = process.cpuUsage();
       const seconds = Number(values.seconds);
-      const rate = await readsPerSecond(pool, seconds);
+      const rate = await perSecond(() => readOne(pool), seconds, CONCURRENCY);
       const used = process.cpuUsage({ user, system });
       rates[name]!.push(rate);
       costs[name]!.push((used.user + used.system) / (rate * seconds));
@@ -81,7 +82,6 @@ try {
     `select idx_scan::int as scans from pg_stat_user_tables where relname = 'items'`,
   );
   console.log(`reads of the primary: ${onPrimary?.scans}`);
-  const middle = (list: number[]) => list.toSorted((a, b) => a - b)[Math.floor(list.length / 2)]!;
   for (const [name, list] of Object.entries(rates)) {
     const [least, most] = [Math.min(...list), Math.max(...list)].map(Math.round);
     const ratio = middle(list.map((rate, round) => rate / rates['pg.Pool']![round]!)).toFixed(3);
@@ -96,19 +96,9 @@ try {
   for (const each of [pools.folder, folder]) await rm(each, { recursive: true, force: true });
 }
 
-async function readsPerSecond(pool: pg.Pool, seconds: number): Promise<number> {
-  const begun = performance.now();
-  const until = begun + seconds * 1_000;
-  let count = 0;
-  await Promise.all(
-    Array.from({ length: CONCURRENCY }, async () => {
-      while (performance.now() < until) {
-        const id = 1 + Math.floor(Math.random() * ROWS);
-        const { rows } = await pool.query('select id, name from items where id = $1', [id]);
-        if (rows[0]?.id !== id) throw new Error('a wrong row');
-        count++;
-      }
-    }),
-  );
-  return count / ((performance.now() - begun) / 1_000);
+/** A point read that is right. */
+async function readOne(pool: pg.Pool): Promise<void> {
+  const id = 1 + Math.floor(Math.random() * ROWS);
+  const { rows } = await pool.query('select id, name from items where id = $1', [id]);
+  if (rows[0]?.id !== id) throw new Error('a wrong row');
 }

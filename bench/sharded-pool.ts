@@ -14,6 +14,7 @@ import { evenRanges, Ranges } from '../src/app/database/shards/ranges.ts';
 import { log } from '../src/app/telemetry/log.ts';
 import { HintedPools } from '../test/support/hinted-shards.ts';
 import { ShardServers } from '../test/support/shard-servers.ts';
+import { middle, perSecond } from './support/measure.ts';
 
 const { values } = parseArgs({
   options: {
@@ -84,35 +85,19 @@ async function compare(
   second: () => Promise<unknown>,
   goal: string,
 ): Promise<void> {
-  for (const one of [first, second]) await rate(one, 1);
+  for (const one of [first, second]) await perSecond(one, 1, CONCURRENCY);
   const ratios: number[] = [];
   const rates: [number, number][] = [];
   for (let round = 0; round < Number(values.rounds); round++) {
     const seconds = Number(values.seconds);
     const swapped = round % 2 === 1;
-    const one = await rate(swapped ? second : first, seconds);
-    const other = await rate(swapped ? first : second, seconds);
+    const one = await perSecond(swapped ? second : first, seconds, CONCURRENCY);
+    const other = await perSecond(swapped ? first : second, seconds, CONCURRENCY);
     rates.push(swapped ? [other, one] : [one, other]);
     ratios.push(swapped ? one / other : other / one);
   }
-  const middle = (list: number[]) => list.toSorted((a, b) => a - b)[Math.floor(list.length / 2)]!;
   const [a, b] = [0, 1].map(i => Math.round(middle(rates.map(pair => pair[i]!))));
   console.log(
     `${what.padEnd(32)} ${a}/s : ${b}/s   ratio ${middle(ratios).toFixed(3)}   to reach ${goal}`,
   );
-}
-
-async function rate(run: () => Promise<unknown>, seconds: number): Promise<number> {
-  const begun = performance.now();
-  const until = begun + seconds * 1_000;
-  let count = 0;
-  await Promise.all(
-    Array.from({ length: CONCURRENCY }, async () => {
-      while (performance.now() < until) {
-        await run();
-        count++;
-      }
-    }),
-  );
-  return count / ((performance.now() - begun) / 1_000);
 }

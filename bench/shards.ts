@@ -1,10 +1,8 @@
 /**
- * What sharding costs and what it brings.
+ * What sharding brings, and what statements over several shards cost; those of one shard: `sharded-pool.ts`.
  *
- *     node --conditions=banyan-source bench/shards.ts [--rounds 10] [--seconds 1] [--slice 0.1] [--only route]
+ *     node --conditions=banyan-source bench/shards.ts [--rounds 10] [--seconds 1] [--slice 0.1] [--only spread]
  *
- * - route: point reads and writes by the shard key, through the sharded pool (4 shards) and through the bare `pg.Pool`, on
- *   the same server, in turn; with what one costs this process.
  * - spread: writes with 1, 2 and 4 shards, each a server that is held to the same slice of the processor (takes root).
  * - scatter: the ten newest rows of all, from 4 and 16 shards and from one server that holds them all.
  * - plan: 10,000 different statements: time and memory to plan them.
@@ -21,6 +19,7 @@ import { publishRuntimeMap } from '../src/map/map-file.ts';
 import { Cluster, type ClusterMember } from '../test/support/cluster.ts';
 import { CpuQuota } from '../test/support/cpu-quota.ts';
 import { temporaryFolder } from '../test/support/deployment.ts';
+import { middle, perSecond } from './support/measure.ts';
 
 const { values } = parseArgs({
   options: {
@@ -36,11 +35,12 @@ const AUTHORS = 1_000;
 const ROWS = 20_000;
 const CONNECTIONS = 10;
 const PASSWORD = 'bench';
-const CONCURRENCY = 20;
+const CONCURRENCY = 200;
 
+/** Cleaning up the rows of one round must not cost another its slice. */
 const SCHEMA = `
   create table items (author bigint not null, id bigint not null, body text, at timestamptz not null default now(),
-    primary key (author, id));
+    primary key (author, id)) with (autovacuum_enabled = off);
   create index on items (at); create index on items (body); create index on items (id)`;
 const TABLES = { 'public.items': { kind: 'sharded', key: 'author' } } as const;
 
@@ -51,7 +51,7 @@ const pools: pg.Pool[] = [];
 const slices: CpuQuota[] = [];
 let databases = 0;
 
-const parts: Record<string, () => Promise<void>> = { route, spread, scatter, plan };
+const parts: Record<string, () => Promise<void>> = { spread, scatter, plan };
 try {
   for (const [name, part] of Object.entries(parts)) {
     if (!values.only || values.only === name) await part();
@@ -64,71 +64,34 @@ try {
   await rm(folder, { recursive: true, force: true });
 }
 
-async function route(): Promise<void> {
-  const server = await serverOf(0);
-  const name = newName();
-  const url = await makeDatabase(server, name);
-  const bare = adopt(new pg.Pool({ connectionString: url, max: CONNECTIONS }));
-  await fill(bare, ROWS);
-  // All four are the one database: what is measured is the way there.
-  const ours = await sharded(Array.from({ length: 4 }, () => url));
-  const read = (pool: pg.Pool) => {
-    const id = Math.floor(Math.random() * ROWS);
-    return pool.query('select body from items where author = $1 and id = $2', [id % AUTHORS, id]);
-  };
-  const write = (pool: pg.Pool) => {
-    const id = Math.floor(Math.random() * ROWS);
-    const text = 'update items set at = now() where author = $1 and id = $2';
-    return pool.query(text, [id % AUTHORS, id]);
-  };
-  for (const [name, work] of Object.entries({ 'point reads': read, 'point writes': write })) {
-    const rates: Record<string, [pg.Pool, number[], number[]]> = {
-      bare: [bare, [], []],
-      sharded: [ours, [], []],
-    };
-    for (const [pool] of Object.values(rates)) await perSecond(() => work(pool), SECONDS);
-    for (let round = 0; round < ROUNDS; round++) {
-      const order = Object.values(rates);
-      for (const [pool, rate, cost] of round % 2 ? order.toReversed() : order) {
-        const before = process.cpuUsage();
-        rate.push(await perSecond(() => work(pool), SECONDS));
-        const { user, system } = process.cpuUsage(before);
-        cost.push((user + system) / (rate.at(-1)! * SECONDS));
-      }
-    }
-    const ratio = middle(rates.sharded![1].map((rate, i) => rate / rates.bare![1][i]!));
-    const cost = (who: string) => `${middle(rates[who]![2]).toFixed(1)} µs`;
-    console.log(
-      `${name}: ${ratio.toFixed(3)} of the bare pool (${Math.round(middle(rates.bare![1]))}/s, ${cost('bare')}; ours ${cost('sharded')}); to reach: 0.95`,
-    );
-  }
-}
-
 async function spread(): Promise<void> {
   const counts = [1, 2, 4];
   const servers = await Promise.all(Array.from({ length: 4 }, (_, i) => serverOf(i)));
-  const byCount = new Map<number, { pool: Pool; rates: number[] }>();
+  const byCount = new Map<number, { work: () => Promise<unknown>; rates: number[] }>();
+  let id = 0;
   for (const count of counts) {
     const name = newName();
     const urls = await Promise.all(servers.slice(0, count).map(each => makeDatabase(each, name)));
-    byCount.set(count, { pool: await sharded(urls), rates: [] });
+    const pool = await sharded(urls);
+    const work = () =>
+      pool.query('insert into items (author, id, body) values ($1, $2, $3)', [
+        Math.floor(Math.random() * AUTHORS),
+        id++,
+        `the body of item ${id}`,
+      ]);
+    byCount.set(count, { work, rates: [] });
+    // Connections are dear in a slice, and are made here.
+    await perSecond(work, SECONDS, CONCURRENCY);
   }
   for (const cluster of clusters.slice(0, 4)) {
     const slice = CpuQuota.of(Number(values.slice));
     slices.push(slice);
     for (const pid of await cluster.primary.processes()) slice.add(pid);
   }
-  let id = 0;
   for (let round = 0; round < ROUNDS; round++) {
     for (const count of round % 2 ? counts.toReversed() : counts) {
-      const { pool, rates } = byCount.get(count)!;
-      const work = () =>
-        pool.query('insert into items (author, id, body) values ($1, $2, $3)', [
-          Math.floor(Math.random() * AUTHORS),
-          id++,
-          `the body of item ${id}`,
-        ]);
-      rates.push(await perSecond(work, SECONDS * 2, CONCURRENCY * 2));
+      const { work, rates } = byCount.get(count)!;
+      rates.push(await perSecond(work, SECONDS * 2, CONCURRENCY));
     }
   }
   for (const slice of slices.splice(0)) slice.release();
@@ -256,27 +219,4 @@ async function fill(pool: pg.Pool, rows: number): Promise<void> {
     );
     await pool.query(`insert into items (author, id, body, at) values ${tuples.join(', ')}`);
   }
-}
-
-async function perSecond(
-  work: () => Promise<unknown>,
-  seconds: number,
-  concurrency = CONCURRENCY,
-): Promise<number> {
-  const begun = performance.now();
-  const end = begun + seconds * 1_000;
-  let count = 0;
-  await Promise.all(
-    Array.from({ length: concurrency }, async () => {
-      while (performance.now() < end) {
-        await work();
-        count++;
-      }
-    }),
-  );
-  return count / ((performance.now() - begun) / 1_000);
-}
-
-function middle(list: number[]): number {
-  return list.toSorted((a, b) => a - b)[Math.floor(list.length / 2)]!;
 }
