@@ -12,8 +12,8 @@ export interface BackupOptions extends CommonOptions {
 export async function backup(options: BackupOptions): Promise<void> {
   const json = options.json ?? false;
   const begun = performance.now();
-  const made = await makeBackup(new DeploymentPaths(options.dir), options.full ?? false, percent =>
-    showPercent(percent, json),
+  const made = await makeBackup(new DeploymentPaths(options.dir), options.full ?? false, progress =>
+    show(progress, json),
   );
   const ms = Math.round(performance.now() - begun);
   if (json) return printJson({ ...made, ms });
@@ -23,10 +23,15 @@ export async function backup(options: BackupOptions): Promise<void> {
   );
 }
 
-function showPercent(percent: number, json: boolean): void {
-  if (json) process.stdout.write(`${JSON.stringify({ event: 'progress', percent })}\n`);
-  else if (process.stdout.isTTY)
-    process.stdout.write(`\u001b[2K  ${pc.dim(`… ${Math.floor(percent)} %`)}\r`);
+function show(progress: number | 'waiting', json: boolean): void {
+  const isWaiting = progress === 'waiting';
+  if (json) {
+    const event = isWaiting ? { event: 'waiting' } : { event: 'progress', percent: progress };
+    process.stdout.write(`${JSON.stringify(event)}\n`);
+  } else if (process.stdout.isTTY) {
+    const text = isWaiting ? 'another backup is under way' : `${Math.floor(progress)} %`;
+    process.stdout.write(`\u001b[2K  ${pc.dim(`… ${text}`)}\r`);
+  }
 }
 
 export async function backups(options: CommonOptions): Promise<void> {

@@ -1,12 +1,14 @@
 /** The commands as a user types them, on one deployment. */
+import { spawn } from 'node:child_process';
 import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import {
   banyan,
   finish,
-  runProgram,
+  REPOSITORY,
   type Site,
+  shellEnv,
   siteOf,
   spawnBanyan,
 } from '../support/deployment.ts';
@@ -132,27 +134,38 @@ describe('when it is up', () => {
   });
 
   test('the prompt: several lines, describe, transaction state, an error, history', async () => {
-    // `script` gives it a terminal, and types slower than a person could complain of.
-    const typed = [
-      '\\dt',
-      'begin;',
-      'select',
-      '42 as answer;',
-      'selec;',
-      'rollback;',
-      '\\d entries',
-      '\\nonsense',
-      '\\q',
+    // `script` gives it a terminal. As a person does, each line waits for the prompt that asks for it.
+    const typed: [prompt: string, line: string][] = [
+      ['ledger=> ', '\\dt'],
+      ['ledger=> ', 'begin;'],
+      ['ledger=*> ', 'select'],
+      ['ledger-*> ', '42 as answer;'],
+      ['ledger=*> ', 'selec;'],
+      ['ledger=!> ', 'rollback;'],
+      ['ledger=> ', '\\d entries'],
+      ['ledger=> ', '\\nonsense'],
+      ['ledger=> ', '\\q'],
     ];
     const command = `${process.execPath} bin/banyan.js sql --dir ${site.folder}`;
-    const { output, code } = await runProgram('script', ['-qec', command, '/dev/null'], {
-      input: `${typed.join('\n')}\n`,
+    const child = spawn('script', ['-qec', command, '/dev/null'], {
+      cwd: REPOSITORY,
+      env: shellEnv(),
+      stdio: 'pipe',
     });
+    const ended = finish(child, null);
+    let shown = '';
+    child.stdout.on('data', (chunk: Buffer) => {
+      shown += chunk;
+    });
+    for (const [prompt, line] of typed) {
+      await until(() => shown.includes(prompt) || undefined, {
+        what: `${prompt} asks for ${line}`,
+      });
+      shown = '';
+      child.stdin.write(`${line}\n`);
+    }
+    const { output, code } = await ended;
     expect(code).toBe(0);
-    expect(output).toContain('ledger=> ');
-    expect(output).toContain('ledger=*> ');
-    expect(output).toContain('ledger-*> ');
-    expect(output).toContain('ledger=!> ');
     expect(output).toMatch(/answer.{1,20}42/s);
     expect(output).toContain('CREATE UNIQUE INDEX entries_session_value_idx');
     expect(output).toContain('\\nonsense is not known here');

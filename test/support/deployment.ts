@@ -35,7 +35,7 @@ export interface CommandOptions {
 }
 
 /** The environment of a user's shell: nothing of the test runner's. */
-function shellEnv(extra: NodeJS.ProcessEnv = {}): NodeJS.ProcessEnv {
+export function shellEnv(extra: NodeJS.ProcessEnv = {}): NodeJS.ProcessEnv {
   const env: NodeJS.ProcessEnv = { ...process.env, NO_COLOR: '1', ...extra };
   for (const name of [
     'NODE_ENV',
@@ -80,7 +80,8 @@ export function runProgram(
   );
 }
 
-export function finish(child: ChildProcess, input?: string): Promise<CommandResult> {
+/** Until it ends. @param input what it reads; `null` leaves its input to the caller */
+export function finish(child: ChildProcess, input: string | null = ''): Promise<CommandResult> {
   const result = { code: -1, stdout: '', stderr: '', output: '' };
   const take = (stream: 'stdout' | 'stderr') => (chunk: Buffer) => {
     result[stream] += chunk;
@@ -89,7 +90,7 @@ export function finish(child: ChildProcess, input?: string): Promise<CommandResu
   child.stdout?.on('data', take('stdout'));
   child.stderr?.on('data', take('stderr'));
   child.stdin?.on('error', () => {});
-  child.stdin?.end(input ?? '');
+  if (input !== null) child.stdin?.end(input);
   const { promise, resolve, reject } = Promise.withResolvers<CommandResult>();
   child.once('error', reject);
   child.once('close', (code, signal) => resolve({ ...result, code: code ?? (signal ? 128 : -1) }));

@@ -33,14 +33,15 @@ export async function untilWell(site: Site, count: number): Promise<void> {
   await until(
     async () => {
       const servers = await serversOf(site);
-      return (
+      const isWell =
         servers.length === count &&
         servers.every(
           ({ role, state }) => state === (role === 'primary' ? 'running' : 'streaming'),
         ) &&
         servers.some(({ role }) => role === 'primary') &&
-        servers.some(({ role }) => role === 'synchronous replica')
-      );
+        servers.some(({ role }) => role === 'synchronous replica');
+      if (!isWell) throw new Error(JSON.stringify(servers));
+      return true;
     },
     { what: 'all database servers are well', timeoutMs: 120_000 },
   );

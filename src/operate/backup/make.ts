@@ -1,4 +1,6 @@
 /** `banyan backup` and `banyan backups`: one is made now; what there is, and what can be restored from it. */
+import { setTimeout as delay } from 'node:timers/promises';
+import { BackupUnderWay } from '../../engines/pgbackrest.ts';
 import type { Backup } from '../../engines/pgbackrest-info.ts';
 import { NotRunning } from '../control/client.ts';
 import { primaryOf } from '../database/cluster.ts';
@@ -8,21 +10,36 @@ import { coverageOf, parseSegment, segmentName, timelineOf } from './log-coverag
 import { lookFrom } from './restore/standpoint.ts';
 import { typeOfNext } from './schedule.ts';
 
-/** @throws NotRunning, NothingToBackUp, NoPrimary, BackupUnderWay, BackrestFailed */
+const LOOK_AGAIN_MS = 500;
+
+/**
+ * Another backup that is under way is waited for: what was written since it began would not be in it.
+ *
+ * @param progress how far it is, in percent; `waiting` while another is under way
+ * @throws NotRunning, NothingToBackUp, NoPrimary, BackrestFailed
+ */
 export async function makeBackup(
   paths: DeploymentPaths,
   isFull: boolean,
-  percent: (percent: number) => void,
+  progress: (percent: number | 'waiting') => void,
 ): Promise<Backup> {
   return lookFrom(paths, 'banyan backup', async ({ isUp, home, record, repository }) => {
     if (!isUp) throw new NotRunning(paths.app);
     const node = await primaryOf(home, record);
-    await repository.ensureStanza(node);
-    const { everyMs } = repository.settings;
-    const { backups } = await repository.info();
-    const type = isFull ? 'full' : typeOfNext(backups, everyMs, new Date());
-    await repository.backup(node, type, { percent });
-    return (await repository.info()).backups.at(-1)!;
+    for (;;) {
+      try {
+        await repository.ensureStanza(node);
+        const { everyMs } = repository.settings;
+        const { backups } = await repository.info();
+        const type = isFull ? 'full' : typeOfNext(backups, everyMs, new Date());
+        await repository.backup(node, type, { percent: progress });
+        return (await repository.info()).backups.at(-1)!;
+      } catch (error) {
+        if (!(error instanceof BackupUnderWay)) throw error;
+        progress('waiting');
+        await delay(LOOK_AGAIN_MS);
+      }
+    }
   });
 }
 
