@@ -13,6 +13,12 @@
  * set back by an hour, it sleeps for an hour, while another is elected and waits for it to follow
  * (test/operate/database/clock.test.ts). With this they go by the clock that nobody sets.
  *
+ * **Wrong, as well.** A primary whose disk is full stops in the middle of a record that goes on in the next segment
+ * of the log. What it has replayed is then not beyond the point where the new timeline begins, so Patroni sees no need to
+ * rewind it; but PostgreSQL reads the record's beginning from the old file, asks the new primary for the rest,
+ * which has another record there, and waits forever (test/operate/database/full-disk.test.ts). With this,
+ * such a server is stopped as for a rewind, and what its log holds beyond that point is blanked.
+ *
  * **Slow** (bench/failover.ts; of the 5 s without writes after the primary's process was killed):
  * - The death is noticed by the next round, a second apart; one that is asking PostgreSQL something meanwhile
  *   goes on to ask for 1.5 s more (`retry_timeout / 2`); in a container it can look alive for 2 s. So it is told at
@@ -29,6 +35,7 @@ import importlib
 import os
 import runpy
 import select
+import struct
 import sys
 import threading
 import time
@@ -128,6 +135,83 @@ def quicken(postgresql, postmaster, ha):
     ha.Ha.__init__ = begin_watching
 
 
+def rewind_the_unfinished(rewind):
+    the_class = rewind.Rewind
+    check = the_class._check_timeline_and_lsn
+    log_history = the_class._log_primary_history
+    run = the_class.pg_rewind
+
+    def remember_fork(self, history, i):
+        self.fork = history[i][:2]
+        log_history(history, i)
+
+    def check_unfinished(self, leader):
+        self.fork = None
+        self.unfinished = None
+        check(self, leader)
+        if self.fork and self._state == rewind.REWIND_STATUS.NOT_NEED and self._postgresql.is_running():
+            timeline, lsn = self.fork
+            size = int(self._postgresql.controldata()['Bytes per WAL segment'])
+            if has_record(self._postgresql.wal_dir, timeline, lsn, size):
+                rewind.logger.info('the log has the beginning of a record beyond the fork: it is blanked')
+                self.unfinished = timeline, lsn, size
+                self._state = rewind.REWIND_STATUS.NEED
+
+    def blank_and_rewind(self, r):
+        if self.unfinished:
+            blank(self._postgresql.wal_dir, *self.unfinished)
+            self.unfinished = None
+        return run(self, r)
+
+    the_class.fork = the_class.unfinished = None
+    the_class._log_primary_history = remember_fork
+    the_class._check_timeline_and_lsn = check_unfinished
+    the_class.pg_rewind = blank_and_rewind
+
+
+def segment(folder, timeline, number, size):
+    each = 0x100000000 // size
+    return os.path.join(folder, '%08X%08X%08X' % (timeline, number // each, number % each))
+
+
+def has_record(folder, timeline, lsn, size):
+    """Whether a record begins at this place in the log of that timeline. The file may be an older one that is used
+    again: then its page, or the record before this one, is of another place."""
+    page = lsn - lsn % PAGE
+    head = lsn
+    # A record's length is in one page with its beginning, the place of the record before it may be in the next.
+    if lsn == page or page + PAGE - lsn < 16:
+        head = None
+        page = page if lsn == page else page + PAGE
+    try:
+        with open(segment(folder, timeline, page // size, size), 'rb') as file:
+            file.seek(page % size)
+            content = file.read(PAGE)
+    except FileNotFoundError:
+        return False
+    if len(content) < PAGE or struct.unpack_from('=Q', content, 8)[0] != page:
+        return False
+    if head is None:
+        return True
+    length, _, before = struct.unpack_from('=IIQ', content, head - page)
+    return length >= 24 and 0 < lsn - before <= size
+
+
+def blank(folder, timeline, lsn, size):
+    number = lsn // size
+    with open(segment(folder, timeline, number, size), 'r+b') as file:
+        file.seek(lsn % size)
+        file.write(bytes(size - lsn % size))
+        file.flush()
+        os.fsync(file.fileno())
+    while os.path.exists(segment(folder, timeline, number + 1, size)):
+        number += 1
+        os.remove(segment(folder, timeline, number, size))
+
+
+PAGE = 8192
+
+
 class SteadyTime:
     """The time of day when this began, and what has passed since by the clock that nobody sets."""
     begun = time.time() - time.monotonic()
@@ -150,9 +234,11 @@ if version[:2] == (3, 0):
     import patroni.ha
     import patroni.postgresql
     import patroni.postgresql.postmaster
+    import patroni.postgresql.rewind
     if version < (3, 0, 3):
         guard(patroni.dcs.etcd3)
     quicken(patroni.postgresql, patroni.postgresql.postmaster, patroni.ha)
+    rewind_the_unfinished(patroni.postgresql.rewind)
     steady()
 
 sys.argv = sys.argv[1:]

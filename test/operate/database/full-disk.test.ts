@@ -59,12 +59,13 @@ describe.skipIf(!isRoot)('the primary’s disk is full', () => {
     const ballast = path.join(disk, 'ballast');
     const account = await witnessed(site, async () => {
       fill(ballast);
-      // The log's files that are there already have their place; the next has none.
+      // The log's files that are there already have their place; the next has none. A record as long as most of a
+      // file ends in the next: its beginning is on the disk, the rest never gets there.
       await until(
         async () => {
           await site
             .pool()
-            .query(`select pg_logical_emit_message(true, 'test', repeat('x', 1000000))`)
+            .query(`select pg_logical_emit_message(true, 'test', repeat('x', 12000000))`)
             .catch(() => {});
           return (await primaryOf(site)) !== 'database-1';
         },
