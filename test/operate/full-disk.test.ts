@@ -11,6 +11,7 @@ import { Site, siteOf, temporaryFolder } from '../support/deployment.ts';
 import { LEDGER_APP, LedgerSubject } from '../support/ledger.ts';
 import { nothingRuns } from '../support/processes.ts';
 import { until } from '../support/until.ts';
+import { expectNothingLost } from '../support/verdict.ts';
 import { Witness } from '../support/witness.ts';
 
 const isRoot = process.getuid?.() === 0;
@@ -93,6 +94,6 @@ describe.skipIf(!isRoot)('on a small disk', () => {
     rmSync(ballast);
     await witness.untilAcknowledged(100, 60_000);
     const account = await witness.stop();
-    expect(account).toMatchObject({ lost: [], stale: [], duplicated: [], phantoms: [] });
+    expectNothingLost(account);
   });
 });

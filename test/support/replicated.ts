@@ -10,7 +10,7 @@ import { processesOf } from './processes.ts';
 import { until } from './until.ts';
 import { type Account, Witness } from './witness.ts';
 
-const SESSIONS = 4;
+export const SESSIONS = 4;
 
 /** As `banyan status` has it, without a process for each time that it is asked. */
 export async function serversOf(site: Site): Promise<DatabaseServer[]> {

@@ -10,12 +10,13 @@ import {
   postgresPid,
   postgresProcesses,
   primaryOf,
+  SESSIONS,
   serversOf,
   untilWell,
   witnessed,
 } from '../../support/replicated.ts';
 import { until } from '../../support/until.ts';
-import type { Account } from '../../support/witness.ts';
+import { expectHeld } from '../../support/verdict.ts';
 
 const TIMEOUT_MS = 240_000;
 const SERVERS = 3;
@@ -30,29 +31,6 @@ beforeAll(async () => {
 }, TIMEOUT_MS);
 afterAll(() => site?.remove(), TIMEOUT_MS);
 
-/** Of a write that was under way nobody may know what became of it; all else is known. */
-function expectNothingLost(account: Account): void {
-  const { reads, lost, stale, duplicated, phantoms, failures } = account;
-  // The same write may be missed by a thousand reads.
-  expect({
-    failed: reads.failed,
-    lost,
-    stale: [...new Set(stale)],
-    duplicated,
-    phantoms,
-    failures,
-  }).toEqual({
-    failed: 0,
-    lost: [],
-    stale: [],
-    duplicated: [],
-    phantoms: [],
-    failures: expect.anything(),
-  });
-  // One for each session at most: what comes after is held, not failed.
-  expect(account.writes.unknown).toBeLessThanOrEqual(4);
-}
-
 describe('the primary', () => {
   test.for([1, 2, 3])(
     'its process is killed, for the %i. time',
@@ -62,7 +40,7 @@ describe('the primary', () => {
       const account = await witnessed(site, async () => {
         process.kill(postgresPid(site, primary), 'SIGKILL');
       });
-      expectNothingLost(account);
+      expectHeld(account, SESSIONS);
       expect(await primaryOf(site)).not.toBe(primary);
       await untilWell(site, SERVERS);
     },
@@ -78,7 +56,7 @@ describe('the primary', () => {
         process.kill(patroni, 'SIGSTOP');
         killPostgres(site, primary);
       });
-      expectNothingLost(account);
+      expectHeld(account, SESSIONS);
     } finally {
       process.kill(patroni, 'SIGCONT');
     }
@@ -95,7 +73,7 @@ describe('the primary', () => {
       const account = await witnessed(site, async () => {
         for (const pid of frozen) process.kill(pid, 'SIGSTOP');
       });
-      expectNothingLost(account);
+      expectHeld(account, SESSIONS);
     } finally {
       for (const pid of frozen) process.kill(pid, 'SIGCONT');
     }
@@ -113,7 +91,7 @@ test('a replica is killed: no request fails', { timeout: TIMEOUT_MS }, async () 
       process.kill(postgresPid(site, name), 'SIGKILL');
     }
   });
-  expectNothingLost(account);
+  expectHeld(account, SESSIONS);
   expect(account.failures).toEqual({});
   await untilWell(site, SERVERS);
 });
@@ -122,6 +100,6 @@ test('a member of etcd is killed: no request fails', { timeout: TIMEOUT_MS }, as
   const account = await witnessed(site, async () => {
     process.kill(await site.pidOf('etcd-1'), 'SIGKILL');
   });
-  expectNothingLost(account);
+  expectHeld(account, SESSIONS);
   expect(account.failures).toEqual({});
 });

@@ -11,6 +11,7 @@ import { type Site, siteOf } from '../../support/deployment.ts';
 import { LEDGER_APP } from '../../support/ledger.ts';
 import { primaryOf, untilWell, witnessed } from '../../support/replicated.ts';
 import { until } from '../../support/until.ts';
+import { expectNothingLost } from '../../support/verdict.ts';
 
 const TIMEOUT_MS = 240_000;
 const SERVERS = 3;
@@ -72,14 +73,8 @@ describe.skipIf(!isRoot)('the primary’s disk is full', () => {
         { what: 'another is the primary', timeoutMs: 60_000 },
       );
     });
-    const { reads, lost, stale, duplicated, phantoms } = account;
-    expect({ failed: reads.failed, lost, stale, duplicated, phantoms }).toEqual({
-      failed: 0,
-      lost: [],
-      stale: [],
-      duplicated: [],
-      phantoms: [],
-    });
+    expectNothingLost(account);
+    expect(account.reads.failed, JSON.stringify(account.failures)).toBe(0);
 
     rmSync(ballast);
     await untilWell(site, SERVERS);

@@ -14,6 +14,7 @@ import { type CommandResult, runProgram, type Site, siteOf } from '../../support
 import { LEDGER_APP, LedgerSubject } from '../../support/ledger.ts';
 import { nothingRuns } from '../../support/processes.ts';
 import { until } from '../../support/until.ts';
+import { expectUnnoticed } from '../../support/verdict.ts';
 import { Witness } from '../../support/witness.ts';
 
 let site: Site;
@@ -161,8 +162,7 @@ describe('a server that does not do what it should', () => {
     await site.ok('scale', 'web=1');
     await watching.untilAcknowledged(50);
     const account = await watching.stop();
-    expect(account.failures).toEqual({});
-    expect(account).toMatchObject({ lost: [], stale: [], duplicated: [], phantoms: [] });
+    expectUnnoticed(account);
     const { stdout } = await site.banyan(['logs']);
     expect(stdout).toContain('it did not stop within');
   });

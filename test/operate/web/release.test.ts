@@ -4,6 +4,7 @@ import path from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { type Site, siteOf } from '../../support/deployment.ts';
 import { LEDGER_APP, LedgerSubject } from '../../support/ledger.ts';
+import { expectUnnoticed } from '../../support/verdict.ts';
 import { type Account, Witness } from '../../support/witness.ts';
 
 let site: Site;
@@ -20,8 +21,7 @@ function witness(of = site): Witness {
 }
 
 function expectClean(account: Account): void {
-  expect(account.failures).toEqual({});
-  expect(account).toMatchObject({ lost: [], stale: [], duplicated: [], phantoms: [] });
+  expectUnnoticed(account);
   expect(account.writes.acknowledged).toBeGreaterThan(50);
 }
 

@@ -8,6 +8,7 @@ import { type Site, siteOf, spawnBanyan } from '../../support/deployment.ts';
 import { LEDGER_APP, LedgerSubject } from '../../support/ledger.ts';
 import { nothingRuns, processesOf } from '../../support/processes.ts';
 import { until } from '../../support/until.ts';
+import { expectUnnoticed } from '../../support/verdict.ts';
 import { type Account, Witness } from '../../support/witness.ts';
 
 let site: Site;
@@ -25,8 +26,7 @@ function witness(method: 'POST' | 'PUT' = 'POST'): Witness {
 }
 
 function expectClean(account: Account): void {
-  expect(account.failures).toEqual({});
-  expect(account).toMatchObject({ lost: [], stale: [], duplicated: [], phantoms: [] });
+  expectUnnoticed(account);
   expect(account.writes.acknowledged).toBeGreaterThan(50);
 }
 
