@@ -4,7 +4,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 export interface UntilOptions {
   /** What is waited for, for the error. */
   what?: string;
-  /** In milliseconds. Default: 20000, far more than anything takes on a busy machine. */
+  /** In milliseconds. Default: 60000, far more than anything takes on a busy machine. */
   timeoutMs?: number;
 }
 
@@ -14,7 +14,7 @@ export interface UntilOptions {
  */
 export async function until<T>(
   condition: () => T | undefined | false | Promise<T | undefined | false>,
-  { what = 'the condition', timeoutMs = 20_000 }: UntilOptions = {},
+  { what = 'the condition', timeoutMs = 60_000 }: UntilOptions = {},
 ): Promise<T> {
   const deadline = performance.now() + timeoutMs;
   let cause: unknown;

@@ -169,7 +169,7 @@ describe('a server that does not do what it should', () => {
 
   test('one that never gets ready is taken back, the others serve on', async () => {
     const file = path.join(site.folder, 'server.ts');
-    await configure(site, { web: { servers: { min: 2, max: 8 }, startTimeoutMs: 2_000 } });
+    await configure(site, { web: { servers: { min: 2, max: 8 }, startTimeoutMs: 8_000 } });
     await site.up();
     const before = await running();
     const watching = witness();

@@ -11,7 +11,7 @@ let site: Site;
 beforeEach(async () => {
   site = await siteOf({
     ...LEDGER_APP,
-    'banyan.config.ts': `export default { web: { servers: 2, startTimeoutMs: 5000 } };`,
+    'banyan.config.ts': `export default { web: { servers: 2, startTimeoutMs: 15_000 } };`,
   });
 });
 afterEach(() => site.remove());
@@ -127,7 +127,7 @@ describe('taken back by itself, the old release serving all the time', () => {
       ),
     );
     const result = await release();
-    expect(result.output).toContain('not ready after 5 s');
+    expect(result.output).toContain('not ready after 15 s');
     await expectTakenBack(result);
     expectClean(await watching.stop());
   });
