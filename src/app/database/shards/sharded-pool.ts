@@ -15,10 +15,9 @@ import { log } from '../../telemetry/log.ts';
 import type { BanyanPool, BanyanPoolOptions, Pool } from '../banyan-pool.ts';
 import type { StatementFacts } from '../route/facts.ts';
 import type { Done, QueryConfig } from '../statement.ts';
-import { isSubmittable, textOf } from '../submittable.ts';
+import { isSubmittable, type Submittable, textOf } from '../submittable.ts';
 import { type TransactionOptions, transaction } from '../transaction.ts';
 import { type DirectRoute, DirectRoutes } from './direct.ts';
-import { ShardedSessionRefused } from './errors.ts';
 import type { Load } from './hot/load.ts';
 import { reportLoad } from './hot/load-report.ts';
 import { AutocommitLanes } from './lane-sources.ts';
@@ -47,6 +46,8 @@ export interface ShardedPoolOptions {
   readonly unit: string;
   /** Default: the one that plans by map and schema. */
   readonly planner?: (reader: StatementReader, catalog: ShardCatalog) => ShardPlanner;
+  /** Default: 100000 (`PoolOptions`). */
+  readonly maxMergedRows?: number;
   /** In milliseconds. Default: 1000 (`lock-watch.ts`). */
   readonly deadlockTimeoutMs?: number;
 }
@@ -91,7 +92,9 @@ export class ShardedPool extends pg.Pool implements Pool {
     const home = { query: (text: string) => shards.home.pool.query(text) };
     const reader = new StatementReader(home);
     const catalog = new ShardCatalog(map, home as unknown as SchemaSource);
-    const planner = options.planner?.(reader, catalog) ?? new CatalogPlanner(reader, catalog);
+    const planner =
+      options.planner?.(reader, catalog) ??
+      new CatalogPlanner(reader, catalog, options.maxMergedRows);
     const unique = () => catalog.unique;
     this.#catalog = catalog;
     this.#context = {
@@ -282,22 +285,25 @@ export class ShardedPool extends pg.Pool implements Pool {
     }
   }
 
-  #submit(
-    query: pg.Submittable & { handleError(error: Error): void },
-    values: unknown[] | undefined,
-    callback: Done | undefined,
-  ): void {
+  #submit(query: Submittable, values: unknown[] | undefined, callback: Done | undefined): void {
     const { ready, planner, shards } = this.#context;
     void (async () => {
+      let index: number | undefined;
       try {
         for (let wait = ready(); wait; wait = ready()) await wait;
-        const index = planner.onlyShard(textOf(query as never) ?? '', valuesOf(query as never));
-        if (index === undefined) throw ShardedSessionRefused.ofSubmittable();
-        const send = shards.at(index).pool.query as (...args: unknown[]) => void;
-        send.call(shards.at(index).pool, query, values, callback);
-      } catch (error) {
-        query.handleError(error as Error);
+        index = planner.onlyShard(textOf(query) ?? '', valuesOf(query));
+      } catch {
+        // The client says so.
       }
+      if (index === undefined) {
+        const client = new ShardedClient(this.#context, this.options);
+        client.query(query, values, callback);
+        // When it is done.
+        client.release();
+        return;
+      }
+      const send = shards.at(index).pool.query as (...args: unknown[]) => void;
+      send.call(shards.at(index).pool, query, values, callback);
     })();
   }
 

@@ -104,6 +104,19 @@ export class ShardedTransaction implements Lanes {
     >;
   }
 
+  /** Runs something of its own on a shard's connection, as one statement of the transaction. */
+  async on<T>(
+    index: number,
+    wantsWrite: boolean,
+    run: (client: pg.PoolClient) => Promise<T>,
+  ): Promise<T> {
+    const branch = await this.branch(index);
+    if (wantsWrite) branch.wrote = true;
+    return this.#source
+      .shard(index)
+      .observed(undefined, () => this.#run(branch, () => run(branch.client)));
+  }
+
   atomically<T>(run: (lanes: Lanes) => Promise<T>): Promise<T> {
     return run(this);
   }
