@@ -18,6 +18,7 @@ import { type Submittable, textOf, whenIdle } from '../submittable.ts';
 import { ENDS_ITSELF } from '../transaction.ts';
 import { ShardedSessionRefused } from './errors.ts';
 import { AutocommitLanes } from './lane-sources.ts';
+import type { MapWatch } from './map-watch.ts';
 import type { ShardPlanner } from './planner.ts';
 import { SessionConnections } from './session-connections.ts';
 import { sessionWord } from './session-words.ts';
@@ -35,6 +36,7 @@ export interface ShardedContext {
   readonly planner: ShardPlanner;
   readonly reader: StatementReader;
   readonly coordinator: Coordinator;
+  readonly map: MapWatch;
   readonly deadlockTimeoutMs: number;
   /** Of the columns that are unique across shards; undefined: there are none. */
   readonly unique: () => UniqueKeeper | undefined;
@@ -155,9 +157,16 @@ export class ShardedClient extends QueuedClient {
   }
 
   async #execute(config: pg.QueryConfig, facts: StatementFacts): Promise<Results> {
-    const { planner, changed } = this.#context;
+    const { planner, changed, map } = this.#context;
     const transaction = this.#transaction;
-    const result = await planner.execute(config, transaction ?? this.#lanes.of(config));
+    const { epoch } = map;
+    const result = await (transaction
+      ? planner.execute(config, transaction).catch(async error => {
+          // So that the error tells whether running all of it again is of use.
+          await map.explains(error, epoch);
+          throw error;
+        })
+      : map.follow(() => planner.execute(config, this.#lanes.of(config))));
     if (facts.changesCatalog) {
       if (transaction) transaction.noteCatalogChange();
       else changed();
