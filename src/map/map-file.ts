@@ -66,7 +66,7 @@ export async function publishRuntimeMap(
 }
 
 /**
- * Calls `onChange` with every newer map until the returned function is called.
+ * Calls `onChange` with every newer map until the returned function is called; its `look` looks at once.
  * A map that cannot be read is reported to `onError`, once for each new reason, and the last good one
  * stays in force.
  */
@@ -75,7 +75,7 @@ export function watchRuntimeMap(
   current: RuntimeMap,
   onChange: (map: RuntimeMap) => void,
   onError: (error: unknown) => void = () => {},
-): () => void {
+): (() => void) & { look(): Promise<void> } {
   let { epoch } = current;
   let closed = false;
   let complaint: string | undefined;
@@ -108,9 +108,10 @@ export function watchRuntimeMap(
   const poll = setInterval(() => void look(), POLL_INTERVAL_MS);
   poll.unref();
 
-  return () => {
+  const stop = () => {
     closed = true;
     watcher?.close();
     clearInterval(poll);
   };
+  return Object.assign(stop, { look });
 }

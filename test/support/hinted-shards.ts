@@ -6,9 +6,11 @@
 import path from 'node:path';
 import type pg from 'pg';
 import type { LaneStatement } from '../../src/app/database/shards/lanes.ts';
+import { AS_TEXT } from '../../src/app/database/shards/merge/gathered.ts';
 import type { ShardPlanner } from '../../src/app/database/shards/planner.ts';
 import { evenRanges } from '../../src/app/database/shards/ranges.ts';
 import { ShardedPool } from '../../src/app/database/shards/sharded-pool.ts';
+import { wholeRows } from '../../src/app/database/shards/submitted/open-rows.ts';
 import { publishRuntimeMap, readRuntimeMap } from '../../src/map/map-file.ts';
 import type { RuntimeMap } from '../../src/map/runtime-map.ts';
 import { temporaryFolder } from './deployment.ts';
@@ -36,6 +38,11 @@ export const hintPlanner = (): ShardPlanner => ({
     const [, where = '0'] = HINT.exec(text) ?? [];
     return where === 'all' ? undefined : Number(where);
   },
+  async open(config, lanes) {
+    const whole = { ...config, rowMode: 'array', types: AS_TEXT };
+    return wholeRows((await this.execute(whole as never, lanes)) as never);
+  },
+  copy: async () => undefined,
   direct: () => undefined,
 });
 

@@ -30,7 +30,7 @@ import {
 } from './pool-internals.ts';
 import { RoutedClient } from './routed-client.ts';
 import { type PrimaryPool, Router } from './router.ts';
-import type { Done, QueryConfig } from './statement.ts';
+import { type Done, type QueryConfig, type Statement, sendOn } from './statement.ts';
 import { isSubmittable } from './submittable.ts';
 import { type TransactionOptions, transaction } from './transaction.ts';
 
@@ -190,6 +190,23 @@ export class BanyanPool extends pg.Pool implements Pool, PrimaryPool {
       if (error instanceof Error) Error.captureStackTrace(error);
       throw error;
     }) as never;
+  }
+
+  /** @internal As `query`, of a statement that is cancelled when a signal fires. */
+  async queryUntil(signal: AbortSignal, config: QueryConfig): Promise<pg.QueryResult> {
+    const { promise, resolve, reject } = Promise.withResolvers<pg.QueryResult>();
+    const done: Done = (error, result) =>
+      error ? reject(error) : resolve(result as pg.QueryResult);
+    const router = this.#router;
+    const staleness = stalenessOf(config, router?.staleness);
+    if (router && !this.ending) {
+      router.run({ ...router.statement(config, undefined, done, staleness), signal });
+      return promise;
+    }
+    const client = await this.connect();
+    const statement = { config, values: undefined, signal } as unknown as Statement;
+    sendOn(client, statement, undefined, done);
+    return promise;
   }
 
   #queryAsPg(config: unknown, values: unknown, callback: unknown): never {

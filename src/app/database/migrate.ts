@@ -126,14 +126,22 @@ function remedyFor(sql: string, kept: boolean, cause: unknown): string {
 }
 
 /**
- * Applies the migrations of a folder that have not been applied yet.
+ * Applies the migrations of a folder that have not been applied yet; over several shards on all of them, as
+ * `migrateAll` does.
  * @param pool to the database, as the role that owns it
  * @param folder whose `.sql` files are the migrations
  * @throws MigrationsFolderMissing, MigrationMissing, MigrationChanged, MigrationOutOfOrder,
  *   MigrationFailed
  */
 export function migrate(pool: pg.Pool, folder: string): Promise<MigrationResult> {
-  return migrateAll([pool], folder);
+  return SHARDS in pool ? (pool as Sharded)[SHARDS].migrate(folder) : migrateAll([pool], folder);
+}
+
+/** A pool over several databases has this: they are to have the same schema. */
+export const SHARDS = Symbol('migrates its shards');
+
+interface Sharded {
+  readonly [SHARDS]: { migrate(folder: string): Promise<MigrationResult> };
 }
 
 /**
@@ -141,14 +149,20 @@ export function migrate(pool: pg.Pool, folder: string): Promise<MigrationResult>
  * kept on none when it fails on one. What a crash between their commits leaves is made up for by the next call:
  * each database knows what it has.
  * @param pools the first one's lock is that of all
+ * @param places what an error calls them. Default: `shard 1` and so on
  * @returns what ran on any of them
  */
-export async function migrateAll(pools: pg.Pool[], folder: string): Promise<MigrationResult> {
+export async function migrateAll(
+  pools: pg.Pool[],
+  folder: string,
+  places?: readonly string[],
+): Promise<MigrationResult> {
   const files = await readMigrations(folder);
   const databases: Database[] = [];
   try {
     for (const pool of pools) {
-      const place = pools.length > 1 ? `shard ${databases.length + 1}` : undefined;
+      const name = places?.[databases.length] ?? `shard ${databases.length + 1}`;
+      const place = pools.length > 1 ? name : undefined;
       databases.push(await connect(pool, place));
     }
     await waitForLock(databases[0]!.client, LOCK);

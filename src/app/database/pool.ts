@@ -39,6 +39,13 @@ export interface PoolOptions extends pg.PoolConfig {
    * Default: not at all; every read sees what was acknowledged before it came.
    */
   staleness?: Staleness;
+  /**
+   * Over several shards: how many rows a statement may have the shards send to be put together in this process'
+   * memory, before it fails with SHARD_ROWS_LIMIT. Cursors and streams in an order hold only a few at a time and
+   * have no such limit. More for reports over rows that are small.
+   * Default: 100000.
+   */
+  maxMergedRows?: number;
 }
 
 export type { Pool };
@@ -75,7 +82,7 @@ const MAX_REPLICA_LAG_MS = 10_000;
  */
 export function createPool(options: PoolOptions = {}): Pool {
   const environment = readEnvironment();
-  const { mapFile = environment.mapFile, holdTimeoutMs, ...rest } = options;
+  const { mapFile = environment.mapFile, holdTimeoutMs, maxMergedRows, ...rest } = options;
   const { maxReplicaLagMs = MAX_REPLICA_LAG_MS, staleness, ...config } = rest;
   // A host names another database; with a URL beside it pg would take the URL's.
   const url = config.connectionString ?? (config.host ? undefined : environment.databaseUrl);
@@ -99,7 +106,8 @@ export function createPool(options: PoolOptions = {}): Pool {
   };
   if (mapFile && url && map && isSharded(map)) {
     const { unit } = environment;
-    return new ShardedPool({ url, mapFile, map, config: base, behaviour, unit });
+    const limits = maxMergedRows === undefined ? {} : { maxMergedRows };
+    return new ShardedPool({ url, mapFile, map, config: base, behaviour, unit, ...limits });
   }
   const pool = new BanyanPool(
     {

@@ -1,6 +1,7 @@
 /** One statement on its way: what it is, for whom it runs, and what is done with its connection. */
 import type pg from 'pg';
 import { isBroken, wasNotSent } from './breakage.ts';
+import { cancelOn } from './cancel-request.ts';
 import type { Scope } from './consistency/scope.ts';
 import type { MemberState } from './members/member.ts';
 import type { StatementFacts } from './route/facts.ts';
@@ -28,6 +29,8 @@ export interface Statement {
   tried?: Set<MemberState>;
   /** Times that its connection broke under it. */
   breaks: number;
+  /** When it fires the answer is not needed any more: the statement is cancelled, or not sent. */
+  readonly signal?: AbortSignal;
   /** Called when it has a connection, before it is sent. */
   onConnection?(client: pg.PoolClient, member: MemberState | undefined): void;
   /** Called when it has been answered: true keeps the connection, which is then the caller's to release. */
@@ -68,8 +71,17 @@ export function sendOn(
   member: MemberState | undefined,
   done: Done,
 ): void {
+  const { signal } = statement;
+  if (signal?.aborted) {
+    client.release();
+    done(signal.reason as Error);
+    return;
+  }
+  const stopCancelling = signal && cancelOn(signal, client);
   const finish = (error: Error | undefined, result?: unknown) => {
-    if (error) client.release(isUsableAfter(error, statement) ? undefined : error);
+    // What comes late must not hit the next one.
+    if (stopCancelling?.()) client.release(true);
+    else if (error) client.release(isUsableAfter(error, statement) ? undefined : error);
     else if (!statement.keeps?.(client, member)) client.release();
     done(error, result);
   };

@@ -276,7 +276,7 @@ class Attempt {
     if (this.#isBroken) {
       return causes(error).some(isBreak) ? new RunAgain(new TransactionBroken(error)) : error;
     }
-    if (hasCause(error, CONFLICT)) return new RunAgain(error);
+    if (hasCause(error, CONFLICT) || causes(error).some(isByOldMap)) return new RunAgain(error);
     if (!this.#options.readOnly && hasCause(error, atStandby)) {
       this.#isBroken = true;
       return new RunAgain(error);
@@ -351,6 +351,10 @@ const hasCause = (error: unknown, codes: string[]): boolean =>
 /** The pool's own word that the connection broke before COMMIT was sent. */
 const isBrokenBefore = (error: unknown): boolean =>
   error instanceof TransactionBroken && error.safeToRetry;
+
+/** A shard has refused a row that went by an old map, and there is a newer one (`RowBelongsElsewhere`). */
+const isByOldMap = (error: unknown): boolean =>
+  (error as { isMapNew?: unknown } | null)?.isMapNew === true;
 
 /** An error of a connection that broke, or had broken before. */
 const isBreak = (error: unknown): boolean =>

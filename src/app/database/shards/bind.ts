@@ -32,18 +32,23 @@ export function ownersOf(
   return found.size > 0 ? [...found].sort((a, b) => a - b) : [0];
 }
 
-/** The values of a text's parameters. */
+/**
+ * The values of a text's parameters.
+ * @param limit of rows that a shard is to send; null: none
+ */
 export function bindParameters(
   { parameters }: Written,
   values: readonly unknown[],
-  limit = 0n,
+  limit: bigint | null = 0n,
   computed: readonly (string | null)[] = [],
 ): unknown[] {
   return parameters.map(number =>
     number >= COMPUTED_PARAMETER
       ? computed[number - COMPUTED_PARAMETER]
       : number === LIMIT_PARAMETER
-        ? String(limit)
+        ? limit === null
+          ? null
+          : String(limit)
         : values[number - 1],
   );
 }

@@ -1,6 +1,6 @@
 /** Queries over several shards: sent in parts, put together. */
 import { rowsWanted } from './bind.ts';
-import type { Gathered, RawRow } from './merge/gathered.ts';
+import { type Gathered, type RawRow, RowLimit } from './merge/gathered.ts';
 import {
   type LimitValues,
   type MergeContext,
@@ -13,7 +13,7 @@ import type { Action, Limits } from './plan/plan.ts';
 import { ShardRefused } from './plan/refused.ts';
 import type { Written } from './plan/tree.ts';
 import { textOf, type ValueSource } from './plan/values.ts';
-import { ALL_AS_TEXT, ASIDE, from, type Results, type Run } from './run.ts';
+import { ASIDE, from, type Results, type Run } from './run.ts';
 
 export async function scatter(
   run: Run,
@@ -35,7 +35,7 @@ export async function scatter(
   return from(gathered.shard, await mergeRows(gathered, merge, limits, around));
 }
 
-async function readLimits(run: Run, { count, offset }: Limits): Promise<LimitValues> {
+export async function readLimits(run: Run, { count, offset }: Limits): Promise<LimitValues> {
   return { count: await readLimit(run, count), offset: await readLimit(run, offset) };
 }
 
@@ -84,8 +84,13 @@ async function gather(
   const { maxMergedRows } = run.options;
   const values = run.bind(partial, most);
   const options = { wantsWrite: run.plan.writes };
+  const limit = new RowLimit(maxMergedRows, () => new TooManyRows(maxMergedRows));
   const results = await inParallel(shards, (shard, signal) =>
-    run.lanes.query(shard, { text: partial.text, values, ...ALL_AS_TEXT }, { ...options, signal }),
+    run.lanes.query(
+      shard,
+      { text: partial.text, values, rowMode: 'array', types: limit.types() },
+      { ...options, signal },
+    ),
   );
   const rows: RawRow[] = [];
   for (const result of results) {
@@ -95,7 +100,12 @@ async function gather(
   return { fields: results[0]!.fields, rows, shard: shards[0]! };
 }
 
-function context(run: Run, partial: Written, gathered: Gathered): MergeContext {
+/** @param gathered the fields of the answers, and where they come from */
+export function context(
+  run: Run,
+  partial: Written,
+  gathered: Omit<Gathered, 'rows'>,
+): MergeContext {
   const { types } = run.options;
   return {
     lanes: run.lanes,
@@ -109,7 +119,7 @@ function context(run: Run, partial: Written, gathered: Gathered): MergeContext {
 async function collations(
   run: Run,
   partial: Written,
-  { fields, shard }: Gathered,
+  { fields, shard }: Omit<Gathered, 'rows'>,
   places: readonly number[],
 ): Promise<Map<number, string>> {
   const cached = COLLATIONS.get(partial) ?? new Map<number, string>();

@@ -9,12 +9,13 @@
 import type pg from 'pg';
 import { scatter } from './execute-query.ts';
 import { copiedInsert, insert, move, write } from './execute-write.ts';
-import type { Lanes } from './lanes.ts';
+import type { LaneStatement, Lanes } from './lanes.ts';
 import { type RawRow, resultOf } from './merge/gathered.ts';
 import { columnsOf } from './merge/merge.ts';
 import { one, rowsSource } from './parallel.ts';
 import { describeAction } from './plan/describe.ts';
 import type { StagedAction, Target } from './plan/plan.ts';
+import { ShardRefused } from './plan/refused.ts';
 import { ALL_AS_TEXT, originOf, type Results, type Run } from './run.ts';
 
 /** The column of EXPLAIN. */
@@ -45,6 +46,14 @@ export function execute(run: Run): Promise<Results> {
       return run.lanes.atomically(lanes => copiedInsert(run, action, lanes));
     case 'move':
       return run.lanes.atomically(lanes => move(run, action, lanes));
+    case 'copy in':
+    case 'copy out':
+      return Promise.reject(
+        new ShardRefused(
+          'COPY of a table on several shards was sent without a stream',
+          'Nothing was sent. Use pg-copy-streams: client.query(copyFrom(…)), client.query(copyTo(…))',
+        ),
+      );
     case 'explained':
       return Promise.resolve(
         resultOf(
@@ -66,8 +75,16 @@ async function whole(run: Run, target: Target): Promise<Results> {
   return run.send(shards[0]!);
 }
 
-/** Subqueries first; then the statement with their rows in their places. */
 async function staged(run: Run, action: StagedAction, lanes: Lanes): Promise<Results> {
+  return run.options.again(await answered(run, action, lanes), lanes);
+}
+
+/** Subqueries first: the statement with their rows in their places. */
+export async function answered(
+  run: Run,
+  action: StagedAction,
+  lanes: Lanes,
+): Promise<LaneStatement> {
   const { rest, stages, prefix } = action;
   const values = run.bind(rest);
   let { text } = rest;
@@ -92,5 +109,5 @@ async function staged(run: Run, action: StagedAction, lanes: Lanes): Promise<Res
     );
   }
   const { name: _name, ...statement } = run.statement;
-  return run.options.again({ ...statement, text, values }, lanes);
+  return { ...statement, text, values };
 }

@@ -4,9 +4,9 @@
  */
 import type pg from 'pg';
 import { hasCode } from '../../../errors.ts';
+import { cancelOn } from '../cancel-request.ts';
 import { stalenessOf } from '../consistency/staleness.ts';
 import { TransactionBroken } from '../errors.ts';
-import { ShardDeadlock } from './errors.ts';
 import type { LaneOptions, LaneStatement, Lanes } from './lanes.ts';
 import type { ShardSet } from './shard-set.ts';
 import { ShardedTransaction, type TransactionSource } from './sharded-transaction.ts';
@@ -15,6 +15,9 @@ import { UNREAD } from './unique/tables.ts';
 
 /** A statement whose connections break under it this often may be what breaks them. */
 const MAX_ATTEMPTS = 4;
+
+/** Over two shards (`ShardDeadlock`), or within one, which alone would not be in it. */
+const DEADLOCK = '40P01';
 
 export interface Autocommit {
   readonly shards: ShardSet;
@@ -60,9 +63,14 @@ export class AutocommitLanes implements Lanes {
         ...statement,
         ...(this.#staleness === undefined ? {} : { staleness: this.#staleness }),
       };
-      const result = (await shard.observed(options.key, () =>
-        sender.query(sent),
-      )) as pg.QueryResult<never>;
+      const { signal } = options;
+      const send = () => {
+        if (!signal) return sender.query(sent);
+        return kept
+          ? cancellable(sender as pg.PoolClient, sent, signal)
+          : shard.pool.queryUntil(signal, sent);
+      };
+      const result = (await shard.observed(options.key, send)) as pg.QueryResult<never>;
       // The pool takes note of its own.
       if (kept && options.wantsWrite) shard.noteWrite(false);
       return result;
@@ -80,10 +88,25 @@ export class AutocommitLanes implements Lanes {
       try {
         return await within(transaction, run);
       } catch (error) {
-        const isKept = !(error instanceof TransactionBroken && error.safeToRetry);
-        if ((isKept && !(error instanceof ShardDeadlock)) || attempt >= MAX_ATTEMPTS) throw error;
+        const isBroken = error instanceof TransactionBroken && error.safeToRetry;
+        if ((!isBroken && !hasCode(error, DEADLOCK)) || attempt >= MAX_ATTEMPTS) throw error;
       }
     }
+  }
+}
+
+/** On a connection that is used on. */
+async function cancellable(
+  client: pg.ClientBase,
+  statement: pg.QueryConfig,
+  signal: AbortSignal,
+): Promise<pg.QueryResult> {
+  signal.throwIfAborted();
+  const stop = cancelOn(signal, client);
+  try {
+    return await client.query(statement);
+  } finally {
+    await stop();
   }
 }
 

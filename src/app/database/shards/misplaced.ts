@@ -2,7 +2,7 @@
  * A write that came to a shard that does not own the row.
  *
  * Each sharded table has a CHECK constraint, the *guard*, on each shard, so nothing was kept. Through the pool it means that
- * this process's map is older than the shards: read the map again, and send the statement where it belongs
+ * this process's map is older than the shards: `map-watch.ts` reads the map again, and the statement is sent where it belongs
  * now. When the map says the same as before, the statement writes the key in a way that nobody could read (a
  * trigger, a rule), and the error is told.
  */
@@ -17,6 +17,8 @@ const CHECK_VIOLATION = '23514';
 export class RowBelongsElsewhere extends BanyanError {
   /** Nothing was kept of the statement; of its transaction neither, once that is rolled back. */
   readonly safeToRetry = true;
+  /** The map has been read again since, and is another: what is run now goes where it belongs. */
+  isMapNew = false;
 
   /** @param cause PostgreSQL's error */
   constructor(table: string, shard: string, cause: unknown) {

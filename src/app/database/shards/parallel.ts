@@ -36,7 +36,8 @@ export async function inParallel<T>(
       } catch (error) {
         if (!failed) {
           failed = { error };
-          if (error instanceof Error) Object.assign(error, { shard });
+          // Where nobody has said already which shard it was.
+          if (error instanceof Error && !('shard' in error)) Object.assign(error, { shard });
           controller.abort();
         }
         return undefined;

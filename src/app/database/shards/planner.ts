@@ -3,15 +3,18 @@
  */
 import type pg from 'pg';
 import type { QueryConfig } from '../statement.ts';
+import { ownersOf } from './bind.ts';
 import { type DirectPlan, directPlan } from './direct.ts';
 import { isExplain, readExplain } from './explain/explain-text.ts';
 import { Explainer, type Place } from './explain/explainer.ts';
 import type { Lanes } from './lanes.ts';
-import type { Target } from './plan/plan.ts';
+import type { KeyFamily } from './plan/placement.ts';
+import type { CopyAction, Target } from './plan/plan.ts';
 import { shardsOf } from './plan/values.ts';
 import type { ShardCatalog } from './shard-catalog.ts';
 import { ShardRouter } from './shard-router.ts';
 import type { StatementReader } from './statement-reader.ts';
+import type { RowSource } from './submitted/virtual-server.ts';
 
 export interface ShardPlanner {
   /**
@@ -29,20 +32,39 @@ export interface ShardPlanner {
    * @throws a refusal
    */
   onlyShard(text: string, values: readonly unknown[] | undefined): number | undefined;
+  /**
+   * The rows of a statement in batches, for a cursor or a stream.
+   * @param lanes in a transaction, which they end with
+   */
+  open(config: pg.QueryConfig, lanes: Lanes): Promise<RowSource>;
+  /** The plan of a COPY over several shards; undefined for anything else. @throws a refusal */
+  copy(text: string): Promise<PlannedCopy | undefined>;
   /** How a text goes to one shard by one of its parameters; undefined when it does not, always. */
   direct(text: string): DirectPlan | undefined;
+}
+
+export interface PlannedCopy {
+  readonly action: CopyAction;
+  /** Those that it copies from. */
+  readonly shards: readonly number[];
+  shardOf(family: KeyFamily, key: string): number | undefined;
+  /** It writes a column that is unique over all shards. */
+  readonly isUnique: boolean;
 }
 
 /** By the map and the schema as they are at the moment. */
 export class CatalogPlanner implements ShardPlanner {
   readonly #reader: StatementReader;
   readonly #catalog: ShardCatalog;
+  readonly #maxMergedRows: number | undefined;
   #router: ShardRouter | undefined;
   #explainer: Explainer | undefined;
 
-  constructor(reader: StatementReader, catalog: ShardCatalog) {
+  /** @param maxMergedRows default: 100000 */
+  constructor(reader: StatementReader, catalog: ShardCatalog, maxMergedRows?: number) {
     this.#reader = reader;
     this.#catalog = catalog;
+    this.#maxMergedRows = maxMergedRows;
   }
 
   execute(
@@ -61,7 +83,30 @@ export class CatalogPlanner implements ShardPlanner {
 
   onlyShard(text: string, values: readonly unknown[] | undefined): number | undefined {
     const { action } = this.#ready.plan(text);
-    return 'target' in action ? this.#one(action.target, values) : undefined;
+    return 'target' in action && action.kind !== 'copy out'
+      ? this.#one(action.target, values)
+      : undefined;
+  }
+
+  open(config: pg.QueryConfig, lanes: Lanes): Promise<RowSource> {
+    return this.#ready.open(config, lanes);
+  }
+
+  async copy(text: string): Promise<PlannedCopy | undefined> {
+    const { action } = await this.#ready.settledPlan(text);
+    if (action.kind !== 'copy in' && action.kind !== 'copy out') return undefined;
+    const { placement } = this.#catalog;
+    const all = Array.from({ length: placement.shards }, (_, i) => i);
+    const owners =
+      action.kind === 'copy out' && action.target.kind === 'keys'
+        ? ownersOf(action.target.parts, [], placement)
+        : undefined;
+    return {
+      action,
+      shards: owners ?? all,
+      shardOf: (family, key) => placement.shardOf(family, key),
+      isUnique: false,
+    };
   }
 
   direct(text: string): DirectPlan | undefined {
@@ -77,6 +122,7 @@ export class CatalogPlanner implements ShardPlanner {
       catalog: () => this.#reader.catalog,
       placement,
       refresh: () => this.#catalog.refresh(),
+      ...(this.#maxMergedRows === undefined ? {} : { maxMergedRows: this.#maxMergedRows }),
     });
     this.#explainer = new Explainer({
       router: this.#router,

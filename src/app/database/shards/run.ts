@@ -9,6 +9,7 @@ import type { StatementPlan, Target } from './plan/plan.ts';
 import { ShardRefused } from './plan/refused.ts';
 import type { Written } from './plan/tree.ts';
 import { textOf, type ValueSource } from './plan/values.ts';
+import type { RowSource } from './submitted/virtual-server.ts';
 
 export type Result = pg.QueryResult<never>;
 /** A text of several statements gives several. */
@@ -22,6 +23,8 @@ export interface ExecutionOptions {
   anyShard(): number;
   /** Runs a statement that was made of this one. */
   again(statement: LaneStatement, lanes: Lanes): Promise<Results>;
+  /** The same, for its rows in batches. */
+  openAgain(statement: LaneStatement, lanes: Lanes): Promise<RowSource>;
 }
 
 const SQL_TYPE: Record<KeyFamily, string> = { integer: 'bigint', text: 'text', uuid: 'uuid' };
@@ -122,7 +125,11 @@ export class Run {
   }
 
   /** The values of a text's parameters. */
-  bind(written: Written, limit = 0n, computed: readonly (string | null)[] = []): unknown[] {
+  bind(
+    written: Written,
+    limit: bigint | null = 0n,
+    computed: readonly (string | null)[] = [],
+  ): unknown[] {
     return bindParameters(written, this.values, limit, computed);
   }
 }

@@ -18,7 +18,9 @@ import type { Action, StatementPlan } from './plan/plan.ts';
 import { ShardRefused } from './plan/refused.ts';
 import { planStatement, statementsOf } from './plan/statement.ts';
 import { shardsOf } from './plan/values.ts';
-import { type Results, Run } from './run.ts';
+import { ALL_AS_TEXT, type Results, Run } from './run.ts';
+import { openRows } from './submitted/open-rows.ts';
+import type { RowSource } from './submitted/virtual-server.ts';
 
 export interface ShardRouterOptions {
   readonly parser: Parser;
@@ -100,9 +102,22 @@ export class ShardRouter {
     return this.#run(statementOf(config, types), lanes);
   }
 
+  /** The rows of a statement in batches. @param lanes in a transaction, which they end with */
+  async open(config: QueryConfig, lanes: Lanes): Promise<RowSource> {
+    return this.#open(statementOf(config), lanes);
+  }
+
+  async #open(statement: LaneStatement, lanes: Lanes): Promise<RowSource> {
+    return openRows(await this.#prepare({ ...statement, ...ALL_AS_TEXT }, lanes));
+  }
+
   async #run(statement: LaneStatement, lanes: Lanes): Promise<Results> {
+    return execute(await this.#prepare(statement, lanes));
+  }
+
+  async #prepare(statement: LaneStatement, lanes: Lanes): Promise<Run> {
     const plan = await this.settledPlan(statement.text);
-    const run = new Run(plan, statement, lanes, {
+    return new Run(plan, statement, lanes, {
       placement: this.#options.placement(),
       types: this.#types,
       maxMergedRows: this.maxMergedRows,
@@ -111,8 +126,8 @@ export class ShardRouter {
         return this.#turn;
       },
       again: (other, on) => this.#run(other, on),
+      openAgain: (other, on) => this.#open(other, on),
     });
-    return execute(run);
   }
 
   #planAnew(text: string, placement: Placement, catalog: Catalog): Omit<Entry, 'versions'> {

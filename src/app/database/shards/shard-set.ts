@@ -34,14 +34,14 @@ export class Shard implements ShardPrimary {
    * Asks it something, and counts that.
    * @param key that it is about, if it is one
    * @param times how many statements this one stands for
-   * @throws RowBelongsElsewhere, and what `ask` throws
+   * @throws RowBelongsElsewhere, and what `ask` throws: with `shard`, the id of this one
    */
   async observed<T>(key: LaneKey | undefined, ask: () => Promise<T>, times = 1): Promise<T> {
     const begun = performance.now();
     try {
       return await ask();
     } catch (error) {
-      throw explainMisplaced(error, this.id);
+      throw named(explainMisplaced(error, this.id), this.id);
     } finally {
       this.#load.observe(this.id, performance.now() - begun, key?.family, key?.text, times);
     }
@@ -66,6 +66,12 @@ export class Shard implements ShardPrimary {
     const { router } = this.pool;
     router?.noteWrite(router.scope(), changesCatalog);
   }
+}
+
+/** Of a statement over several, which one could not. */
+function named(error: unknown, shard: string): unknown {
+  const isKnown = typeof error !== 'object' || error === null || 'shard' in error;
+  return isKnown ? error : Object.assign(error, { shard });
 }
 
 export interface ShardSetOptions {

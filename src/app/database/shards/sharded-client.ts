@@ -10,6 +10,7 @@
  */
 import { AsyncLocalStorage } from 'node:async_hooks';
 import pg from 'pg';
+import { breakConnection } from '../pool-internals.ts';
 import { QueuedClient } from '../queued-client.ts';
 import type { StatementFacts, TransactionEffect } from '../route/facts.ts';
 import type { QueryConfig } from '../statement.ts';
@@ -17,12 +18,15 @@ import { type Submittable, textOf, whenIdle } from '../submittable.ts';
 import { ENDS_ITSELF } from '../transaction.ts';
 import { ShardedSessionRefused } from './errors.ts';
 import { AutocommitLanes } from './lane-sources.ts';
+import type { MapWatch } from './map-watch.ts';
 import type { ShardPlanner } from './planner.ts';
 import { SessionConnections } from './session-connections.ts';
 import { sessionWord } from './session-words.ts';
 import type { ShardSet } from './shard-set.ts';
 import { ShardedTransaction, type TransactionSource } from './sharded-transaction.ts';
 import type { StatementReader } from './statement-reader.ts';
+import { ShardService } from './submitted/service.ts';
+import { failing, serve } from './submitted/virtual-server.ts';
 import type { Coordinator } from './two-phase/coordinator.ts';
 import type { UniqueKeeper } from './unique/keeper.ts';
 
@@ -32,6 +36,7 @@ export interface ShardedContext {
   readonly planner: ShardPlanner;
   readonly reader: StatementReader;
   readonly coordinator: Coordinator;
+  readonly map: MapWatch;
   readonly deadlockTimeoutMs: number;
   /** Of the columns that are unique across shards; undefined: there are none. */
   readonly unique: () => UniqueKeeper | undefined;
@@ -51,6 +56,8 @@ export class ShardedClient extends QueuedClient {
   #transaction: ShardedTransaction | undefined;
   /** The statement that began the transaction. */
   #begin = '';
+  /** Ends what sends itself, when the client is closed under it. */
+  readonly #closing = new AbortController();
   /** To `pool.transaction`: its COMMIT says what became of it, and transactions are counted. */
   readonly [ENDS_ITSELF] = true;
   transactions = 0;
@@ -119,6 +126,7 @@ export class ShardedClient extends QueuedClient {
     const transaction = this.#transaction;
     this.#transaction = undefined;
     if (error) {
+      this.#closing.abort(error === true ? new Error('the client was released') : error);
       transaction?.breakOff(error === true ? new Error('the client was released') : error);
       this.#session.close();
     } else if (transaction) void transaction.rollBack().then(() => this.#session.close());
@@ -149,9 +157,16 @@ export class ShardedClient extends QueuedClient {
   }
 
   async #execute(config: pg.QueryConfig, facts: StatementFacts): Promise<Results> {
-    const { planner, changed } = this.#context;
+    const { planner, changed, map } = this.#context;
     const transaction = this.#transaction;
-    const result = await planner.execute(config, transaction ?? this.#lanes.of(config));
+    const { epoch } = map;
+    const result = await (transaction
+      ? planner.execute(config, transaction).catch(async error => {
+          // So that the error tells whether running all of it again is of use.
+          await map.explains(error, epoch);
+          throw error;
+        })
+      : map.follow(() => planner.execute(config, this.#lanes.of(config))));
     if (facts.changesCatalog) {
       if (transaction) transaction.noteCatalogChange();
       else changed();
@@ -294,33 +309,42 @@ export class ShardedClient extends QueuedClient {
   }
 
   async #submit(query: Submittable): Promise<void> {
+    const { planner, ready } = this.#context;
+    const { signal } = this.#closing;
     try {
-      const { reader, planner, shards, ready } = this.#context;
       for (let wait = ready(); wait; wait = ready()) await wait;
       const transaction = this.#transaction;
       if (transaction?.hasFailed) throw transaction.broken ?? inFailedTransaction();
-      const text = textOf(query) ?? '';
-      const index = planner.onlyShard(text, valuesOf(query));
-      if (index === undefined) {
-        throw ShardedSessionRefused.ofSubmittable();
-      }
-      const [client, giveBack] = transaction
-        ? [(await transaction.branch(index)).client, () => {}]
-        : await this.#source.connect(index);
-      if (transaction)
-        (await transaction.branch(index)).wrote ||= reader.facts(text).access !== 'read';
-      const idle = whenIdle(client);
-      client.query(query as unknown as pg.Submittable);
-      await idle;
-      if (client.getTransactionStatus() === 'E') transaction?.fail();
-      if (!transaction) {
-        if (reader.facts(text).access !== 'read') shards.at(index).noteWrite(false);
-        giveBack(undefined);
-      }
+      const index = planner.onlyShard(textOf(query) ?? '', valuesOf(query));
+      if (index !== undefined) return await this.#submitTo(index, query);
+      await serve(query, new ShardService({ planner, transaction, source: this.#source }), signal);
     } catch (error) {
       this.#transaction?.fail();
-      query.handleError(error as Error);
+      // As from a server: who made the object may not listen yet.
+      await serve(query, failing(error, this.getTransactionStatus()), signal);
     }
+  }
+
+  /** Over a connection to its shard. */
+  async #submitTo(index: number, query: Submittable): Promise<void> {
+    const { reader, shards } = this.#context;
+    const transaction = this.#transaction;
+    const writes = reader.facts(textOf(query) ?? '').access !== 'read';
+    const branch = await transaction?.branch(index);
+    if (branch) branch.wrote ||= writes;
+    const [client, giveBack] = branch
+      ? [branch.client, () => {}]
+      : await this.#source.connect(index);
+    const idle = whenIdle(client);
+    const onClose = () => breakConnection(client);
+    this.#closing.signal.addEventListener('abort', onClose, { once: true });
+    client.query(query as unknown as pg.Submittable);
+    await idle;
+    this.#closing.signal.removeEventListener('abort', onClose);
+    if (client.getTransactionStatus() === 'E') transaction?.fail();
+    if (transaction) return;
+    if (writes) shards.at(index).noteWrite(false);
+    giveBack(this.#closing.signal.aborted ? new Error('the client was released') : undefined);
   }
 }
 

@@ -9,19 +9,19 @@
  */
 import pg from 'pg';
 import { hasCode } from '../../../errors.ts';
-import { watchRuntimeMap } from '../../../map/map-file.ts';
 import type { RuntimeMap } from '../../../map/runtime-map.ts';
 import { log } from '../../telemetry/log.ts';
 import type { BanyanPool, BanyanPoolOptions, Pool } from '../banyan-pool.ts';
+import { migrateAll, SHARDS } from '../migrate.ts';
 import type { StatementFacts } from '../route/facts.ts';
 import type { Done, QueryConfig } from '../statement.ts';
-import { isSubmittable, textOf } from '../submittable.ts';
+import { isSubmittable, type Submittable, textOf } from '../submittable.ts';
 import { type TransactionOptions, transaction } from '../transaction.ts';
 import { type DirectRoute, DirectRoutes } from './direct.ts';
-import { ShardedSessionRefused } from './errors.ts';
 import type { Load } from './hot/load.ts';
 import { reportLoad } from './hot/load-report.ts';
 import { AutocommitLanes } from './lane-sources.ts';
+import { MapWatch } from './map-watch.ts';
 import { explainMisplaced } from './misplaced.ts';
 import { CatalogPlanner, type ShardPlanner } from './planner.ts';
 import { sessionWord } from './session-words.ts';
@@ -47,6 +47,8 @@ export interface ShardedPoolOptions {
   readonly unit: string;
   /** Default: the one that plans by map and schema. */
   readonly planner?: (reader: StatementReader, catalog: ShardCatalog) => ShardPlanner;
+  /** Default: 100000 (`PoolOptions`). */
+  readonly maxMergedRows?: number;
   /** In milliseconds. Default: 1000 (`lock-watch.ts`). */
   readonly deadlockTimeoutMs?: number;
 }
@@ -67,7 +69,7 @@ export class ShardedPool extends pg.Pool implements Pool {
   readonly #context: ShardedContext;
   readonly #lanes: AutocommitLanes;
   readonly #recoverer: Recoverer;
-  readonly #stopWatching: () => void;
+  readonly #map: MapWatch;
   readonly #stopReporting: () => void;
   readonly #prepared = new WeakSet<Shard>();
   readonly #catalog: ShardCatalog;
@@ -91,13 +93,22 @@ export class ShardedPool extends pg.Pool implements Pool {
     const home = { query: (text: string) => shards.home.pool.query(text) };
     const reader = new StatementReader(home);
     const catalog = new ShardCatalog(map, home as unknown as SchemaSource);
-    const planner = options.planner?.(reader, catalog) ?? new CatalogPlanner(reader, catalog);
+    const planner =
+      options.planner?.(reader, catalog) ??
+      new CatalogPlanner(reader, catalog, options.maxMergedRows);
     const unique = () => catalog.unique;
+    this.#map = new MapWatch(mapFile, map, next => {
+      // Both in one go: what is planned and where it is sent must be of one map.
+      catalog.follow(next);
+      shards.follow(next);
+      void this.#prepare();
+    });
     this.#catalog = catalog;
     this.#context = {
       shards,
       coordinator,
       reader,
+      map: this.#map,
       unique,
       ready: () => reader.ready ?? catalog.ready,
       changed: () => {
@@ -125,17 +136,6 @@ export class ShardedPool extends pg.Pool implements Pool {
         },
       },
     });
-    this.#stopWatching = watchRuntimeMap(
-      mapFile,
-      map,
-      next => {
-        // Both in one go: what is planned and where it is sent must be of one map.
-        catalog.follow(next);
-        shards.follow(next);
-        void this.#prepare();
-      },
-      error => log.warn({ err: error }, 'the runtime map cannot be read; the last one stays'),
-    );
     this.#stopReporting = reportLoad(mapFile, shards.load);
     void this.#prepare().then(() => this.#recoverer.start());
   }
@@ -148,6 +148,23 @@ export class ShardedPool extends pg.Pool implements Pool {
   get load(): Load {
     return this.shards.load.load();
   }
+
+  /** @internal For `migrate`. */
+  readonly [SHARDS] = {
+    migrate: async (folder: string) => {
+      const shards = this.shards.all;
+      const places = shards.map(({ id }) => id);
+      try {
+        return await migrateAll(
+          shards.map(({ pool }) => pool),
+          folder,
+          places,
+        );
+      } finally {
+        this.#context.changed();
+      }
+    },
+  };
 
   /** @internal The shards, in the map's order. */
   get shards(): ShardSet {
@@ -211,7 +228,7 @@ export class ShardedPool extends pg.Pool implements Pool {
   async #end(): Promise<void> {
     const { shards, coordinator, reader } = this.#context;
     await super.end();
-    this.#stopWatching();
+    this.#map.stop();
     this.#stopReporting();
     reader.close();
     this.#catalog.close();
@@ -242,10 +259,14 @@ export class ShardedPool extends pg.Pool implements Pool {
     config: QueryConfig,
     values: unknown[] | undefined,
   ): Promise<unknown> {
-    return this.#sendDirectly(route, config, values).catch((error: unknown) => {
+    const { epoch } = this.#map;
+    const shard = this.shards.at(route.shard).id;
+    return this.#sendDirectly(route, config, values).catch(async (given: unknown) => {
       // It changed unique values without naming their table: nothing was kept, and the planner's way sees to them.
-      if (hasCode(error, UNREAD)) return this.#run(config, values);
-      throw explainMisplaced(error, this.shards.at(route.shard).id);
+      if (hasCode(given, UNREAD)) return this.#run(config, values);
+      const error = explainMisplaced(given, shard);
+      if (await this.#map.explains(error, epoch)) return this.#run(config, values);
+      throw error;
     });
   }
 
@@ -266,7 +287,7 @@ export class ShardedPool extends pg.Pool implements Pool {
     if (values) whole.values = values;
     const facts = reader.facts(whole.text);
     if (sessionWord(whole.text, facts, whole.values).kind !== 'none') return this.#runAlone(whole);
-    const result = await planner.execute(whole, this.#lanes.of(whole));
+    const result = await this.#map.follow(() => planner.execute(whole, this.#lanes.of(whole)));
     if (!this.#context.ready()) this.#learn(whole.text, facts);
     if (facts.changesCatalog) this.#context.changed();
     return result;
@@ -282,22 +303,25 @@ export class ShardedPool extends pg.Pool implements Pool {
     }
   }
 
-  #submit(
-    query: pg.Submittable & { handleError(error: Error): void },
-    values: unknown[] | undefined,
-    callback: Done | undefined,
-  ): void {
+  #submit(query: Submittable, values: unknown[] | undefined, callback: Done | undefined): void {
     const { ready, planner, shards } = this.#context;
     void (async () => {
+      let index: number | undefined;
       try {
         for (let wait = ready(); wait; wait = ready()) await wait;
-        const index = planner.onlyShard(textOf(query as never) ?? '', valuesOf(query as never));
-        if (index === undefined) throw ShardedSessionRefused.ofSubmittable();
-        const send = shards.at(index).pool.query as (...args: unknown[]) => void;
-        send.call(shards.at(index).pool, query, values, callback);
-      } catch (error) {
-        query.handleError(error as Error);
+        index = planner.onlyShard(textOf(query) ?? '', valuesOf(query));
+      } catch {
+        // The client says so.
       }
+      if (index === undefined) {
+        const client = new ShardedClient(this.#context, this.options);
+        client.query(query, values, callback);
+        // When it is done.
+        client.release();
+        return;
+      }
+      const send = shards.at(index).pool.query as (...args: unknown[]) => void;
+      send.call(shards.at(index).pool, query, values, callback);
     })();
   }
 

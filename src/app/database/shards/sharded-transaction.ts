@@ -12,6 +12,7 @@
 import type pg from 'pg';
 import { hasCode } from '../../../errors.ts';
 import { isBroken, wasNotSent } from '../breakage.ts';
+import { cancelOn } from '../cancel-request.ts';
 import { TransactionBroken } from '../errors.ts';
 import { ShardDeadlock } from './errors.ts';
 import { Journal } from './journal.ts';
@@ -93,15 +94,28 @@ export class ShardedTransaction implements Lanes {
   async query(
     index: number,
     statement: LaneStatement,
-    { wantsWrite, key }: LaneOptions,
+    { wantsWrite, key, signal }: LaneOptions,
   ): Promise<pg.QueryResult<never>> {
     const branch = await this.branch(index);
     if (wantsWrite) branch.wrote = true;
     return this.#source
       .shard(index)
-      .observed(key, () => this.#run(branch, () => branch.send(statement))) as Promise<
-      pg.QueryResult<never>
-    >;
+      .observed(key, () =>
+        this.#run(branch, () => sendUntil(signal, branch, statement)),
+      ) as Promise<pg.QueryResult<never>>;
+  }
+
+  /** Runs something of its own on a shard's connection, as one statement of the transaction. */
+  async on<T>(
+    index: number,
+    wantsWrite: boolean,
+    run: (client: pg.PoolClient) => Promise<T>,
+  ): Promise<T> {
+    const branch = await this.branch(index);
+    if (wantsWrite) branch.wrote = true;
+    return this.#source
+      .shard(index)
+      .observed(undefined, () => this.#run(branch, () => run(branch.client)));
   }
 
   atomically<T>(run: (lanes: Lanes) => Promise<T>): Promise<T> {
@@ -238,5 +252,21 @@ export class ShardedTransaction implements Lanes {
     if (!isBroken(error) && !wasNotSent(error)) return error;
     this.#broken ??= new TransactionBroken(error);
     return this.#broken;
+  }
+}
+
+async function sendUntil(
+  signal: AbortSignal | undefined,
+  branch: Branch,
+  statement: LaneStatement,
+): Promise<pg.QueryResult> {
+  if (!signal) return branch.send(statement);
+  signal.throwIfAborted();
+  const stop = cancelOn(signal, branch.client);
+  try {
+    return await branch.send(statement);
+  } finally {
+    // It must not hit the ROLLBACK that follows.
+    await stop();
   }
 }

@@ -291,7 +291,8 @@ describe('sessions', () => {
       expect(await cursor.read(2)).toEqual([{ key: 2 }, { key: 3 }]);
       await cursor.close();
       const across = client.query(new Cursor('/* all */ select key from notes'));
-      await expect(across.read(2)).rejects.toMatchObject({ code: 'SHARDED_SESSION_REFUSED' });
+      expect(await across.read(2)).toHaveLength(2);
+      await across.close();
       expect((await client.query('/* 1 */ select 1 as one')).rows).toEqual([{ one: 1 }]);
     }));
 });

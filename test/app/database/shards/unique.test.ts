@@ -139,33 +139,6 @@ describe('a value that is taken', () => {
     expect(await looked()).toEqual({ 'ann@example.org': here[0], 'bob@example.org': there[0] });
   });
 
-  test('is skipped by ON CONFLICT DO NOTHING of one row', async () => {
-    await insert(pool, here[0]!, 'ann@example.org');
-    for (const target of ['', '(email)']) {
-      const { rowCount, rows } = await insert(
-        pool,
-        there[0]!,
-        'ann@example.org',
-        `on conflict ${target} do nothing returning id`,
-      );
-      expect({ rowCount, rows }).toEqual({ rowCount: 0, rows: [] });
-    }
-    const added = await insert(
-      pool,
-      there[0]!,
-      'bob@example.org',
-      'on conflict do nothing returning id::int',
-    );
-    expect(added.rows).toEqual([{ id: there[0] }]);
-    await expect(
-      pool.query(`insert into users (id, email) values (1, 'x'), (2, 'y') on conflict do nothing`),
-    ).rejects.toMatchObject({ code: 'UNIQUE_CONFLICT_REFUSED' });
-    await expect(
-      insert(pool, there[1]!, 'z', 'on conflict (email) do update set name = excluded.name'),
-    ).rejects.toMatchObject({ code: 'UNIQUE_CONFLICT_REFUSED' });
-    expect(await looked()).toEqual({ 'ann@example.org': here[0], 'bob@example.org': there[0] });
-  });
-
   test('goes to one of many who want it at the same time', async () => {
     const ids = [...here.slice(0, 8), ...there.slice(0, 8)];
     const results = await Promise.allSettled(ids.map(id => insert(pool, id, 'ann@example.org')));

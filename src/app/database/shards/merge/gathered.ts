@@ -15,6 +15,38 @@ export const AS_TEXT: pg.CustomTypesConfig = {
   getTypeParser: () => (value: unknown) => value,
 } as never;
 
+/**
+ * Values as they came, of no more rows than a limit over all shards: those beyond it are not kept, and the answer fails.
+ */
+export class RowLimit {
+  readonly #onExceeded: () => Error;
+  #left: number;
+
+  /** @param onExceeded makes the error */
+  constructor(limit: number, onExceeded: () => Error) {
+    this.#left = limit;
+    this.#onExceeded = onExceeded;
+  }
+
+  /** For one shard's answer. */
+  types(): pg.CustomTypesConfig {
+    // pg parses each value but NULLs, so the column with the most values tells how many rows there are at least.
+    let rows = 0;
+    const getTypeParser = () => {
+      let seen = 0;
+      return (value: unknown) => {
+        if (++seen > rows) {
+          rows = seen;
+          // pg drops what comes after it, and then fails the query with it.
+          if (--this.#left < 0) throw this.#onExceeded();
+        }
+        return value;
+      };
+    };
+    return { getTypeParser } as never;
+  }
+}
+
 /** What pg builds results with. */
 interface ResultBuilder extends pg.QueryResult<never> {
   addFields(fields: pg.FieldDef[]): void;

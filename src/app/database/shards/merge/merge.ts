@@ -9,7 +9,7 @@
 import type pg from 'pg';
 import { BanyanError } from '../../../../errors.ts';
 import type { Lanes } from '../lanes.ts';
-import type { QueryMerge, RowsMerge, Slot } from '../plan/plan.ts';
+import type { QueryMerge, RowsMerge, Slot, SortKey } from '../plan/plan.ts';
 import { ShardRefused } from '../plan/refused.ts';
 import { quote } from '../plan/tree.ts';
 import { comparison, type ResolvedKey, sortRows } from './compare.ts';
@@ -58,13 +58,8 @@ export async function mergeRows(
 ): Promise<pg.QueryResult<never>> {
   const { fields, rows } = gathered;
   const visible = fields.length - merge.hidden;
-  const place = (column: RowsMerge['keys'][number]['column']) =>
-    'at' in column
-      ? column.at
-      : 'hidden' in column
-        ? visible + column.hidden
-        : placeOfName(column.name, fields.slice(0, visible));
-  const keys: ResolvedKey[] = merge.keys.map(key => ({ ...key, at: place(key.column) }));
+  const place = (column: SortKey['column']) => placeOf(column, fields, visible);
+  const keys = resolveKeys(merge, fields);
   const isNegative = (limits.count ?? 0n) < 0n || (limits.offset ?? 0n) < 0n;
   if (merge.distinct.kind === 'none' && !isNegative) {
     const sorted = await sortHere(gathered, keys, context);
@@ -86,10 +81,7 @@ export async function mergeRows(
       : on.length > 0
         ? `distinct on (${on.map(at => `bx_c${at}`).join(', ')}) `
         : '';
-  const order = keys.map(
-    ({ at, isDescending, nullsFirst }) =>
-      `bx_c${at} ${isDescending ? 'desc' : 'asc'} nulls ${nullsFirst ? 'first' : 'last'}`,
-  );
+  const order = keys.map(orderBy);
   const text = [
     `select ${distinct}${list.join(', ')} from ${source(1)}`,
     order.length ? ` order by ${order.join(', ')}` : '',
@@ -104,6 +96,71 @@ export async function mergeRows(
   for (const [i, field] of result.fields.entries()) Object.assign(field, fields[i]);
   return result;
 }
+
+/** Where the columns are that rows are ordered by. @throws ShardRefused for a name that is not one column */
+export function resolveKeys(merge: RowsMerge, fields: readonly pg.FieldDef[]): ResolvedKey[] {
+  const visible = fields.length - merge.hidden;
+  return merge.keys.map(key => ({ ...key, at: placeOf(key.column, fields, visible) }));
+}
+
+function placeOf(
+  column: SortKey['column'],
+  fields: readonly pg.FieldDef[],
+  visible: number,
+): number {
+  if ('at' in column) return column.at;
+  if ('hidden' in column) return visible + column.hidden;
+  return placeOfName(column.name, fields.slice(0, visible));
+}
+
+function orderBy({ at, isDescending, nullsFirst }: ResolvedKey): string {
+  return `bx_c${at} ${isDescending ? 'desc' : 'asc'} nulls ${nullsFirst ? 'first' : 'last'}`;
+}
+
+/** The rows in their order; they are merged by PostgreSQL where it is not certain how it would. */
+export async function sorted(
+  gathered: Gathered,
+  keys: readonly ResolvedKey[],
+  context: MergeContext,
+): Promise<RawRow[]> {
+  const here = await sortHere(gathered, keys, context);
+  if (here) return here;
+  // Only what is compared goes there, and comes back as the number of the row.
+  const { fields, rows, shard } = gathered;
+  const places = [...new Set(keys.map(({ at }) => at))];
+  const number = { ...fields[0]!, name: 'number', dataTypeID: BIGINT };
+  const compared: Gathered = {
+    fields: [...places.map(at => fields[at]!), number],
+    rows: rows.map((row, i) => [...places.map(at => row[at] ?? null), String(i)]),
+    shard,
+  };
+  const around = {
+    ...context,
+    collations: async (wanted: readonly number[]) => {
+      const known = await context.collations(wanted.map(i => places[i]!));
+      return new Map(wanted.map(i => [i, known.get(places[i]!) ?? '']));
+    },
+  };
+  const source = await sourceOf(
+    compared,
+    'bx_',
+    places.map((_at, i) => i),
+    around,
+  );
+  const order = keys.map(key => orderBy({ ...key, at: places.indexOf(key.at) }));
+  const { rows: numbers } = await context.lanes.query(
+    shard,
+    {
+      text: `select bx_c${places.length} from ${source(1)} order by ${order.join(', ')}`,
+      values: columnsOf(compared.rows, compared.fields.length),
+      rowMode: 'array',
+    },
+    { wantsWrite: false, isAside: true },
+  );
+  return (numbers as unknown as [string][]).map(([i]) => rows[Number(i)]!);
+}
+
+const BIGINT = 20;
 
 /** @returns undefined when PostgreSQL has to sort */
 async function sortHere(

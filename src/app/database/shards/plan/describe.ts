@@ -34,6 +34,14 @@ export function describeAction(action: Action): string[] {
         `select: ${action.query.text}`,
         `insert by column ${action.keyAt + 1}: ${action.insert.text}`,
       ];
+    case 'copy in':
+      return [
+        action.key
+          ? `copy in ${action.format.kind}, split by column ${action.key.at + 1}`
+          : `copy in ${action.format.kind}, to each shard`,
+      ];
+    case 'copy out':
+      return [`copy out ${action.format.kind}, ${where(action.target)}`];
     case 'explained':
       return ['plan in words', ...describeAction(action.of)];
     case 'staged':

@@ -37,7 +37,7 @@ const withoutLength = (type: string) => {
   return bare === 'character' ? 'bpchar' : bare;
 };
 
-function castTo(arg: Node, type: string, parser: Parser): Node {
+export function castTo(arg: Node, type: string, parser: Parser): Node {
   const parsed = parser.parse(`select null::${type}`);
   const [first] = parsed.kind === 'statements' ? parsed.statements : [];
   const select = first?.stmt && 'SelectStmt' in first.stmt ? first.stmt.SelectStmt : undefined;

@@ -3,6 +3,7 @@
  * for whatever values its parameters get.
  */
 import type { TransactionEffect } from '../../route/facts.ts';
+import type { CopyIntoAction, CopyOutAction } from './copy.ts';
 import type { Written } from './tree.ts';
 import type { Pin, ValueSource } from './values.ts';
 
@@ -91,6 +92,7 @@ export type Action =
   | CopiedInsertAction
   | MoveAction
   | StagedAction
+  | CopyAction
   /** EXPLAIN of what goes to several shards: the plan of that, in words. Nothing is sent. */
   | { readonly kind: 'explained'; readonly of: Action };
 
@@ -150,6 +152,9 @@ export interface CopiedInsertAction {
   readonly copy: string;
   readonly returnsRows: boolean;
 }
+
+/** COPY of a table on several shards, which needs a stream. */
+export type CopyAction = CopyIntoAction | (CopyOutAction & { readonly target: Target });
 
 /** Subqueries first; then the statement with their rows in their places, which is planned anew. */
 export interface StagedAction {

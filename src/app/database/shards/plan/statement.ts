@@ -4,10 +4,19 @@
  * Holds true here: a plan that is given is proven right for the placement that it was drawn from; what is not
  * proven is refused, with what to do instead. What PostgreSQL would refuse it gets to refuse itself.
  */
-import type { ExplainStmt, InsertStmt, Node, RangeVar, RawStmt, SelectStmt } from 'libpg-query';
+import type {
+  CopyStmt,
+  ExplainStmt,
+  InsertStmt,
+  Node,
+  RangeVar,
+  RawStmt,
+  SelectStmt,
+} from 'libpg-query';
 import type { StatementFacts } from '../../route/facts.ts';
 import type { Parser } from '../../route/parser.ts';
 import { Analysis } from './analysis.ts';
+import { planCopyInto, planCopyOut } from './copy.ts';
 import { Equalities } from './equalities.ts';
 import { checkSubLinks, placeholderSelect, planShardedInsert, unusedPrefix } from './insert.ts';
 import { planCopiedInsert } from './insert-copied.ts';
@@ -15,7 +24,14 @@ import { withTypes } from './insert-values.ts';
 import { firstTable, isStar, Level, writesInWith } from './level.ts';
 import { outputName } from './output-name.ts';
 import { type Placement, qualified } from './placement.ts';
-import { type Action, PLAIN, type StagedAction, type StatementPlan, type Target } from './plan.ts';
+import {
+  type Action,
+  type Merge,
+  PLAIN,
+  type StagedAction,
+  type StatementPlan,
+  type Target,
+} from './plan.ts';
 import {
   refuseServerFunctions,
   refuseSystemColumns,
@@ -84,18 +100,7 @@ function planOne(input: PlanInput, analysis: Analysis): Action {
   }
   if ('ExplainStmt' in statement) return planExplain(statement.ExplainStmt, input, analysis);
   if ('CopyStmt' in statement) {
-    const { relation, query, is_from: isFrom } = statement.CopyStmt;
-    if (query) return planWithin(query, input, analysis, 'COPY of a query');
-    const table = relation && analysis.table(relation.schemaname, relation.relname ?? '');
-    if (table && (table.kind === 'sharded' || (isFrom && table.kind !== 'home'))) {
-      throw new ShardRefused(
-        `COPY ${isFrom ? 'into' : 'of'} ${qualified(table)}, whose rows are on several shards`,
-        isFrom
-          ? 'Insert the rows with INSERT of many rows at a time'
-          : 'Select the rows, or copy from each shard by itself',
-      );
-    }
-    return FIRST;
+    return planCopy(statement.CopyStmt, input, analysis);
   }
   if ('DeclareCursorStmt' in statement) {
     return planWithin(statement.DeclareCursorStmt.query, input, analysis, 'A cursor');
@@ -135,6 +140,35 @@ function planOne(input: PlanInput, analysis: Analysis): Action {
     return onAll(false);
   }
   return planOther(statement);
+}
+
+function planCopy(copy: CopyStmt, input: PlanInput, analysis: Analysis): Action {
+  const { relation, query } = copy;
+  if (query) {
+    const inner = planOne({ ...input, statement: query }, analysis);
+    if (inner.kind === 'whole') return inner;
+    if (inner.kind === 'scatter' && isPlain(inner.merge)) {
+      const columns = 'SelectStmt' in query ? (query.SelectStmt.targetList ?? []).length : 0;
+      return { ...planCopyOut(copy, columns), target: inner.target };
+    }
+    throw new ShardRefused(
+      `COPY of a query that ${inner.kind === 'scatter' ? 'puts rows of several shards in an order, or together' : 'goes to several shards'}`,
+      'Read the rows with pg-query-stream, or copy a query without ORDER BY, LIMIT, DISTINCT and aggregates',
+    );
+  }
+  const table = analysis.table(relation?.schemaname, relation?.relname ?? '');
+  if (table.kind === 'home' || table.kind === 'system') return FIRST;
+  if (copy.is_from) return planCopyInto(copy, table);
+  if (table.kind !== 'sharded') return FIRST;
+  const columns = copy.attlist?.length ?? table.columns.filter(one => !one.isGenerated).length;
+  return { ...planCopyOut(copy, columns), target: { kind: 'all' } };
+}
+
+/** Rows one after the other. */
+function isPlain(merge: Merge): boolean {
+  if (merge.kind !== 'rows') return false;
+  const { keys, distinct, limits } = merge;
+  return keys.length === 0 && distinct.kind === 'none' && !limits.count && !limits.offset;
 }
 
 /** Statements that are neither of rows nor of the schema: the session's, which the pool keeps on one shard. */

@@ -26,6 +26,11 @@ export interface UniqueColumn {
   readonly keyType: KeyType;
   /** That of the table's own unique index, which an error names; where there is none the one it would have. */
   readonly constraint: string;
+  /** The table has a unique index of its own for it, by which ON CONFLICT finds a row. */
+  readonly hasIndex: boolean;
+  /** Of the table, in their order: what an INSERT gives that names none. */
+  readonly tableColumns: readonly string[];
+  readonly hasDefault: boolean;
   /** In the schema `banyan`. */
   readonly lookup: string;
 }
@@ -87,6 +92,9 @@ export function uniqueColumns(
       keyDeclared: table.key!.type,
       keyType: table.keyType!,
       constraint: own?.name ?? `${tableName}_${columnName}_key`,
+      hasIndex: own !== undefined,
+      tableColumns: table.columns.map(one => one.name),
+      hasDefault: column.default !== undefined,
       lookup: lookupName(name),
     };
   });

@@ -1,23 +1,8 @@
 /**
- * What a statement has to do with unique columns: which value it asks for, and what it does about values that are
- * taken. Pure: from the tree of its text.
+ * Which value of a unique column a statement asks for. Pure: from the tree of its text.
  */
-import type { A_Expr, ColumnRef, InsertStmt, Node, RangeVar } from 'libpg-query';
-import { BanyanError } from '../../../../errors.ts';
+import type { A_Expr, ColumnRef, Node, RangeVar } from 'libpg-query';
 import type { UniqueColumn } from './columns.ts';
-
-/** Nothing was sent. */
-export class UniqueConflictRefused extends BanyanError {
-  readonly sqlState = '0A000';
-
-  constructor({ schema, table, column }: UniqueColumn, what: string) {
-    super('UNIQUE_CONFLICT_REFUSED', {
-      what: `${what}, while ${column} is unique across shards: whether a value is taken another shard may have to say`,
-      where: `ON CONFLICT of an INSERT into ${schema}.${table}`,
-      remedy: `Nothing was sent. Insert one row with ON CONFLICT DO NOTHING, or without it and take the error 23505; then update by ${column}`,
-    });
-  }
-}
 
 /** A value in a statement. */
 export type ValueSource = { readonly parameter: number } | { readonly constant: string };
@@ -54,35 +39,6 @@ export function equalityOf(node: Node, columns: readonly UniqueColumn[]): Equali
   return found;
 }
 
-/**
- * What an INSERT does when a unique value is taken: `skip` for one row that then is not inserted.
- * @throws UniqueConflictRefused when it cannot be done right
- */
-export function conflictOf(node: Node, columns: readonly UniqueColumn[]): 'raise' | 'skip' {
-  if (!('InsertStmt' in node)) return 'raise';
-  const { relation, onConflictClause } = node.InsertStmt;
-  const own = columns.filter(column => relation && isTable(relation, column));
-  if (!onConflictClause || own.length === 0) return 'raise';
-  const { action, infer } = onConflictClause;
-  const targets = infer?.indexElems?.map(element =>
-    'IndexElem' in element ? element.IndexElem.name : undefined,
-  );
-  const column = infer
-    ? own.find(one => targets?.includes(one.column) || infer.conname === one.constraint)
-    : own[0];
-  if (!column) return 'raise';
-  if (action !== 'ONCONFLICT_NOTHING') {
-    throw new UniqueConflictRefused(column, 'It updates the row that has the value');
-  }
-  if (rowsOf(node.InsertStmt) !== 1) {
-    throw new UniqueConflictRefused(
-      column,
-      'It inserts the rows of several whose value is not taken',
-    );
-  }
-  return 'skip';
-}
-
 function partsOf(node: Node): { table: RangeVar; where: Node | undefined } | undefined {
   if ('SelectStmt' in node) {
     const { fromClause = [], whereClause, withClause, op = 'SETOP_NONE' } = node.SelectStmt;
@@ -104,7 +60,7 @@ function partsOf(node: Node): { table: RangeVar; where: Node | undefined } | und
   return undefined;
 }
 
-function isTable({ schemaname, relname }: RangeVar, column: UniqueColumn): boolean {
+export function isTable({ schemaname, relname }: RangeVar, column: UniqueColumn): boolean {
   return relname === column.table && (schemaname ?? column.schema) === column.schema;
 }
 
@@ -137,13 +93,6 @@ function sourceOf(node: Node): ValueSource | undefined {
   if (!('A_Const' in node)) return undefined;
   const { sval } = node.A_Const;
   return sval ? { constant: sval.sval ?? '' } : undefined;
-}
-
-/** Rows of VALUES; undefined for those of a query. */
-function rowsOf({ selectStmt }: InsertStmt): number | undefined {
-  // DEFAULT VALUES
-  if (!selectStmt) return 1;
-  return 'SelectStmt' in selectStmt ? selectStmt.SelectStmt.valuesLists?.length : undefined;
 }
 
 function hasSubquery(node: unknown): boolean {

@@ -10,26 +10,28 @@
  */
 import { LRUCache } from 'lru-cache';
 import type pg from 'pg';
-import { hasCode } from '../../../../errors.ts';
 import type { QueryConfig } from '../../statement.ts';
 import type { DirectPlan } from '../direct.ts';
 import type { LaneStatement, Lanes } from '../lanes.ts';
-import type { ShardPlanner } from '../planner.ts';
+import type { PlannedCopy, ShardPlanner } from '../planner.ts';
+import { ALL_AS_TEXT, type Result, type Results } from '../run.ts';
 import type { ShardedTransaction } from '../sharded-transaction.ts';
 import type { StatementReader } from '../statement-reader.ts';
+import { wholeRows } from '../submitted/open-rows.ts';
+import type { RowSource } from '../submitted/virtual-server.ts';
+import { type Conflict, conflictOf } from './conflict.ts';
 import type { UniqueKeeper } from './keeper.ts';
-import { conflictOf, type Equality, equalityOf } from './statement.ts';
+import { type Equality, equalityOf } from './statement.ts';
+import { upsert } from './upsert.ts';
 
-const UNIQUE_VIOLATION = '23505';
-const SAVEPOINT = 'banyan_unique';
 const MAX_TEXTS = 5_000;
 
 interface Concern {
   readonly keeper: UniqueKeeper;
   readonly equality: Equality | undefined;
   readonly writes: boolean;
-  /** A row whose value is taken is not inserted, which is no error. */
-  readonly skips: boolean;
+  /** Rows whose value is taken are left out, or updated. */
+  readonly conflict: Conflict | undefined;
   readonly wantsWrite: boolean;
   /** It is an EXPLAIN of the statement. */
   readonly isExplained: boolean;
@@ -66,6 +68,17 @@ export class UniquePlanner implements ShardPlanner {
     return this.#inner.onlyShard(text, values);
   }
 
+  async open(config: pg.QueryConfig, lanes: Lanes): Promise<RowSource> {
+    if (!this.#concern(config.text)) return this.#inner.open(config, lanes);
+    const whole = { ...config, ...ALL_AS_TEXT } as pg.QueryConfig;
+    return wholeRows((await this.execute(whole, lanes)) as Results);
+  }
+
+  async copy(text: string): Promise<PlannedCopy | undefined> {
+    const planned = await this.#inner.copy(text);
+    return planned && { ...planned, isUnique: this.#concern(text)?.writes ?? false };
+  }
+
   direct(text: string): DirectPlan | undefined {
     return this.#concern(text) ? undefined : this.#inner.direct(text);
   }
@@ -96,17 +109,17 @@ export class UniquePlanner implements ShardPlanner {
     transaction: ShardedTransaction,
     concern: Concern,
   ): Promise<pg.QueryResult | pg.QueryResult[]> {
-    const { keeper, skips } = concern;
-    if (skips) await transaction.savepoint(SAVEPOINT);
-    const result = await this.#place(config, transaction, concern);
-    try {
-      await keeper.settle(transaction);
-    } catch (error) {
-      if (!skips || !hasCode(error, UNIQUE_VIOLATION)) throw error;
-      await transaction.rollBackTo(SAVEPOINT);
-      return Object.assign(result, { rows: [], rowCount: 0 });
+    const { keeper, conflict } = concern;
+    const statement = (typeof config === 'string' ? { text: config } : config) as LaneStatement;
+    const count = statement.values?.length ?? 0;
+    // PostgreSQL says that there are too many parameters, or too few.
+    if (conflict && conflict.parameters === count) {
+      const run = async (one: LaneStatement) =>
+        (await this.#inner.execute(one as pg.QueryConfig, transaction)) as Result;
+      return upsert({ conflict, keeper, statement, transaction, run });
     }
-    if (skips) await transaction.release(SAVEPOINT);
+    const result = await this.#place(config, transaction, concern);
+    await keeper.settle(transaction);
     return result;
   }
 
@@ -136,10 +149,11 @@ export class UniquePlanner implements ShardPlanner {
     const isExplained = first !== undefined && 'ExplainStmt' in first;
     const only = isExplained ? first.ExplainStmt.query : first;
     const isOne = only !== undefined && others.length === 0;
-    const skips = isOne && conflictOf(only, columns) === 'skip';
+    const conflict =
+      isOne && !isExplained ? conflictOf(only, columns, this.#reader.parser) : undefined;
     const equality = isOne ? equalityOf(only, columns) : undefined;
     if (!writes && !equality) return undefined;
-    return { keeper, equality, writes, skips, isExplained, wantsWrite: facts.access !== 'read' };
+    return { keeper, equality, writes, conflict, isExplained, wantsWrite: facts.access !== 'read' };
   }
 }
 

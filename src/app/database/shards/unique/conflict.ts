@@ -1,0 +1,214 @@
+/**
+ * An INSERT with ON CONFLICT about a column that is unique across shards: which rows it gives, with which values, and how
+ * it is written for some of them. Pure: from the tree of its text.
+ *
+ * Holds true here: what cannot be done as one server does it is refused, before anything is sent.
+ */
+import type { InsertStmt, Node, OnConflictClause } from 'libpg-query';
+import { BanyanError } from '../../../../errors.ts';
+import type { Parser } from '../../route/parser.ts';
+import { columnNames } from '../plan/insert.ts';
+import { castTo } from '../plan/insert-values.ts';
+import { parametersOf, stringOf, type Written, walk, write } from '../plan/tree.ts';
+import { type ValueSource, valueSource } from '../plan/values.ts';
+import type { UniqueColumn } from './columns.ts';
+import { isTable } from './statement.ts';
+
+/** Nothing was sent. */
+export class UniqueConflictRefused extends BanyanError {
+  readonly sqlState = '0A000';
+
+  constructor(
+    { schema, table, column }: UniqueColumn,
+    what: string,
+    remedy = 'Insert the rows without ON CONFLICT and take the error 23505, or look for them first',
+  ) {
+    super('UNIQUE_CONFLICT_REFUSED', {
+      what: `${what}, while ${column} is unique across shards: whether a value is taken another shard may have to say`,
+      where: `ON CONFLICT of an INSERT into ${schema}.${table}`,
+      remedy: `Nothing was sent. ${remedy}`,
+    });
+  }
+}
+
+/** The numbers of the parameters that stand for the keys of rows that are there, one for each row. */
+export const KEY_PARAMETER = 90_000;
+
+export interface Conflict {
+  /** A row is in conflict by its value of any of these: one of them, where the row that has it is updated. */
+  readonly columns: readonly UniqueColumn[];
+  readonly updates: boolean;
+  /** Whether DO UPDATE may leave a row as it is. */
+  readonly hasCondition: boolean;
+  /** How many parameters there are; -1 when one is left out. */
+  readonly parameters: number;
+  /** Of each row, of each column; undefined: NULL. */
+  readonly rows: readonly (readonly (ValueSource | undefined)[])[];
+  /** The statement with these rows alone. */
+  some(rows: readonly number[]): Written;
+  /** The same, of rows that have the key that a parameter gives (`KEY_PARAMETER` and up) in place of their own. */
+  atKeys(rows: readonly number[]): Written;
+}
+
+/**
+ * @returns undefined where the rows of one shard say all: then the statement is run as any
+ * @throws UniqueConflictRefused
+ */
+export function conflictOf(
+  node: Node,
+  columns: readonly UniqueColumn[],
+  parser: Parser,
+): Conflict | undefined {
+  refuseNested(node, columns);
+  if (!('InsertStmt' in node)) return undefined;
+  const insert = node.InsertStmt;
+  const clause = insert.onConflictClause;
+  const about = clause && aboutOf(insert, clause, columns);
+  if (!clause || !about) return undefined;
+  const [first] = about as [UniqueColumn];
+  const updates = clause.action !== 'ONCONFLICT_NOTHING';
+  const given = rowsOf(insert);
+  if (!given || insert.withClause) {
+    throw new UniqueConflictRefused(
+      first,
+      given ? 'It has a WITH clause' : 'It inserts the rows of a query',
+      'Give the rows in VALUES',
+    );
+  }
+  const names = columnNames(insert, {
+    columns: first.tableColumns.map(name => ({ name })),
+  } as never);
+  for (const column of about) {
+    if (!column.hasIndex) {
+      throw new UniqueConflictRefused(
+        column,
+        'Its table has no unique index of its own for it',
+        `Create one: create unique index on ${column.table} (${column.column})`,
+      );
+    }
+  }
+  if (updates && mentionsKey(clause, first)) {
+    throw new UniqueConflictRefused(
+      first,
+      `It uses excluded.${first.key}`,
+      'Give the value as a parameter',
+    );
+  }
+  const rows = given.map(row => about.map(column => sourceOf(row, names, column)));
+  const writeRows = (items: Node[][], cols = insert.cols) =>
+    write(
+      { InsertStmt: { ...insert, ...(cols ? { cols } : {}), selectStmt: values(items) } },
+      parser,
+    );
+  const numbers = parametersOf(node);
+  return {
+    columns: about,
+    updates,
+    hasCondition: clause.whereClause !== undefined,
+    parameters: (numbers.at(-1) ?? 0) === numbers.length ? numbers.length : -1,
+    rows,
+    some: some => writeRows(some.map(i => given[i]!)),
+    atKeys: some => {
+      const at = names.indexOf(first.key);
+      const listed = insert.cols ?? names.map((name): Node => ({ ResTarget: { name } }));
+      const cols = at < 0 ? [...listed, { ResTarget: { name: first.key } }] : listed;
+      const items = some.map((i, place) => {
+        const row = [...given[i]!];
+        while (row.length < listed.length) row.push({ SetToDefault: {} });
+        const number = KEY_PARAMETER + place;
+        row[at < 0 ? listed.length : at] = castTo(
+          { ParamRef: { number } },
+          first.keyDeclared,
+          parser,
+        );
+        return row;
+      });
+      return writeRows(items, cols);
+    },
+  };
+}
+
+/** The columns by whose values a row may be in conflict; undefined: another shard has no say in it. */
+function aboutOf(
+  { relation }: InsertStmt,
+  { infer }: OnConflictClause,
+  columns: readonly UniqueColumn[],
+): UniqueColumn[] | undefined {
+  const own = columns.filter(column => relation && isTable(relation, column));
+  if (own.length === 0) return undefined;
+  if (!infer) return own;
+  const elements = (infer.indexElems ?? []).map(element =>
+    'IndexElem' in element ? element.IndexElem.name : undefined,
+  );
+  const column = own.find(one => elements.includes(one.column) || infer.conname === one.constraint);
+  if (!column) return undefined;
+  if (elements.length > 1) {
+    // With the shard key beside it, the index of one shard knows all such rows.
+    if (elements.includes(column.key)) return undefined;
+    throw new UniqueConflictRefused(column, 'It names more columns than that one');
+  }
+  if (infer.whereClause) throw new UniqueConflictRefused(column, 'It is about a partial index');
+  return [column];
+}
+
+function sourceOf(
+  row: readonly Node[],
+  names: readonly string[],
+  column: UniqueColumn,
+): ValueSource | undefined {
+  const node = row[names.indexOf(column.column)];
+  if (!node || 'SetToDefault' in node) {
+    if (!column.hasDefault) return undefined;
+    throw new UniqueConflictRefused(column, 'It leaves the value to the default', 'Give the value');
+  }
+  const source = valueSource(node);
+  if (!source || source.kind === 'elements') {
+    throw new UniqueConflictRefused(
+      column,
+      'The value has to be computed',
+      'Give it as a constant or a parameter',
+    );
+  }
+  return source.kind === 'constant' && source.text === null ? undefined : source;
+}
+
+/** Of DO UPDATE: whether it looks at the key that the row would have had. */
+function mentionsKey(clause: OnConflictClause, { key }: UniqueColumn): boolean {
+  let found = false;
+  walk(clause, (type, fields) => {
+    if (type !== 'ColumnRef') return;
+    const parts = (fields.fields as Node[]).map(field => stringOf(field) ?? '*');
+    if (parts.length === 2 && parts[0] === 'excluded' && (parts[1] === key || parts[1] === '*'))
+      found = true;
+  });
+  return found;
+}
+
+/** What writes within WITH does so where the rest of the statement is. */
+function refuseNested(node: Node, columns: readonly UniqueColumn[]): void {
+  const top = 'InsertStmt' in node ? node.InsertStmt : undefined;
+  walk(node, (type, fields) => {
+    if (type !== 'InsertStmt' || fields === (top as unknown)) return;
+    const insert = fields as InsertStmt;
+    const about = insert.onConflictClause && aboutOf(insert, insert.onConflictClause, columns);
+    if (about)
+      throw new UniqueConflictRefused(about[0]!, 'It stands in a WITH clause', 'Run it by itself');
+  });
+}
+
+function rowsOf({ selectStmt }: InsertStmt): Node[][] | undefined {
+  if (!selectStmt || !('SelectStmt' in selectStmt)) return undefined;
+  return selectStmt.SelectStmt.valuesLists?.map(node =>
+    'List' in node ? [...(node.List.items ?? [])] : [],
+  );
+}
+
+function values(rows: readonly Node[][]): Node {
+  return {
+    SelectStmt: {
+      valuesLists: rows.map(items => ({ List: { items } })),
+      limitOption: 'LIMIT_OPTION_DEFAULT',
+      op: 'SETOP_NONE',
+    },
+  };
+}
