@@ -4,6 +4,7 @@ import type { Load } from '../app/database/shards/hot/load.ts';
 import { type BalancerStatistics, HaproxyRuntime } from '../engines/haproxy-runtime.ts';
 import type { UnitState } from '../machines/unit.ts';
 import type { BackupStatus } from './backup/keeper.ts';
+import type { CopiesTold } from './database/copies/standing.ts';
 import type { DatabaseServer } from './database/standing.ts';
 
 export interface Status {
@@ -25,6 +26,8 @@ export interface Status {
   backup?: BackupStatus;
   /** Which shards and keys are asked the most, of late; undefined when no process has told. */
   load?: Load;
+  /** How far copied columns are behind; undefined when none are kept. */
+  copies?: CopiesTold;
   units: UnitState[];
   /** What the load balancers count, all together; undefined without one. */
   traffic?: Traffic;

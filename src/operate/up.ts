@@ -28,6 +28,8 @@ import { Catalog } from './catalog.ts';
 import type { Circumstances } from './control/protocol.ts';
 import { serveControl } from './control/server.ts';
 import { recordOf } from './database/context.ts';
+import { applyCopies } from './database/copies/apply.ts';
+import { copiesStanding } from './database/copies/standing.ts';
 import { type CutOver, cutOver } from './database/move/cut-over.ts';
 import { findPrimary } from './database/primary.ts';
 import { DATA_CENTRE, ownerUrl, type RunningDatabase } from './database/running.ts';
@@ -164,6 +166,7 @@ export class RunningDeployment extends EventEmitter<UpEvents> {
     const servers =
       this.#deployment && (await databaseServers(this.#deployment).catch(() => undefined));
     const load = await readLoad(this.#paths.load);
+    const copies = await copiesStanding(this.#paths);
     const traffic = await trafficOf(balancers.map(({ name }) => this.#paths.socketFor(name)));
     return {
       deployment: this.#topology.name,
@@ -177,6 +180,7 @@ export class RunningDeployment extends EventEmitter<UpEvents> {
       ...(servers ? { databaseServers: servers } : {}),
       ...(this.#keeper?.status ? { backup: this.#keeper.status } : {}),
       ...(load ? { load } : {}),
+      ...(copies ? { copies } : {}),
       ...(traffic ? { traffic } : {}),
     };
   }
@@ -245,6 +249,7 @@ export class RunningDeployment extends EventEmitter<UpEvents> {
       await this.#migrate(deployment, shape.release);
       await this.#startWeb(deployment, this.#database, shape);
       await catalog.write(WEB_SHAPE, shape);
+      if (!this.#topology.database.url) await this.#keepCopies(deployment);
       await this.#noteDatabaseShape(catalog);
       await this.#mentionCutOff(catalog);
     } finally {
@@ -358,6 +363,11 @@ export class RunningDeployment extends EventEmitter<UpEvents> {
       });
     }
     if (!tier.url) await declare(deployment, urls, tier);
+  }
+
+  async #keepCopies(deployment: Deployment): Promise<void> {
+    const done = await applyCopies(this.#machine, deployment, process.env);
+    if (done) this.emit('note', done);
   }
 
   #publishMap({ name, maxConnections }: RunningDatabase, servers: number): Promise<RuntimeMap> {

@@ -64,3 +64,14 @@ export class NoSuchTable extends BanyanError {
     });
   }
 }
+
+/** The log is not read at the moment: the primary is away, or another process reads. */
+export class NotReading extends BanyanError {
+  constructor(where: string) {
+    super('NOT_READING', {
+      what: "The database's log is not read at the moment",
+      where,
+      remedy: 'Try again: the reader looks for the primary, or waits for its turn',
+    });
+  }
+}

@@ -17,7 +17,7 @@ import pg from 'pg';
 import { BanyanError, hasCode } from '../../errors.ts';
 import { log } from '../telemetry/log.ts';
 import { type ChangeEvent, formatLsn, type Gap, type Lsn, type Transaction } from './change.ts';
-import { MayNotReadLog, NoSlotLeft, WalLevelTooLow } from './errors.ts';
+import { MayNotReadLog, NoSlotLeft, NotReading, WalLevelTooLow } from './errors.ts';
 import { type Address, abandon, connect, findPrimary, NoPrimary, type Primary } from './primary.ts';
 import { type PublicationOptions, preparePublication } from './publication.ts';
 import {
@@ -92,6 +92,8 @@ interface Session {
   readonly primary: Primary;
   readonly stream: LogStream;
   readonly gap: Gap | undefined;
+  /** What was told in it: a position of another session may be one of another cluster. */
+  readonly told: WeakSet<ChangeEvent>;
 }
 
 export class ChangeReader {
@@ -165,12 +167,13 @@ export class ChangeReader {
   }
 
   /**
-   * An event has been dealt with, and all before it: it will not come again. Of a gap that is written down; when that
-   * fails, the gap is told again.
+   * An event has been dealt with, and all before it: it will not come again, unless the connection broke meanwhile. Of
+   * a gap that is written down; when that fails, the gap is told again.
    */
-  async applied({ kind, endLsn }: ChangeEvent): Promise<void> {
+  async applied(event: ChangeEvent): Promise<void> {
+    const { kind, endLsn } = event;
     const session = this.#session;
-    if (!session) return;
+    if (!session?.told.has(event)) return;
     if (kind === 'gap') {
       if (this.#openGap?.endLsn !== endLsn) return;
       try {
@@ -195,6 +198,27 @@ export class ChangeReader {
     if (client) await preparePublication(client, this.#options.publication, this.#where);
   }
 
+  /**
+   * Asks the server that is read. Of a server that has been replaced and does not know it, nothing is told either: what
+   * is seen here is never older than what was told.
+   * @throws NotReading, and what the query throws
+   */
+  async query<R extends pg.QueryResultRow>(
+    text: string,
+    values?: unknown[],
+  ): Promise<pg.QueryResult<R>> {
+    const client = this.#session?.primary.client;
+    if (!client) throw new NotReading(this.#where);
+    return client.query<R>(text, values);
+  }
+
+  /** Resolves when all transactions that run now have ended. @throws NotReading */
+  async settled(): Promise<void> {
+    const client = this.#session?.primary.client;
+    if (!client) throw new NotReading(this.#where);
+    await this.#untilAllEnded(client);
+  }
+
   /** Ends it. The slot stays, and keeps the log for the next reader: {@link removeSlot} takes it away. */
   close(): void {
     if (this.#closing.signal.aborted) return;
@@ -208,7 +232,9 @@ export class ChangeReader {
     this.#unreadable = 0;
     const xid = await this.#untilVisible(session.primary.client, shortXid);
     this.#pending.push({ endLsn: transaction.endLsn, committedAt: transaction.committedAt });
-    return { ...transaction, xid };
+    const told = { ...transaction, xid };
+    session.told.add(told);
+    return told;
   }
 
   async #untilVisible(client: pg.Client, shortXid: number): Promise<bigint> {
@@ -285,7 +311,8 @@ export class ChangeReader {
       const { system, timeline } = here;
       await writeNote(client, slot, { system, timeline, reader: this.#id, gap });
       if (gap) await this.#untilAllEnded(client);
-      return this.#begin({ primary, stream, gap: gap && { kind: 'gap', ...gap, endLsn: from } });
+      const told: Gap | undefined = gap && { kind: 'gap', ...gap, endLsn: from };
+      return this.#begin({ primary, stream, gap: told, told: new WeakSet(told ? [told] : []) });
     } catch (error) {
       giveUp();
       throw error;

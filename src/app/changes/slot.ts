@@ -149,6 +149,9 @@ export async function prepareNotes(client: pg.ClientBase): Promise<void> {
   try {
     await client.query('create schema if not exists banyan');
     await client.query(NOTES);
+    // Whoever owns the schema moves what is in it.
+    await client.query(`do $$ begin execute format('alter table banyan.log_readers owner to %s',
+      (select nspowner::regrole from pg_namespace where nspname = 'banyan')); end $$`);
   } catch (error) {
     // Two who make it at the same time: 23505 and 42P07 say that the other one did.
     if (!hasCode(error, '23505', '42P07', '42P06')) throw error;
