@@ -79,6 +79,23 @@ export async function connect(
   return client;
 }
 
+const turns = new WeakMap<pg.Client, Promise<unknown>>();
+
+/** For several who share a connection: one question after the other. */
+export function askInTurn<R extends pg.QueryResultRow>(
+  client: pg.Client,
+  text: string,
+  values?: unknown[],
+): Promise<pg.QueryResult<R>> {
+  const before = turns.get(client) ?? Promise.resolve();
+  const answer = before.then(() => client.query<R>(text, values));
+  turns.set(
+    client,
+    answer.catch(() => {}),
+  );
+  return answer;
+}
+
 /** Ends a connection now, whatever runs on it. */
 export function abandon(client: pg.Client): void {
   const { stream } = (client as pg.Client & { connection: pg.Connection }).connection;

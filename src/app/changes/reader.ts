@@ -18,7 +18,15 @@ import { BanyanError, hasCode } from '../../errors.ts';
 import { log } from '../telemetry/log.ts';
 import { type ChangeEvent, formatLsn, type Gap, type Lsn, type Transaction } from './change.ts';
 import { MayNotReadLog, NoSlotLeft, NotReading, WalLevelTooLow } from './errors.ts';
-import { type Address, abandon, connect, findPrimary, NoPrimary, type Primary } from './primary.ts';
+import {
+  type Address,
+  abandon,
+  askInTurn,
+  connect,
+  findPrimary,
+  NoPrimary,
+  type Primary,
+} from './primary.ts';
 import { type PublicationOptions, preparePublication } from './publication.ts';
 import {
   dropSlot,
@@ -209,7 +217,7 @@ export class ChangeReader {
   ): Promise<pg.QueryResult<R>> {
     const client = this.#session?.primary.client;
     if (!client) throw new NotReading(this.#where);
-    return client.query<R>(text, values);
+    return askInTurn<R>(client, text, values);
   }
 
   /** Resolves when all transactions that run now have ended. @throws NotReading */
@@ -260,7 +268,8 @@ export class ChangeReader {
   }
 
   async #look(client: pg.Client): Promise<Snapshot> {
-    const { rows } = await client.query<{ snapshot: string }>(
+    const { rows } = await askInTurn<{ snapshot: string }>(
+      client,
       'select pg_current_snapshot()::text as snapshot',
     );
     return parseSnapshot(rows[0]!.snapshot);
