@@ -59,6 +59,7 @@ function render(found: Status): string {
     ...(found.units.some(unit => unit.tier === 'database') ? [] : [`  ${pc.dim(found.database)}`]),
     ...(found.backup ? describeBackup(found.backup) : []),
     ...(found.load ? describeLoad(found.load) : []),
+    ...(found.loadAlerts ?? []).map(({ text }) => pc.yellow(`  hot: ${text}`)),
     ...(found.copies ? describeCopies(found.copies) : []),
     ...reasons,
   ].join('\n');

@@ -40,6 +40,7 @@ import { startDatabases } from './database/sharding/start.ts';
 import { databaseServers } from './database/standing.ts';
 import { type Deployment, DeploymentPaths, openDeployment } from './deployment.ts';
 import { askForLoad, readLoad } from './load.ts';
+import { LoadWatch, loadAlerts } from './load-alerts.ts';
 import { runMigrations } from './migrations.ts';
 import { Journal } from './operations/journal.ts';
 import { requireRelease } from './releases/folder.ts';
@@ -104,6 +105,7 @@ export class RunningDeployment extends EventEmitter<UpEvents> {
   readonly #overrides: Circumstances['overrides'];
   #publicPort = 0;
   #keeper: BackupKeeper | undefined;
+  #loadWatch: LoadWatch | undefined;
   #starting: Promise<void> = Promise.resolve();
   #stopping: Promise<void> | undefined;
   readonly #stopped = Promise.withResolvers<void>();
@@ -179,7 +181,7 @@ export class RunningDeployment extends EventEmitter<UpEvents> {
       units,
       ...(servers ? { databaseServers: servers } : {}),
       ...(this.#keeper?.status ? { backup: this.#keeper.status } : {}),
-      ...(load ? { load } : {}),
+      ...(load ? { load, loadAlerts: loadAlerts(load) } : {}),
       ...(copies ? { copies } : {}),
       ...(traffic ? { traffic } : {}),
     };
@@ -259,11 +261,13 @@ export class RunningDeployment extends EventEmitter<UpEvents> {
       this.#keeper = new BackupKeeper(deployment, text => this.logs.write('backup', text));
       this.#keeper.start();
     }
+    if (this.#shards.length > 1) this.#watchLoad();
     await this.#tellReady();
   }
 
   async #stopAll(): Promise<void> {
     try {
+      this.#loadWatch?.stop();
       await this.#keeper?.stop();
       await this.#machine.stopAll();
       // A start that was under way ends at its next step; the lock is ours until then.
@@ -363,6 +367,14 @@ export class RunningDeployment extends EventEmitter<UpEvents> {
       });
     }
     if (!tier.url) await declare(deployment, urls, tier);
+  }
+
+  #watchLoad(): void {
+    this.#loadWatch = new LoadWatch(
+      () => readLoad(this.#paths.load),
+      text => this.logs.write('load', text),
+    );
+    this.#loadWatch.start();
   }
 
   async #keepCopies(deployment: Deployment): Promise<void> {

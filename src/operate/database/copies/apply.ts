@@ -8,6 +8,7 @@
  * - When no copy is declared, nothing is left that would hold back a server's log.
  */
 import { rm } from 'node:fs/promises';
+import { setTimeout as delay } from 'node:timers/promises';
 import { removeSlot } from '../../../app/changes/remove.ts';
 import { COPIES, copiesUnit } from '../../../engines/copies.ts';
 import { SUPERUSER } from '../../../engines/postgres.ts';
@@ -26,6 +27,8 @@ import { copiesStanding } from './standing.ts';
 
 /** A table of millions takes longer, and is filled while everything serves. */
 const FILL_PATIENCE_MS = 60_000;
+/** By then no node goes by settings that it read before: twice its `loop_wait`, and a little. */
+const PATRONI_LOOP_MS = 2_500;
 
 /**
  * By what the map says.
@@ -61,7 +64,7 @@ async function removeCopies(machine: Machine, deployment: Deployment): Promise<s
   // It is there from when the unit first ran until all of it is gone.
   if (!(await copiesStanding(paths))) return undefined;
   await machine.stop(COPIES);
-  await keepThroughFailover(deployment, false);
+  if (await keepThroughFailover(deployment, false)) await delay(PATRONI_LOOP_MS);
   for (const { members } of readRuntimeMap(paths.map).database.shards) {
     await removeSlot({
       members,
@@ -81,9 +84,11 @@ async function removeCopies(machine: Machine, deployment: Deployment): Promise<s
 /**
  * Tells Patroni to have the slot on every server. A replica takes it over by a restart of its PostgreSQL, once: for
  * that second it answers nothing.
+ * @returns whether it did not know before
  */
-async function keepThroughFailover(deployment: Deployment, keeps: boolean): Promise<void> {
-  if (recordOf(deployment).serving !== 'cluster') return;
+async function keepThroughFailover(deployment: Deployment, keeps: boolean): Promise<boolean> {
+  if (recordOf(deployment).serving !== 'cluster') return false;
+  let isChanged = false;
   const home = await ClusterHome.open(deployment);
   const { shards } = readRuntimeMap(deployment.paths.map).database;
   for (const index of shards.keys()) {
@@ -94,5 +99,7 @@ async function keepThroughFailover(deployment: Deployment, keeps: boolean): Prom
     if (COPIES_SLOT in slots === keeps) continue;
     const slot = { type: 'logical', database: deployment.database, plugin: 'pgoutput' };
     await api.patchConfig({ slots: { [COPIES_SLOT]: keeps ? slot : null } });
+    isChanged = true;
   }
+  return isChanged;
 }
