@@ -236,6 +236,11 @@ program
   .requiredOption('--dir <folder>')
   .action(async options => (await import('./autoscale.ts')).autoscale(options));
 
+program
+  .command('keep-copies', { hidden: true })
+  .requiredOption('--dir <folder>')
+  .action(async options => (await import('./keep-copies.ts')).keepCopies(options));
+
 function wholeNumber(max: number): (text: string) => number {
   return text => {
     const value = Number(text);

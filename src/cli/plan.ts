@@ -3,13 +3,14 @@ import { isDeepStrictEqual } from 'node:util';
 import pc from 'picocolors';
 import { readSchema } from '../app/database/shards/declaration/schema.ts';
 import { type Controller, withController } from '../operate/controller.ts';
+import { resolveCopies } from '../operate/database/copies/copies.ts';
 import { withClient } from '../operate/database/provision.ts';
 import {
   type DatabaseShape,
   databaseShapeOf,
   settingsRevision,
 } from '../operate/database/shape.ts';
-import { problemsInWords } from '../operate/database/sharding/check.ts';
+import { checkDeclaration, problemsInWords } from '../operate/database/sharding/check.ts';
 import { DeploymentPaths } from '../operate/deployment.ts';
 import { change, goalOf, planChange } from '../operate/operations/change.ts';
 import { explainPlan } from '../operate/operations/goal.ts';
@@ -164,9 +165,15 @@ function renderPlan(summary: string, steps: ExplainedStep[], notes: string[]): s
 
 /** What of the declaration does not fit the tables that are there. */
 async function declarationNotes({ topology, databaseUrl }: Controller): Promise<string[]> {
-  const { shards, tables, unique, url } = topology.database;
-  if (url || shards === 1 || Object.keys(tables).length === 0) return [];
-  return problemsInWords({ tables, unique }, await withClient(databaseUrl, readSchema));
+  const { shards, tables, unique, denormalize, url } = topology.database;
+  const places = shards > 1 && Object.keys(tables).length > 0;
+  const copies = Object.keys(denormalize).length > 0;
+  if (url || (!places && !copies)) return [];
+  const schema = await withClient(databaseUrl, readSchema);
+  return problemsInWords([
+    ...(places ? checkDeclaration({ tables, unique }, schema) : []),
+    ...resolveCopies({ tables, unique, denormalize }, schema).problems,
+  ]);
 }
 
 /** What the configuration says and no running deployment can take on. */

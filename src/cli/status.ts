@@ -3,6 +3,7 @@ import pc from 'picocolors';
 import type { Load } from '../app/database/shards/hot/load.ts';
 import type { BackupStatus } from '../operate/backup/keeper.ts';
 import { ControlClient, NotRunning } from '../operate/control/client.ts';
+import type { CopiesTold } from '../operate/database/copies/standing.ts';
 import type { DatabaseServer } from '../operate/database/standing.ts';
 import { DeploymentPaths } from '../operate/deployment.ts';
 import type { ServerTraffic, Status } from '../operate/status.ts';
@@ -58,6 +59,8 @@ function render(found: Status): string {
     ...(found.units.some(unit => unit.tier === 'database') ? [] : [`  ${pc.dim(found.database)}`]),
     ...(found.backup ? describeBackup(found.backup) : []),
     ...(found.load ? describeLoad(found.load) : []),
+    ...(found.loadAlerts ?? []).map(({ text }) => pc.yellow(`  hot: ${text}`)),
+    ...(found.copies ? describeCopies(found.copies) : []),
     ...reasons,
   ].join('\n');
 }
@@ -88,6 +91,28 @@ function describeLoad({ shards, hotKeys }: Load): string[] {
       pc.yellow(`  hot key: ${family} ${JSON.stringify(key)} takes ${percent(share)} of ${by}`),
     );
   return [pc.dim(`  ${each.join('; ')}`), ...keys];
+}
+
+/** What was told longer ago says nothing of now. */
+const COPIES_SILENT_MS = 10_000;
+
+function describeCopies({ at, filled, filling, shards }: CopiesTold): string[] {
+  const bytes = shards.reduce((all, { lagBytes = 0 }) => all + lagBytes, 0);
+  const seconds = Math.max(0, ...shards.map(({ lagSeconds = 0 }) => lagSeconds));
+  const behind =
+    bytes === 0 ? 'up to date' : `behind by ${bytes} bytes of log, ${seconds.toFixed(1)} s`;
+  const trouble = shards
+    .filter(({ state, failure }) => state !== 'reading' || failure)
+    .map(({ shard, state, failure }) =>
+      pc.yellow(`  copies: shard ${shard} is ${state}${failure ? `: ${failure}` : ''}`),
+    );
+  const silent = Date.now() - Date.parse(at) > COPIES_SILENT_MS;
+  return [
+    pc.dim(`  copies: ${filled.length} kept, ${behind}`),
+    ...(filling.length > 0 ? [pc.yellow(`  copies: being filled: ${filling.join(', ')}`)] : []),
+    ...(silent ? [pc.yellow(`  copies: nothing was heard of them for ${ago(at)}`)] : []),
+    ...trouble,
+  ];
 }
 
 function describeTraffic(traffic: ServerTraffic | undefined): string {

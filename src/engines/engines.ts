@@ -1,6 +1,7 @@
 /** The engines by the names that unit specifications give. A new engine is one more line here. */
 import type { EngineSupport } from '../machines/unit.ts';
 import { autoscalerEngine } from './autoscaler.ts';
+import { copiesEngine } from './copies.ts';
 import { etcdEngine } from './etcd.ts';
 import { haproxyEngine } from './haproxy.ts';
 import { patroniEngine } from './patroni.ts';
@@ -14,4 +15,5 @@ export const ENGINES: Readonly<Record<string, EngineSupport>> = {
   'web-server': webServerEngine,
   haproxy: haproxyEngine,
   autoscaler: autoscalerEngine,
+  copies: copiesEngine,
 };

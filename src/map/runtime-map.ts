@@ -60,6 +60,13 @@ const tableSchema = v.variant('kind', [
   v.object({ kind: v.literal('reference') }),
 ]);
 
+const copySchema = v.object({
+  /** `schema.table.column` */
+  from: v.string(),
+  /** The column beside the copy that has the primary key of the row that is copied from. */
+  via: v.string(),
+});
+
 export const runtimeMapSchema = v.object({
   format: v.literal(MAP_FORMAT),
   /** The deployment's name. */
@@ -76,6 +83,8 @@ export const runtimeMapSchema = v.object({
     tables: v.optional(v.record(v.string(), tableSchema)),
     /** Columns whose values are unique across all shards: `schema.table.column`. */
     unique: v.optional(v.array(v.string())),
+    /** Columns that are kept as copies of others, by `schema.table.column`. */
+    denormalize: v.optional(v.record(v.string(), copySchema)),
     /** The most connections that one web server may hold, so that all together never take the last. */
     connectionsPerServer: v.optional(v.pipe(v.number(), v.integer(), v.minValue(1))),
   }),
@@ -89,6 +98,7 @@ export type RuntimeMap = v.InferOutput<typeof runtimeMapSchema>;
 export type Member = v.InferOutput<typeof memberSchema>;
 export type Shard = v.InferOutput<typeof shardSchema>;
 export type TablePlacement = v.InferOutput<typeof tableSchema>;
+export type CopiedColumn = v.InferOutput<typeof copySchema>;
 export type Hold = NonNullable<Shard['hold']>;
 
 /** The map was there and could not be understood: damaged, or of another version of Banyan. */

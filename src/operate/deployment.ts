@@ -99,6 +99,10 @@ export class DeploymentPaths {
   get load() {
     return path.join(this.root, LOAD_FOLDER);
   }
+  /** How far copies of columns are behind, as the unit that keeps them tells it. */
+  get copies() {
+    return path.join(this.root, 'copies.json');
+  }
   get logs() {
     return path.join(this.root, 'logs');
   }

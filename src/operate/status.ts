@@ -4,7 +4,9 @@ import type { Load } from '../app/database/shards/hot/load.ts';
 import { type BalancerStatistics, HaproxyRuntime } from '../engines/haproxy-runtime.ts';
 import type { UnitState } from '../machines/unit.ts';
 import type { BackupStatus } from './backup/keeper.ts';
+import type { CopiesTold } from './database/copies/standing.ts';
 import type { DatabaseServer } from './database/standing.ts';
+import type { LoadAlert } from './load-alerts.ts';
 
 export interface Status {
   deployment: string;
@@ -25,6 +27,10 @@ export interface Status {
   backup?: BackupStatus;
   /** Which shards and keys are asked the most, of late; undefined when no process has told. */
   load?: Load;
+  /** Which of them take so much that something has to be done, and what. */
+  loadAlerts?: LoadAlert[];
+  /** How far copied columns are behind; undefined when none are kept. */
+  copies?: CopiesTold;
   units: UnitState[];
   /** What the load balancers count, all together; undefined without one. */
   traffic?: Traffic;

@@ -28,6 +28,8 @@ import { Catalog } from './catalog.ts';
 import type { Circumstances } from './control/protocol.ts';
 import { serveControl } from './control/server.ts';
 import { recordOf } from './database/context.ts';
+import { applyCopies } from './database/copies/apply.ts';
+import { copiesStanding } from './database/copies/standing.ts';
 import { type CutOver, cutOver } from './database/move/cut-over.ts';
 import { findPrimary } from './database/primary.ts';
 import { DATA_CENTRE, ownerUrl, type RunningDatabase } from './database/running.ts';
@@ -38,6 +40,7 @@ import { startDatabases } from './database/sharding/start.ts';
 import { databaseServers } from './database/standing.ts';
 import { type Deployment, DeploymentPaths, openDeployment } from './deployment.ts';
 import { askForLoad, readLoad } from './load.ts';
+import { LoadWatch, loadAlerts } from './load-alerts.ts';
 import { runMigrations } from './migrations.ts';
 import { Journal } from './operations/journal.ts';
 import { requireRelease } from './releases/folder.ts';
@@ -102,6 +105,7 @@ export class RunningDeployment extends EventEmitter<UpEvents> {
   readonly #overrides: Circumstances['overrides'];
   #publicPort = 0;
   #keeper: BackupKeeper | undefined;
+  #loadWatch: LoadWatch | undefined;
   #starting: Promise<void> = Promise.resolve();
   #stopping: Promise<void> | undefined;
   readonly #stopped = Promise.withResolvers<void>();
@@ -164,6 +168,7 @@ export class RunningDeployment extends EventEmitter<UpEvents> {
     const servers =
       this.#deployment && (await databaseServers(this.#deployment).catch(() => undefined));
     const load = await readLoad(this.#paths.load);
+    const copies = await copiesStanding(this.#paths);
     const traffic = await trafficOf(balancers.map(({ name }) => this.#paths.socketFor(name)));
     return {
       deployment: this.#topology.name,
@@ -176,7 +181,8 @@ export class RunningDeployment extends EventEmitter<UpEvents> {
       units,
       ...(servers ? { databaseServers: servers } : {}),
       ...(this.#keeper?.status ? { backup: this.#keeper.status } : {}),
-      ...(load ? { load } : {}),
+      ...(load ? { load, loadAlerts: loadAlerts(load) } : {}),
+      ...(copies ? { copies } : {}),
       ...(traffic ? { traffic } : {}),
     };
   }
@@ -245,6 +251,7 @@ export class RunningDeployment extends EventEmitter<UpEvents> {
       await this.#migrate(deployment, shape.release);
       await this.#startWeb(deployment, this.#database, shape);
       await catalog.write(WEB_SHAPE, shape);
+      if (!this.#topology.database.url) await this.#keepCopies(deployment);
       await this.#noteDatabaseShape(catalog);
       await this.#mentionCutOff(catalog);
     } finally {
@@ -254,11 +261,13 @@ export class RunningDeployment extends EventEmitter<UpEvents> {
       this.#keeper = new BackupKeeper(deployment, text => this.logs.write('backup', text));
       this.#keeper.start();
     }
+    if (this.#shards.length > 1) this.#watchLoad();
     await this.#tellReady();
   }
 
   async #stopAll(): Promise<void> {
     try {
+      this.#loadWatch?.stop();
       await this.#keeper?.stop();
       await this.#machine.stopAll();
       // A start that was under way ends at its next step; the lock is ours until then.
@@ -358,6 +367,19 @@ export class RunningDeployment extends EventEmitter<UpEvents> {
       });
     }
     if (!tier.url) await declare(deployment, urls, tier);
+  }
+
+  #watchLoad(): void {
+    this.#loadWatch = new LoadWatch(
+      () => readLoad(this.#paths.load),
+      text => this.logs.write('load', text),
+    );
+    this.#loadWatch.start();
+  }
+
+  async #keepCopies(deployment: Deployment): Promise<void> {
+    const done = await applyCopies(this.#machine, deployment, process.env);
+    if (done) this.emit('note', done);
   }
 
   #publishMap({ name, maxConnections }: RunningDatabase, servers: number): Promise<RuntimeMap> {

@@ -51,6 +51,8 @@ export interface CompleteTopology {
     tables: Record<string, TablePlacement>;
     /** `schema.table.column` */
     unique: string[];
+    /** By `schema.table.column`. */
+    denormalize: Record<string, CopiedColumn>;
     /** None: one embedded server. */
     replicas: number;
     etcd: number;
@@ -68,6 +70,14 @@ export interface CompleteTopology {
 
 /** Where the rows of a table are: where the hash of a column says, or all of them on every shard. */
 export type TablePlacement = { kind: 'sharded'; key: string } | { kind: 'reference' };
+
+/** What a column is a copy of. */
+export interface CopiedColumn {
+  /** `schema.table.column` */
+  from: string;
+  /** The column beside the copy that has the primary key of the row that is copied from. */
+  via: string;
+}
 
 /** Plain data: it is kept in records and in the journal. */
 export interface CompleteBackup {
@@ -199,6 +209,12 @@ export function completeTopology(topology: Topology, folder: AppFolder): Complet
         ]),
       ),
       unique: (database.unique ?? []).map(qualifyColumn),
+      denormalize: Object.fromEntries(
+        Object.entries(database.denormalize ?? {}).map(([column, text]) => [
+          qualifyColumn(column),
+          parseCopy(text)!,
+        ]),
+      ),
       replicas,
       etcd: database.etcd ?? 1,
       strict: database.strict ?? replicas > 1,
@@ -233,6 +249,12 @@ export function qualifyTable(name: string): string {
 /** `users.email` → `public.users.email` */
 export function qualifyColumn(name: string): string {
   return name.split('.').length > 2 ? name : `${DEFAULT_SCHEMA}.${name}`;
+}
+
+/** `users.name via author_id`; undefined for anything else. */
+export function parseCopy(text: string): CopiedColumn | undefined {
+  const [, from, via] = /^\s*(\w+(?:\.\w+){1,2})\s+via\s+(\w+)\s*$/.exec(text) ?? [];
+  return from && via ? { from: qualifyColumn(from), via } : undefined;
 }
 
 function completeBackup({ repository, keep, every, encrypt, backlogMb }: Backup): CompleteBackup {

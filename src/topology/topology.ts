@@ -263,6 +263,14 @@ export interface DatabaseTier {
    */
   unique?: string[];
   /**
+   * Columns that are kept as copies of others, wherever the rows are:
+   * `{ 'articles.author_name': 'users.name via author_id' }` keeps `articles.author_name` what `users.name` is in the row
+   * whose primary key is `articles.author_id`. A join over shards becomes a local read. Copies follow within
+   * moments after the commit; `banyan status` shows how far they are behind. The application never writes the column.
+   * Default: none.
+   */
+  denormalize?: Record<string, string>;
+  /**
    * The port of the embedded PostgreSQL on the loopback address; of the first, when there are several shards.
    * 0 takes any free one and keeps it for as long as it stays free.
    * Default: 0.

@@ -7,7 +7,13 @@
 import { distance } from 'fastest-levenshtein';
 import * as v from 'valibot';
 import { BanyanError } from '../errors.ts';
-import { DEFAULT_TLS_PORT, DEFAULT_WEB_PORT, qualifyColumn, qualifyTable } from './defaults.ts';
+import {
+  DEFAULT_TLS_PORT,
+  DEFAULT_WEB_PORT,
+  parseCopy,
+  qualifyColumn,
+  qualifyTable,
+} from './defaults.ts';
 import { parseDuration } from './duration.ts';
 import { show } from './show.ts';
 import type { ShardedBy, Topology } from './topology.ts';
@@ -269,6 +275,19 @@ const topologySchema = v.pipe(
           shards: v.optional(whole(1, MOST_SHARDS)),
           tables: v.optional(tables),
           unique: v.optional(v.array(columnName, 'a list of columns')),
+          denormalize: v.optional(
+            v.record(
+              columnName,
+              v.pipe(
+                text,
+                v.check(
+                  copy => parseCopy(copy) !== undefined,
+                  'a column and the way to it, such as `users.name via author_id`',
+                ),
+              ),
+              'an object { … } of columns',
+            ),
+          ),
           etcd: v.optional(
             v.picklist([1, 3, 5], '1, 3 or 5: an even number survives no more losses'),
           ),
@@ -330,6 +349,14 @@ const topologySchema = v.pipe(
             'no `shards` beside `url`: Banyan runs the shards itself',
           ),
           ['shards'],
+        ),
+        v.forward(
+          v.partialCheck(
+            [['url'], ['denormalize']],
+            tier => !tier.url || Object.keys(tier.denormalize ?? {}).length === 0,
+            'no `denormalize` beside `url`: it takes a superuser of the database',
+          ),
+          ['denormalize'],
         ),
         v.forward(
           v.partialCheck(

@@ -70,8 +70,9 @@ export function postgresProcesses(site: Site, name: string): number[] {
 }
 
 function dataOf(site: Site, name: string): string {
-  const { cluster } = readDatabaseRecord(site.paths) ?? {};
-  return path.join(cluster!.nodes.find(each => each.name === name)!.folder, 'data');
+  const { cluster, others = [] } = readDatabaseRecord(site.paths) ?? {};
+  const nodes = [cluster, ...others.map(other => other.cluster)].flatMap(each => each?.nodes ?? []);
+  return path.join(nodes.find(each => each.name === name)!.folder, 'data');
 }
 
 /** Lets the witness look at a fault: it writes and reads before, through it and after. */

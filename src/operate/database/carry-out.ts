@@ -16,6 +16,7 @@ import { pollUntil } from '../poll.ts';
 import { membersOf, primaryOf, standingsOf } from './cluster.ts';
 import { ClusterHome, newClusterRecord } from './cluster-home.ts';
 import { type DatabaseContext, recordOf } from './context.ts';
+import { applyCopies } from './copies/apply.ts';
 import { EMBEDDED_UNIT, retireEmbedded, startEmbeddedDatabase } from './embedded.ts';
 import { publishMembers } from './hold.ts';
 import { connectTo, open } from './move/cut-over.ts';
@@ -298,6 +299,8 @@ export class DatabaseTier {
       declaration ?? { tables: {}, unique: [] },
     );
     if (done) this.#note(done);
+    const copies = await applyCopies(this.#context.machine, deployment, process.env);
+    if (copies) this.#note(copies);
   }
 
   #home(): Promise<ClusterHome> {

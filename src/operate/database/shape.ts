@@ -55,11 +55,16 @@ export function databaseShapeOf({ database }: CompleteTopology): DatabaseShape {
 }
 
 /** Says nothing where nothing is said, so that shapes of old compare as equal. */
-export function shardedShape(shards: number, { tables, unique }: ShardDeclaration): Sharded {
-  const isDeclared = Object.keys(tables).length > 0;
+export function shardedShape(
+  shards: number,
+  { tables, unique, denormalize = {} }: ShardDeclaration,
+): Sharded {
+  const hasCopies = Object.keys(denormalize).length > 0;
+  const isDeclared = Object.keys(tables).length > 0 || hasCopies;
+  const declaration = { tables, unique, ...(hasCopies ? { denormalize } : {}) };
   return {
     ...(shards > 1 ? { shards } : {}),
-    ...(isDeclared ? { declaration: { tables, unique } } : {}),
+    ...(isDeclared ? { declaration } : {}),
   };
 }
 

@@ -26,7 +26,7 @@ export interface TableUse {
 }
 
 export interface ShardingProposal {
-  declaration: Required<Declaration>;
+  declaration: Required<Omit<Declaration, 'denormalize'>>;
   /** Why each table is where it is, by `schema.table`. */
   reasons: Record<string, string>;
   /** What has to be changed for it. */

@@ -9,6 +9,7 @@ import { readSchema, type Schema } from '../../app/database/shards/declaration/s
 import { lockHolder } from '../../machines/lock.ts';
 import type { CompleteTopology } from '../../topology/defaults.ts';
 import { recordOf } from '../database/context.ts';
+import { resolveCopies } from '../database/copies/copies.ts';
 import { shardUrls } from '../database/primary.ts';
 import { withClient } from '../database/provision.ts';
 import { checkDeclaration } from '../database/sharding/check.ts';
@@ -38,7 +39,10 @@ export async function examineSharding(
     return withClient(urls[0]!, client => examineUnsharded(client, schemas[0]!, urls.length));
   }
   requireSame(schemas);
-  const problems = checkDeclaration(database, schemas[0]!);
+  const problems = [
+    ...checkDeclaration(database, schemas[0]!),
+    ...resolveCopies(database, schemas[0]!).problems,
+  ];
   const findings = problems.map(({ severity, table, what, remedy }) =>
     finding(
       // With one shard nothing goes wrong yet.

@@ -28,8 +28,8 @@ export interface DeclarationProblem {
 }
 
 /** For `banyan plan`: what does not fit, each in a line. */
-export function problemsInWords(declaration: Declaration, schema: Schema): string[] {
-  return checkDeclaration(declaration, schema).map(
+export function problemsInWords(problems: readonly DeclarationProblem[]): string[] {
+  return problems.map(
     ({ severity, table, what, remedy }) =>
       `${table}: ${what}${severity === 'failed' ? ', so it would be refused' : ''}. ${remedy}`,
   );

@@ -20,6 +20,7 @@ import { publishRuntimeMap, readRuntimeMap } from '../../../map/map-file.ts';
 import type { Member, RuntimeMap } from '../../../map/runtime-map.ts';
 import type { Deployment } from '../../deployment.ts';
 import { recordOf } from '../context.ts';
+import { resolveCopies } from '../copies/copies.ts';
 import { withClient } from '../provision.ts';
 import { type DatabaseRecord, type Sharding, writeDatabaseRecord } from '../record.ts';
 import type { ShardDeclaration } from '../shape.ts';
@@ -85,10 +86,13 @@ export async function declare(
 ): Promise<string | undefined> {
   const record = recordOf(deployment);
   const { ranges } = record.sharding ?? { ranges: [] };
-  const isDeclared = Object.keys(declaration.tables).length > 0;
-  if (!record.sharding && !isDeclared) return undefined;
+  const { tables, denormalize = {} } = declaration;
+  const isDeclared = Object.keys(tables).length > 0;
+  const hasCopies = Object.keys(denormalize).length > 0;
+  if (!record.sharding && !isDeclared && !hasCopies) return undefined;
   let guarded = 0;
   if (ranges.length > 1) guarded = await placeTables(urls, record.sharding!, declaration);
+  if (hasCopies) await requireCopies(urls[0]!, declaration);
   await writeSharding(deployment, record, declaration);
   return guarded === 0 ? undefined : `${guarded} ${guarded === 1 ? 'table' : 'tables'} guarded`;
 }
@@ -102,7 +106,7 @@ export async function declareOnline(
   const done = await declare(deployment, urls, declaration);
   const { map: file } = deployment.paths;
   const { epoch: _epoch, format: _format, ...map } = readRuntimeMap(file);
-  const { tables: _tables, unique: _unique, ...database } = map.database;
+  const { tables: _tables, unique: _unique, denormalize: _copies, ...database } = map.database;
   await publishRuntimeMap(file, {
     ...map,
     database: { ...database, ...declarationOfMap(recordOf(deployment)) },
@@ -148,10 +152,23 @@ async function placeTables(
 async function writeSharding(
   deployment: Deployment,
   record: DatabaseRecord,
-  { tables, unique }: ShardDeclaration,
+  { tables, unique, denormalize = {} }: ShardDeclaration,
 ): Promise<void> {
   const { ranges } = record.sharding ?? { ranges: [WHOLE] };
-  await writeDatabaseRecord(deployment, { ...record, sharding: { ranges, tables, unique } });
+  const copies = Object.keys(denormalize).length > 0 ? { denormalize } : {};
+  const sharding: Sharding = { ranges, tables, unique, ...copies };
+  await writeDatabaseRecord(deployment, { ...record, sharding });
+}
+
+/** Copies are filled and kept once the map says of them: see `../copies`. */
+async function requireCopies(
+  url: string,
+  { tables, unique, denormalize = {} }: ShardDeclaration,
+): Promise<void> {
+  const schema = await withClient(url, readSchema);
+  const { problems } = resolveCopies({ tables, unique, denormalize }, schema);
+  const failed = problems.filter(({ severity }) => severity === 'failed');
+  if (failed.length > 0) throw new DeclarationRefused(failed);
 }
 
 const WHOLE = { from: String(-(2n ** 63n)), to: String(2n ** 63n - 1n) };
@@ -204,7 +221,7 @@ export function databaseOfMap(
   record: DatabaseRecord,
   name: string,
   members: Member[][],
-): Pick<RuntimeMap['database'], 'name' | 'shards' | 'tables' | 'unique'> {
+): Pick<RuntimeMap['database'], 'name' | 'shards' | 'tables' | 'unique' | 'denormalize'> {
   const { ranges = [] } = record.sharding ?? {};
   return {
     name,
@@ -218,9 +235,10 @@ export function databaseOfMap(
 }
 
 function declarationOfMap({ sharding }: DatabaseRecord): Partial<ShardDeclaration> {
-  const { tables = {}, unique = [] } = sharding ?? {};
+  const { tables = {}, unique = [], denormalize = {} } = sharding ?? {};
   return {
     ...(Object.keys(tables).length > 0 ? { tables } : {}),
     ...(unique.length > 0 ? { unique } : {}),
+    ...(Object.keys(denormalize).length > 0 ? { denormalize } : {}),
   };
 }

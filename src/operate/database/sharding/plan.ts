@@ -64,6 +64,6 @@ export function planShards(
 }
 
 function declarationOf(declared: ShardDeclaration | undefined): ShardDeclaration {
-  const { tables = {}, unique = [] } = declared ?? {};
-  return { tables, unique };
+  const { tables = {}, unique = [], denormalize = {} } = declared ?? {};
+  return { tables, unique, denormalize };
 }

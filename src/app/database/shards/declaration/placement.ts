@@ -21,6 +21,8 @@ export interface PlacedTable extends Relation {
   keyType: KeyType | undefined;
   /** Columns whose values are unique across all shards by a lookup table. */
   globallyUnique: string[];
+  /** Columns that are kept as copies of others. */
+  copies: { column: string; from: string; via: string }[];
 }
 
 /** A table is declared in a way that its schema does not allow. */
@@ -35,7 +37,7 @@ export class UnusableDeclaration extends BanyanError {
 }
 
 /** The part of the runtime map that it is made of. */
-export type Declaration = Pick<RuntimeMap['database'], 'tables' | 'unique'>;
+export type Declaration = Pick<RuntimeMap['database'], 'tables' | 'unique' | 'denormalize'>;
 
 export class Placement {
   readonly ranges: Ranges;
@@ -102,11 +104,15 @@ export function keyTypeOf({ baseType }: Pick<Column, 'baseType'>): KeyType | und
 
 function place(
   relation: Relation,
-  { tables = {}, unique = [] }: Declaration,
+  { tables = {}, unique = [], denormalize = {} }: Declaration,
 ): PlacedTable | UnusableDeclaration {
   const name = qualifiedName(relation);
   const declared = tables[relation.root ?? name];
-  const placed = { ...relation, key: undefined, keyType: undefined, globallyUnique: [] };
+  const prefix = `${relation.root ?? name}.`;
+  const copies = Object.entries(denormalize)
+    .filter(([column]) => column.startsWith(prefix))
+    .map(([column, copy]) => ({ column: column.slice(prefix.length), ...copy }));
+  const placed = { ...relation, key: undefined, keyType: undefined, globallyUnique: [], copies };
   if (!declared) return { ...placed, placement: 'home' };
   if (declared.kind === 'reference') return { ...placed, placement: 'reference' };
   const key = relation.columns.find(column => column.name === declared.key);
@@ -122,7 +128,6 @@ function place(
       `equal values of its key ${key.name} may differ in their bytes, under the collation ${collation}`,
     );
   }
-  const prefix = `${relation.root ?? name}.`;
   return {
     ...placed,
     placement: 'sharded',

@@ -102,6 +102,7 @@ function place(table: DeclaredTable, catalog: PlannerCatalog): PlacedTable {
     ...(table.key ? { key: table.key.name } : {}),
     columns: table.columns.map(column => placeColumn(column, name, catalog)),
     primaryKey: table.primaryKey,
+    ...(table.copies.length > 0 ? { copies: table.copies } : {}),
     ...(definition === undefined ? {} : { definition }),
   };
 }

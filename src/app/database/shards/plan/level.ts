@@ -10,6 +10,7 @@
 import type { Node, RangeVar, SelectStmt } from 'libpg-query';
 import { aggregatesAcross, distinctByKey, windowAcross } from './across.ts';
 import type { Analysis } from './analysis.ts';
+import { copyAdvice } from './copy-advice.ts';
 import { isCorrelated } from './correlation.ts';
 import { type Column, columnOf, Equalities, isEquals } from './equalities.ts';
 import { expressionsOf, subLinksOf, windowsOf } from './expressions.ts';
@@ -434,15 +435,22 @@ export class Level {
   }
 
   #refuseJoin(
-    { sides }: Extract<Source, { kind: 'join' }>,
+    source: Extract<Source, { kind: 'join' }>,
     left: Extract<Spread, { kind: 'sharded' }>,
     right: Extract<Spread, { kind: 'sharded' }>,
   ): void {
     const names = (keys: readonly Column[]) =>
       keys.map(({ name }) => name).join(', ') || 'not selected';
+    const { targetList, whereClause, sortClause, groupClause } = this.select;
+    const copy = copyAdvice(
+      this.source ?? source,
+      [...source.on, ...conjunctsOf(whereClause)].flatMap(conjunctsOf),
+      [targetList, whereClause, sortClause, groupClause],
+      this.scope,
+    );
     this.#analysis.refuse(
-      `${sides.join(' and ')} are not joined on their shard keys (${names(left.keys)}; ${names(right.keys)}), so rows that match may be on different shards`,
-      'Compare the shard keys in the join, make one of the tables a reference table, or copy the column that is needed into the other table',
+      `${source.sides.join(' and ')} are not joined on their shard keys (${names(left.keys)}; ${names(right.keys)}), so rows that match may be on different shards`,
+      `Compare the shard keys in the join, make one of the tables a reference table, or ${copy ?? 'copy the column that is needed into the other table'}`,
     );
   }
 

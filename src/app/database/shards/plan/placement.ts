@@ -35,6 +35,12 @@ export interface PlacedTable {
   /** In their order. */
   readonly columns: readonly PlacedColumn[];
   readonly primaryKey: readonly string[];
+  /** Columns that are kept as copies: of which column, `schema.table.column`, of the row that `via` names. */
+  readonly copies?: readonly {
+    readonly column: string;
+    readonly from: string;
+    readonly via: string;
+  }[];
   /** Of a view: its query, as `pg_get_viewdef` writes it. */
   readonly definition?: string;
 }

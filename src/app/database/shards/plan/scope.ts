@@ -94,6 +94,12 @@ export class Scope {
     return item?.isComplete ? item.columns : undefined;
   }
 
+  /** All columns of the item that has this one. */
+  beside(column: Column): readonly Column[] {
+    const has = ({ columns }: Item) => columns.some(({ id }) => id === column.id);
+    return this.#part?.items.find(has)?.columns ?? [];
+  }
+
   find(fields: Node[] | undefined): Found {
     const names = namesOf(fields);
     return names ? this.#find(names) : { kind: 'unknown', at: this };
