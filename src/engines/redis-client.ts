@@ -19,11 +19,11 @@ function connectionTo({ host, port, username, password, tls }: RedisAddress) {
   return createClient({
     ...(username ? { username } : {}),
     ...(password ? { password } : {}),
+    commandOptions: { timeout: ANSWER_MS },
     socket: {
       host,
       port,
       connectTimeout: CONNECT_MS,
-      socketTimeout: ANSWER_MS,
       reconnectStrategy: false,
       ...(tls ? { tls: true as const } : {}),
     },

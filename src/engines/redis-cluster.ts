@@ -9,8 +9,8 @@
  *
  * (https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/)
  */
-import { BanyanError } from '../errors.ts';
 import { setTimeout as delay } from 'node:timers/promises';
+import { BanyanError } from '../errors.ts';
 import type { RedisNode } from './redis.ts';
 import { openRedis, type RedisClient } from './redis-client.ts';
 
@@ -283,7 +283,14 @@ export class RedisCluster {
         source.client.sendCommand(slotCommand(slot, 'MIGRATING', target.id)),
       ),
     );
-    for (const [slot, source] of moving) await emptySlot(source.client, slot);
+    const counts = await Promise.all(
+      moving.map(([slot, source]) =>
+        source.client.sendCommand(['CLUSTER', 'COUNTKEYSINSLOT', String(slot)]),
+      ),
+    );
+    for (const [index, [slot, source]] of moving.entries()) {
+      if (Number(counts[index]) > 0) await emptySlot(source.client, slot);
+    }
     for (const member of [target, ...told.filter(each => each !== target)]) {
       await Promise.all(
         moving.map(([slot]) => member.client.sendCommand(slotCommand(slot, 'NODE', target.id))),
