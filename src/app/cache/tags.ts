@@ -4,7 +4,7 @@
  * Holds true here:
  * - Both sides make them with these functions, so that they meet.
  * - Of an entry: for each table that it reads either the table's tag or tags of values, and always the wholesale tag.
- * - Of a changed row: the table's tag, and one for each of the covered columns' values, of the new row and, as far
+ * - Of a changed row: the table's tag, `*`, and one for each of the covered columns' values, of the new row and, as far
  *   as it is known, of the old one. Of TRUNCATE: the wholesale tag.
  * - Two things with one text (a table of the name `a#id=5`) invalidate each other: more than necessary, never less.
  */
@@ -67,7 +67,7 @@ export function tagsOfChange(
   before: RowTexts | undefined,
   after: RowTexts | undefined,
 ): string[] {
-  const tags = new Set([tableTag(schema, table)]);
+  const tags = new Set([EVERYTHING, tableTag(schema, table)]);
   for (const column of coverage.columns) {
     for (const row of [before, after]) {
       const text = row?.[column];
