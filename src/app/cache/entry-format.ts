@@ -79,9 +79,9 @@ export function writeEntry(info: EntryInfo, value: Buffer): EntryParts {
   const head: Head = [
     clusters.map(name => {
       const position = info.positions[name]!;
-      return position.kind === 'snapshot'
-        ? [name, 's', lsnText(position.lsn), renderSnapshot(position.snapshot)]
-        : [name, 'r', lsnText(position.lsn), ''];
+      const isSnapshot = position.kind === 'snapshot';
+      const snapshot = isSnapshot ? renderSnapshot(position.snapshot) : '';
+      return [name, isSnapshot ? 's' : 'r', lsnText(position.lsn), snapshot];
     }),
     info.tags,
     info.loadedAt,

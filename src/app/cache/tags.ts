@@ -15,12 +15,15 @@ export const EVERYTHING = '*';
 /** A value's text longer than that is told by its hash. */
 const MAX_VALUE_LENGTH = 128;
 
+/** How values of a column are written as text: `text` is also varchar, of a collation in which equal means the same bytes. */
+export type ColumnFamily = 'integer' | 'text' | 'uuid';
+
 /** What the log shows of a table. */
 export interface Coverage {
-  /** The columns of its replica identity: old and new values are always there. */
+  /** The columns of its replica identity: old and new values are always there. Empty: it has none of these families. */
   readonly key: readonly string[];
-  /** Columns whose values in the new row, at least, become tags; those of `key` are among them. */
-  readonly columns: readonly string[];
+  /** Columns whose values in the new row, at least, become tags; those of `key` that have a family are among them. */
+  readonly columns: Readonly<Record<string, ColumnFamily>>;
 }
 
 /** By `schema.table`. */
@@ -68,13 +71,24 @@ export function tagsOfChange(
   after: RowTexts | undefined,
 ): string[] {
   const tags = new Set([EVERYTHING, tableTag(schema, table)]);
-  for (const column of coverage.columns) {
+  for (const column of Object.keys(coverage.columns)) {
     for (const row of [before, after]) {
       const text = row?.[column];
       if (text !== null && text !== undefined) tags.add(valueTag(schema, table, column, text));
     }
   }
   return [...tags];
+}
+
+/**
+ * A value as PostgreSQL writes it.
+ * @param text as the driver would send it
+ * @returns undefined for what is not plainly a value of the family
+ */
+export function canonical(family: ColumnFamily, text: string): string | undefined {
+  if (family === 'text') return text;
+  if (family === 'integer') return /^[+-]?\d{1,20}$/.test(text) ? String(BigInt(text)) : undefined;
+  return /^[\da-f]{8}(-[\da-f]{4}){3}-[\da-f]{12}$/i.test(text) ? text.toLowerCase() : undefined;
 }
 
 /** FNV-1a, 64 bits. Two texts with the same one invalidate each other, which harms nobody. */

@@ -154,9 +154,10 @@ export class RedisStore implements InvalidationStore {
     const clusters = entry.clusters.flatMap(name => {
       const position = positions[name]!;
       const checked = lsnText(checkedTo[name]!);
-      if (position.kind === 'replayed') return [name, checked, 'r', lsnText(position.lsn), '', ''];
+      const lsn = lsnText(position.lsn);
+      if (position.kind === 'replayed') return [name, checked, 'r', '', '', '', lsn];
       const { xmin, xmax, inProgress } = position.snapshot;
-      return [name, checked, 's', String(xmin), String(xmax), inProgress.join(',')];
+      return [name, checked, 's', String(xmin), String(xmax), inProgress.join(','), lsn];
     });
     const [word, ...rest] = (await this.#connection.run(
       FILL,

@@ -65,7 +65,8 @@ return {anew and 'ANEW' or 'OK', upto}
  * Stores an entry if nothing that its loader may have missed touched its tags: the fill rule.
  * KEYS: marker, recent batches, entry, lease, then the records of its tags.
  * ARGV: the entry before and after its \`checked to\`, time to live in ms, the lease's token or empty, how many clusters; for each
- * cluster name, checked to, kind (s, r), and xmin, xmax, those in progress (s), or the LSN and two empty texts (r); then
+ * cluster name, checked to, kind (s, r), xmin, xmax, those in progress (of s; else empty), and the LSN after which nothing is
+ * seen; then
  * the tags, in the order of the records.
  * Answers: OK with each cluster's \`checked to\`; else why nothing was stored: UNMARKED, FORGOTTEN, OVERTAKEN with the tag.
  */
@@ -75,7 +76,7 @@ local ttl, token, count = tonumber(ARGV[3]), ARGV[4], tonumber(ARGV[5])
 if token ~= '' and redis.call('GET', lease) == token then redis.call('DEL', lease) end
 local clusters, behind, behindCount = {}, {}, 0
 for i = 1, count do
-  local at = 6 + (i - 1) * 6
+  local at = 6 + (i - 1) * 7
   local c = { name = ARGV[at], checked = ARGV[at + 1], kind = ARGV[at + 2] }
   local known = redis.call('HMGET', marker, 'a:' .. c.name, 's:' .. c.name)
   if not known[1] or not known[2] then return {'UNMARKED', c.name} end
@@ -84,16 +85,16 @@ for i = 1, count do
   if c.kind == 's' then
     c.xmin, c.xmax, c.running = tonumber(ARGV[at + 3]), tonumber(ARGV[at + 4]), {}
     for xid in string.gmatch(ARGV[at + 5], '%d+') do c.running[tonumber(xid)] = true end
-  else
-    c.lsn = ARGV[at + 3]
   end
+  c.lsn = ARGV[at + 6]
   clusters[i] = c
   if c.applied > c.checked then behind[c.name] = c; behindCount = behindCount + 1 end
 end
-local firstTag = 6 + count * 6
+local firstTag = 6 + count * 7
 
 local function isSeen(c, xid, lsn)
-  if c.kind == 'r' then return lsn <= c.lsn end
+  if lsn > c.lsn then return false end
+  if c.kind == 'r' then return true end
   if type(xid) ~= 'number' then return false end
   local full = c.xmax - c.xmax % 4294967296 + xid
   if full - c.xmax > 2147483648 then full = full - 4294967296
