@@ -13,7 +13,10 @@ export interface Snapshot {
 
 /** What an entry's reads in one cluster saw, at least. */
 export type Position =
-  /** Of a primary. `lsn`: where its log ended when the snapshot was taken. */
+  /**
+   * Of a primary. `lsn`: where its log ended just after the snapshot was taken, or less: nothing that ended later is
+   * seen. (A transaction id that a crash took back may be given again; what has it then ends later.)
+   */
   | { readonly kind: 'snapshot'; readonly snapshot: Snapshot; readonly lsn: bigint }
   /** Of a standby: all that it had replayed. Also of a cluster that was not read from: where its feed was. */
   | { readonly kind: 'replayed'; readonly lsn: bigint };
@@ -35,8 +38,41 @@ const HALF_RANGE = 1n << 31n;
 /** Whether a reader at `position` sees what the transaction did. */
 export function sees(position: Position | undefined, commit: Commit): boolean {
   if (!position) return false;
-  if (position.kind === 'replayed') return commit.lsn <= position.lsn;
+  if (commit.lsn > position.lsn) return false;
+  if (position.kind === 'replayed') return true;
   return commit.xid !== undefined && isVisible(position.snapshot, commit.xid);
+}
+
+/**
+ * What sees only what both see; undefined where that cannot be said: one of a primary and one of a standby. (What
+ * has been replayed on a standby need not be visible on the primary yet.)
+ */
+export function weaker(a: Position, b: Position): Position | undefined {
+  const lsn = least(a.lsn, b.lsn);
+  if (a.kind === 'replayed' && b.kind === 'replayed') return { kind: 'replayed', lsn };
+  if (a.kind === 'replayed' || b.kind === 'replayed') return undefined;
+  const snapshot = {
+    xmin: least(a.snapshot.xmin, b.snapshot.xmin),
+    xmax: least(a.snapshot.xmax, b.snapshot.xmax),
+    inProgress: [...new Set([...a.snapshot.inProgress, ...b.snapshot.inProgress])],
+  };
+  return { kind: 'snapshot', snapshot, lsn };
+}
+
+/** The same, that sees nothing that ended after `lsn`. */
+export function capped(position: Position, lsn: bigint): Position {
+  return position.lsn <= lsn ? position : { ...position, lsn };
+}
+
+/** Whether a reader at `position` saw all that had been acknowledged when the log ended at `lsn`. */
+export function covers(position: Position | undefined, lsn: bigint): boolean {
+  if (!position) return false;
+  // Strictly: a log that was not longer may have been looked at before the acknowledgement.
+  return position.kind === 'replayed' ? position.lsn >= lsn : position.lsn > lsn;
+}
+
+function least(a: bigint, b: bigint): bigint {
+  return a < b ? a : b;
 }
 
 /** @param xid the lower 32 bits: one of two billion around `xmax` is meant */

@@ -4,7 +4,7 @@
  * Holds true here:
  * - Both sides make them with these functions, so that they meet.
  * - Of an entry: for each table that it reads either the table's tag or tags of values, and always the wholesale tag.
- * - Of a changed row: the table's tag, and one for each of the covered columns' values, of the new row and, as far
+ * - Of a changed row: the table's tag, `*`, and one for each of the covered columns' values, of the new row and, as far
  *   as it is known, of the old one. Of TRUNCATE: the wholesale tag.
  * - Two things with one text (a table of the name `a#id=5`) invalidate each other: more than necessary, never less.
  */
@@ -15,12 +15,15 @@ export const EVERYTHING = '*';
 /** A value's text longer than that is told by its hash. */
 const MAX_VALUE_LENGTH = 128;
 
+/** How values of a column are written as text: `text` is also varchar, of a collation in which equal means the same bytes. */
+export type ColumnFamily = 'integer' | 'text' | 'uuid';
+
 /** What the log shows of a table. */
 export interface Coverage {
-  /** The columns of its replica identity: old and new values are always there. */
+  /** The columns of its replica identity: old and new values are always there. Empty: it has none of these families. */
   readonly key: readonly string[];
-  /** Columns whose values in the new row, at least, become tags; those of `key` are among them. */
-  readonly columns: readonly string[];
+  /** Columns whose values in the new row, at least, become tags; those of `key` that have a family are among them. */
+  readonly columns: Readonly<Record<string, ColumnFamily>>;
 }
 
 /** By `schema.table`. */
@@ -67,14 +70,25 @@ export function tagsOfChange(
   before: RowTexts | undefined,
   after: RowTexts | undefined,
 ): string[] {
-  const tags = new Set([tableTag(schema, table)]);
-  for (const column of coverage.columns) {
+  const tags = new Set([EVERYTHING, tableTag(schema, table)]);
+  for (const column of Object.keys(coverage.columns)) {
     for (const row of [before, after]) {
       const text = row?.[column];
       if (text !== null && text !== undefined) tags.add(valueTag(schema, table, column, text));
     }
   }
   return [...tags];
+}
+
+/**
+ * A value as PostgreSQL writes it.
+ * @param text as the driver would send it
+ * @returns undefined for what is not plainly a value of the family
+ */
+export function canonical(family: ColumnFamily, text: string): string | undefined {
+  if (family === 'text') return text;
+  if (family === 'integer') return /^[+-]?\d{1,20}$/.test(text) ? String(BigInt(text)) : undefined;
+  return /^[\da-f]{8}(-[\da-f]{4}){3}-[\da-f]{12}$/i.test(text) ? text.toLowerCase() : undefined;
 }
 
 /** FNV-1a, 64 bits. Two texts with the same one invalidate each other, which harms nobody. */
