@@ -18,6 +18,7 @@ import type { Member, RuntimeMap, Shard } from '../../map/runtime-map.ts';
 import { log } from '../telemetry/log.ts';
 import { type Staleness, stalenessOf } from './consistency/staleness.ts';
 import { Holding, type HoldLimits, isAway } from './holding.ts';
+import { keyOf } from './members/member.ts';
 import { openOwnConnection } from './own-connection.ts';
 import {
   breakConnections,
@@ -28,11 +29,13 @@ import {
   serveWaiting,
   turnAway,
 } from './pool-internals.ts';
+import { currentWatch, partsOf, type ReadWatch } from './read-watch.ts';
 import { RoutedClient } from './routed-client.ts';
 import { type PrimaryPool, Router } from './router.ts';
 import type { Done, QueryConfig } from './statement.ts';
 import { isSubmittable } from './submittable.ts';
 import { type TransactionOptions, transaction } from './transaction.ts';
+import { watchClient } from './watched-client.ts';
 
 declare module 'pg' {
   interface QueryConfig<I> {
@@ -86,6 +89,7 @@ export class BanyanPool extends pg.Pool implements Pool, PrimaryPool {
   /** Routers of before, whose reads end. */
   readonly #closing = new Set<Promise<void>>();
   #stopWatching: (() => void) | undefined;
+  #isQuerying = false;
 
   constructor(config: pg.PoolConfig, behaviour: BanyanPoolOptions) {
     super(config);
@@ -174,6 +178,8 @@ export class BanyanPool extends pg.Pool implements Pool, PrimaryPool {
     }
     const isRouted = router && !this.ending && config !== null && config !== undefined;
     if (!isRouted || typeof config === 'function' || isSubmittable(config)) {
+      const watch = currentWatch();
+      if (watch) return this.#queryWatched(watch, config, values, given);
       return this.#queryAsPg(config, values, callback);
     }
     const own = (typeof values === 'function' ? undefined : values) as unknown[] | undefined;
@@ -194,7 +200,39 @@ export class BanyanPool extends pg.Pool implements Pool, PrimaryPool {
 
   #queryAsPg(config: unknown, values: unknown, callback: unknown): never {
     const query = super.query as (...args: unknown[]) => never;
-    return query.call(this, config, values, callback);
+    this.#isQuerying = true;
+    try {
+      return query.call(this, config, values, callback);
+    } finally {
+      this.#isQuerying = false;
+    }
+  }
+
+  /** For a function whose reads are told: before it is sent, and when it has been answered. */
+  #queryWatched(
+    watch: ReadWatch,
+    config: unknown,
+    values: unknown,
+    callback: Done | undefined,
+  ): never {
+    if (typeof config === 'function' || isSubmittable(config)) {
+      watch.spoil('reads with a cursor or a stream');
+      return this.#queryAsPg(config, values, callback);
+    }
+    const parts = partsOf(config, values);
+    const list = Array.isArray(values) ? values : undefined;
+    const answer = (async () => {
+      await watch.atPrimary(this, this.#address && keyOf(this.#address));
+      const result: unknown = await this.#queryAsPg(config, list, undefined);
+      watch.answered(this, parts.text, parts.values, result);
+      return result;
+    })();
+    if (!callback) return answer as never;
+    answer.then(
+      result => process.nextTick(callback, undefined, result),
+      error => process.nextTick(callback, error),
+    );
+    return undefined as never;
   }
 
   /** Without replicas `pool.query` comes by here as well; while all is well this costs one call more than pg-pool's own. */
@@ -207,11 +245,16 @@ export class BanyanPool extends pg.Pool implements Pool, PrimaryPool {
       process.nextTick(callback, undefined, client, client.release);
       return undefined;
     }
-    if (!callback) return this.#holding.connect(() => super.connect());
-    this.connectPrimary(
-      (error, client) => callback(error, client, client ? client.release : () => {}),
-      performance.now(),
-    );
+    // What a checked-out client reads is told as well; pg's own `query` comes by here too, and has told already.
+    const watched = !this.#isQuerying && currentWatch() !== undefined;
+    if (!callback) {
+      const connected = this.#holding.connect(() => super.connect());
+      return watched ? connected.then(client => watchClient(this, client)) : connected;
+    }
+    this.connectPrimary((error, client) => {
+      if (client && watched) watchClient(this, client);
+      callback(error, client, client ? client.release : () => {});
+    }, performance.now());
     return undefined;
   }
 

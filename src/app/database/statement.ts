@@ -3,6 +3,7 @@ import type pg from 'pg';
 import { isBroken, wasNotSent } from './breakage.ts';
 import type { Scope } from './consistency/scope.ts';
 import type { MemberState } from './members/member.ts';
+import type { ReadWatch } from './read-watch.ts';
 import type { StatementFacts } from './route/facts.ts';
 
 /** What `query` may be given: a text, a configuration, or an object that sends itself (a cursor, a stream). */
@@ -28,6 +29,8 @@ export interface Statement {
   tried?: Set<MemberState>;
   /** Times that its connection broke under it. */
   breaks: number;
+  /** Who wants to know what it reads. */
+  readonly watch?: ReadWatch | undefined;
   /** Called when it has a connection, before it is sent. */
   onConnection?(client: pg.PoolClient, member: MemberState | undefined): void;
   /** Called when it has been answered: true keeps the connection, which is then the caller's to release. */

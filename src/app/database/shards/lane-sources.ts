@@ -6,6 +6,7 @@ import type pg from 'pg';
 import { hasCode } from '../../../errors.ts';
 import { stalenessOf } from '../consistency/staleness.ts';
 import { TransactionBroken } from '../errors.ts';
+import { currentWatch, unwatched } from '../read-watch.ts';
 import { ShardDeadlock } from './errors.ts';
 import type { LaneOptions, LaneStatement, Lanes } from './lanes.ts';
 import type { ShardSet } from './shard-set.ts';
@@ -60,9 +61,11 @@ export class AutocommitLanes implements Lanes {
         ...statement,
         ...(this.#staleness === undefined ? {} : { staleness: this.#staleness }),
       };
-      const result = (await shard.observed(options.key, () =>
-        sender.query(sent),
-      )) as pg.QueryResult<never>;
+      if (kept) currentWatch()?.spoil('reads over a connection with a session of its own');
+      const send = () => sender.query(sent) as unknown as Promise<pg.QueryResult<never>>;
+      const result = await shard.observed(options.key, () =>
+        options.isAside ? unwatched(send) : send(),
+      );
       // The pool takes note of its own.
       if (kept && options.wantsWrite) shard.noteWrite(false);
       return result;

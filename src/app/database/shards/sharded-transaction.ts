@@ -13,6 +13,7 @@ import type pg from 'pg';
 import { hasCode } from '../../../errors.ts';
 import { isBroken, wasNotSent } from '../breakage.ts';
 import { TransactionBroken } from '../errors.ts';
+import { currentWatch } from '../read-watch.ts';
 import { ShardDeadlock } from './errors.ts';
 import { Journal } from './journal.ts';
 import type { LaneOptions, LaneStatement, Lanes } from './lanes.ts';
@@ -95,6 +96,7 @@ export class ShardedTransaction implements Lanes {
     statement: LaneStatement,
     { wantsWrite, key }: LaneOptions,
   ): Promise<pg.QueryResult<never>> {
+    currentWatch()?.spoil('reads in a transaction over shards');
     const branch = await this.branch(index);
     if (wantsWrite) branch.wrote = true;
     return this.#source
