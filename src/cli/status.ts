@@ -122,14 +122,18 @@ function describeCache({ kind, invalidators, redis }: CacheStatus): string[] {
     if (failure) {
       const { what, remedy } = failure;
       lines.push(
-        pc.yellow(`  cache: results of the database are not cached: ${what}${remedy ? `. ${remedy}` : ''}`),
+        pc.yellow(
+          `  cache: results of the database are not cached: ${what}${remedy ? `. ${remedy}` : ''}`,
+        ),
       );
     }
   }
   const { hits = 0, misses = 0 } = counts;
   if (hits + misses > 0) {
     lines.push(
-      pc.dim(`  cache (${kind}): ${percent(hits / (hits + misses))} hits in ${listeners} processes`),
+      pc.dim(
+        `  cache (${kind}): ${percent(hits / (hits + misses))} hits in ${listeners} processes`,
+      ),
     );
   }
   for (const { key, calls } of hotKeys.slice(0, MOST_HOT_KEYS)) {

@@ -1,5 +1,5 @@
 /** A connection to one Redis server, for operations: it asks, and gives up soon. */
-import { createClient } from '@redis/client';
+import type { createClient } from '@redis/client';
 import { BanyanError } from '../errors.ts';
 
 const CONNECT_MS = 2_000;
@@ -13,10 +13,12 @@ export interface RedisAddress {
   tls?: boolean;
 }
 
-export type RedisClient = ReturnType<typeof connectionTo>;
+export type RedisClient = Awaited<ReturnType<typeof connectionTo>>['client'];
 
-function connectionTo({ host, port, username, password, tls }: RedisAddress) {
-  return createClient({
+/** The library is loaded when it is needed: `banyan up` must not wait for it. */
+async function connectionTo({ host, port, username, password, tls }: RedisAddress) {
+  const library = await import('@redis/client');
+  const options: NonNullable<Parameters<typeof createClient>[0]> = {
     ...(username ? { username } : {}),
     ...(password ? { password } : {}),
     commandOptions: { timeout: ANSWER_MS },
@@ -27,11 +29,13 @@ function connectionTo({ host, port, username, password, tls }: RedisAddress) {
       reconnectStrategy: false,
       ...(tls ? { tls: true as const } : {}),
     },
-  });
+  };
+  return { client: library.createClient(options) };
 }
 
 export async function openRedis(at: RedisAddress): Promise<RedisClient> {
-  const client = connectionTo(at);
+  // A client would be taken for a promise by `await`.
+  const { client } = await connectionTo(at);
   // Who waits for an answer gets it as an error too.
   client.on('error', () => {});
   await client.connect();
@@ -109,7 +113,10 @@ export async function examineExternalRedis(url: string): Promise<ExternalRedis> 
       const info = parseInfo(String(await redis.sendCommand(['INFO'])));
       const version = info.redis_version ?? 'unknown';
       if (Number.parseInt(version, 10) < OLDEST) {
-        throw new ExternalRedisUnusable(where, `it is Redis ${version}, and ${OLDEST} is the oldest`);
+        throw new ExternalRedisUnusable(
+          where,
+          `it is Redis ${version}, and ${OLDEST} is the oldest`,
+        );
       }
       if (info.role && info.role !== 'master') {
         throw new ExternalRedisUnusable(where, 'it is a replica, and takes no writes');

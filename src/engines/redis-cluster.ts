@@ -125,6 +125,12 @@ export function assignReplicas(
   return assigned;
 }
 
+interface Moving {
+  slot: number;
+  /** The node's id. */
+  owner: string;
+}
+
 interface Member {
   node: RedisNode;
   client: RedisClient;
@@ -177,6 +183,7 @@ export class RedisCluster {
     await this.#spread(chosen.map(name => this.#member(name)));
     await this.#replicate(staying, chosen);
     await this.#forget(leaving);
+    await this.#forgetLost(staying);
     await this.#untilWell(staying, chosen);
   }
 
@@ -230,25 +237,16 @@ export class RedisCluster {
 
   /** Gives each master its part; slots that another has move, empty. */
   async #spread(masters: readonly Member[]): Promise<void> {
-    const owner = new Map<number, Member>();
-
-    for (const member of this.#members) {
-      const { isMaster, slots } = await this.#self(member);
-      if (!isMaster) continue;
-      for (const [from, to] of slots) for (let s = from; s <= to; s++) owner.set(s, member);
-    }
-
-    const sources = [...new Set(owner.values())];
-    // Replicas refuse it, and hear of it from their masters.
-    const told = [...new Set([...masters, ...sources])];
+    const owners = await this.#owners();
+    const told = await this.#masters(masters);
     for (const [index, [from, to]] of partsOf(masters.length).entries()) {
       const target = masters[index]!;
       const free: number[] = [];
-      const moving: [slot: number, source: Member][] = [];
+      const moving: Moving[] = [];
       for (let slot = from; slot <= to; slot++) {
-        const source = owner.get(slot);
-        if (!source) free.push(slot);
-        else if (source !== target) moving.push([slot, source]);
+        const owner = owners.get(slot);
+        if (owner === undefined) free.push(slot);
+        else if (owner !== target.id) moving.push({ slot, owner });
       }
       if (free.length > 0) {
         const ranges = rangesOf(free).flatMap(([a, b]) => [String(a), String(b)]);
@@ -258,43 +256,57 @@ export class RedisCluster {
     }
   }
 
+  /** Who has which slot: what each says of itself counts most, then what is said of those that are lost. */
+  async #owners(): Promise<Map<number, string>> {
+    const owners = new Map<number, string>();
+    const claim = ({ id, slots }: SeenNode) => {
+      for (const [from, to] of slots) for (let slot = from; slot <= to; slot++) owners.set(slot, id);
+    };
+    const present = new Set(this.#members.map(({ id }) => id));
+    for (const member of this.#members) {
+      for (const seen of await this.#seenBy(member)) if (!present.has(seen.id)) claim(seen);
+    }
+    for (const member of this.#members) {
+      const self = await this.#self(member);
+      if (self.isMaster) claim(self);
+    }
+    return owners;
+  }
+
+  /** Those that may be told who has a slot: replicas refuse it, and hear of it from their masters. */
+  async #masters(always: readonly Member[]): Promise<Member[]> {
+    const views = await Promise.all(this.#members.map(member => this.#self(member)));
+    return this.#members.filter(
+      (member, index) => always.includes(member) || views[index]!.isMaster,
+    );
+  }
+
   /**
    * The order is the specification's: with the slot open on both sides, what is not in the source any more is asked of the target;
    * the target owns it first.
    */
-  async #move(
-    moving: readonly [slot: number, source: Member][],
-    target: Member,
-    told: readonly Member[],
-  ): Promise<void> {
-    const slotCommand = (slot: number, ...words: string[]) => [
-      'CLUSTER',
-      'SETSLOT',
-      String(slot),
-      ...words,
-    ];
+  async #move(moving: readonly Moving[], target: Member, told: readonly Member[]): Promise<void> {
+    const set = (to: Member, slot: number, ...words: string[]) =>
+      to.client.sendCommand(['CLUSTER', 'SETSLOT', String(slot), ...words]);
+    // The source of a slot may be lost; then there is nothing to empty.
+    const found = moving.flatMap(({ slot, owner }) => {
+      const source = this.#members.find(({ id }) => id === owner);
+      return source ? [{ slot, source }] : [];
+    });
     await Promise.all(
-      moving.map(([slot, source]) =>
-        target.client.sendCommand(slotCommand(slot, 'IMPORTING', source.id)),
-      ),
+      moving.map(({ slot, owner }) => set(target, slot, 'IMPORTING', owner)),
     );
-    await Promise.all(
-      moving.map(([slot, source]) =>
-        source.client.sendCommand(slotCommand(slot, 'MIGRATING', target.id)),
-      ),
-    );
+    await Promise.all(found.map(({ slot, source }) => set(source, slot, 'MIGRATING', target.id)));
     const counts = await Promise.all(
-      moving.map(([slot, source]) =>
+      found.map(({ slot, source }) =>
         source.client.sendCommand(['CLUSTER', 'COUNTKEYSINSLOT', String(slot)]),
       ),
     );
-    for (const [index, [slot, source]] of moving.entries()) {
+    for (const [index, { slot, source }] of found.entries()) {
       if (Number(counts[index]) > 0) await emptySlot(source.client, slot);
     }
     for (const member of [target, ...told.filter(each => each !== target)]) {
-      await Promise.all(
-        moving.map(([slot]) => member.client.sendCommand(slotCommand(slot, 'NODE', target.id))),
-      );
+      await Promise.all(moving.map(({ slot }) => set(member, slot, 'NODE', target.id)));
     }
   }
 
@@ -335,6 +347,17 @@ export class RedisCluster {
         await other.client.sendCommand(['CLUSTER', 'FORGET', id]).catch(() => {});
       }
       await client.sendCommand(['CLUSTER', 'RESET', 'SOFT']).catch(() => {});
+    }
+  }
+
+  /** Who is known and cannot be one of these: what a crash left. */
+  async #forgetLost(staying: readonly Member[]): Promise<void> {
+    const known = new Set(this.#members.map(({ id }) => id));
+    for (const member of staying) {
+      for (const { id } of await this.#seenBy(member)) {
+        if (known.has(id)) continue;
+        await member.client.sendCommand(['CLUSTER', 'FORGET', id]).catch(() => {});
+      }
     }
   }
 

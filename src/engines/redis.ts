@@ -10,12 +10,14 @@ import { BanyanError } from '../errors.ts';
 import type { Account, Diagnosis, EngineSupport, Labels, UnitSpec } from '../machines/unit.ts';
 import { writeFileAtomic } from '../map/atomic-file.ts';
 import { findProgram } from './find-program.ts';
-import { withRedis } from './redis-client.ts';
+import { askRedis } from './redis-question.ts';
 
 /** Web servers go on without it, so it is stopped after them; before the database. */
 const RANK = 12;
 const START_TIMEOUT_MS = 10_000;
 const STOP_TIMEOUT_MS = 5_000;
+
+const PROBE_MS = 1_000;
 
 /** A node that says nothing for so long counts as lost; its replica takes over a second later. */
 const NODE_TIMEOUT_MS = 2_000;
@@ -135,7 +137,7 @@ export const redisEngine: EngineSupport = {
   async probe({ probe: { host, port, password } }) {
     try {
       const at = { host: String(host), port: Number(port), password: String(password) };
-      await withRedis(at, redis => redis.ping());
+      await askRedis(at, ['PING'], PROBE_MS);
       return { ready: true };
     } catch (error) {
       return { ready: false, reason: (error as Error).message };

@@ -107,8 +107,7 @@ export async function withController<T>(
         isExternal: presentDatabase.kind === 'external',
         embeddedTier: () => readable().database,
       },
-      contextFor: shape =>
-        webContext({ machine, deployment, shape, circumstances, externalCache }),
+      contextFor: shape => webContext({ machine, deployment, shape, circumstances, externalCache }),
     });
   } finally {
     await catalog.close();

@@ -26,7 +26,7 @@ import { applicationEnv } from './application-env.ts';
 import { BackupKeeper } from './backup/keeper.ts';
 import { convergeCache, stopFollowing } from './cache/carry-out.ts';
 import type { CacheContext } from './cache/context.ts';
-import { SLOT } from './cache/invalidator/follower.ts';
+import { SLOT } from './cache/invalidator/names.ts';
 import { precheckCache } from './cache/precheck.ts';
 import { CACHE_SHAPE, cacheShapeOf } from './cache/shape.ts';
 import { cacheStatus } from './cache/status.ts';
@@ -295,7 +295,10 @@ export class RunningDeployment extends EventEmitter<UpEvents> {
   async #openSockets(deployment: Deployment): Promise<void> {
     const { web, balancer, database } = this.#topology;
     if (balancer) findHaproxy();
-    await precheckCache({ externalUrl: this.#topology.cache?.url }, cacheShapeOf(this.#topology.cache));
+    await precheckCache(
+      { externalUrl: this.#topology.cache?.url },
+      cacheShapeOf(this.#topology.cache),
+    );
     if (balancer?.tls) await prepareCertificate(deployment, balancer.tls.certificate);
     if (!database.url) connectionsPerServer(web.servers.max, database.maxConnections);
     this.#publicPort = web.port;
@@ -470,10 +473,9 @@ export class RunningDeployment extends EventEmitter<UpEvents> {
 }
 
 async function hasSlot({ pool }: Catalog): Promise<boolean> {
-  const { rowCount } = await pool.query(
-    'select from pg_replication_slots where slot_name = $1',
-    [SLOT],
-  );
+  const { rowCount } = await pool.query('select from pg_replication_slots where slot_name = $1', [
+    SLOT,
+  ]);
   return rowCount !== 0;
 }
 

@@ -238,7 +238,8 @@ function strayColumns(columns: string[], declared: Topology['database'] = {}): s
 }
 
 const A_REDIS_URL = 'a URL such as redis://user:password@host:6379, or rediss:// with TLS';
-const A_NUMBER_OF_CACHES = '0, 1, or a whole number from 3 to 16: of two nobody could tell which is lost';
+const A_NUMBER_OF_CACHES =
+  '0, 1, or a whole number from 3 to 16: of two nobody could tell which is lost';
 const cacheTier = v.pipe(
   object(
     {

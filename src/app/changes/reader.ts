@@ -299,7 +299,12 @@ export class ChangeReader {
       const { system, timeline } = here;
       await writeNote(client, slot, { system, timeline, reader: this.#id, gap });
       if (gap) await this.#untilAllEnded(client);
-      return this.#begin({ here, primary, stream, gap: gap && { kind: 'gap', ...gap, endLsn: from } });
+      return this.#begin({
+        here,
+        primary,
+        stream,
+        gap: gap && { kind: 'gap', ...gap, endLsn: from },
+      });
     } catch (error) {
       giveUp();
       throw error;

@@ -31,8 +31,7 @@ import {
 } from './context.ts';
 import { explainCache } from './explain.ts';
 import { STOP_WATCHING } from './invalidator/coverage.ts';
-import { PUBLICATION, SLOT } from './invalidator/follower.ts';
-import { DATABASE_VARIABLE } from './invalidator/invalidator.ts';
+import { DATABASE_VARIABLE, PUBLICATION, SLOT } from './invalidator/names.ts';
 import { type CacheStep, planCache } from './plan.ts';
 import { publishCache, publishFeeds } from './publish.ts';
 import type { CacheShape } from './shape.ts';

@@ -1,15 +1,16 @@
 /** What the operations on the cache tier work with, and what is observed of it. */
 import path from 'node:path';
 import { deriveKeyFrom } from '../../app/environment.ts';
-import { SLOT } from './invalidator/follower.ts';
 import { isRoot, SYSTEM_FOLDER, settleFolder, unprivilegedAccount } from '../../engines/account.ts';
 import type { RedisNode } from '../../engines/redis.ts';
-import { parseInfo, withRedis } from '../../engines/redis-client.ts';
+import { parseInfo } from '../../engines/redis-client.ts';
 import { parseClusterNodes } from '../../engines/redis-cluster.ts';
+import { askRedis } from '../../engines/redis-question.ts';
 import type { Account, Machine, UnitState } from '../../machines/unit.ts';
 import { readRuntimeMap } from '../../map/map-file.ts';
 import { withClient } from '../database/provision.ts';
 import type { Deployment } from '../deployment.ts';
+import { SLOT } from './invalidator/names.ts';
 import type { ObservedCache, ObservedRedis } from './plan.ts';
 import { credentialsOf } from './shape.ts';
 
@@ -34,8 +35,8 @@ export interface RedisLabels {
 }
 
 const LOOPBACK = '127.0.0.1';
-/** A node that does not answer within this is left out of the picture. */
-const LOOK_MS = 2_000;
+/** A node that does not answer within this is frozen, and counts as one that does not run. */
+const LOOK_MS = 10_000;
 
 /** Of the Redis servers that Banyan runs; the same whatever their number, so that no server needs a restart to know it. */
 export function redisPassword({ secrets }: Pick<Deployment, 'secrets'>): string {
@@ -131,25 +132,16 @@ interface Look {
 }
 
 async function lookAt({ host, port }: RedisNode, password: string): Promise<Look | undefined> {
+  const ask = (...words: string[]) => askRedis({ host, port, password }, words, LOOK_MS);
   try {
-    const looking = withRedis({ host, port, password }, async redis => {
-      const info = parseInfo(String(await redis.sendCommand(['INFO'])));
-      const memoryMb = Math.round(Number(info.maxmemory) / 1024 / 1024);
-      if (info.cluster_enabled !== '1') {
-        return { id: info.run_id ?? '', memoryMb, slots: 0, masterId: undefined };
-      }
-      const seen = parseClusterNodes(String(await redis.sendCommand(['CLUSTER', 'NODES'])));
-      const self = seen.find(({ isSelf }) => isSelf)!;
-      const slots = self.slots.reduce((sum, [from, to]) => sum + to - from + 1, 0);
-      return { id: self.id, memoryMb, slots, masterId: self.masterId };
-    });
-    const timeout = AbortSignal.timeout(LOOK_MS);
-    return await Promise.race([
-      looking,
-      new Promise<undefined>(resolve => {
-        timeout.addEventListener('abort', () => resolve(undefined));
-      }),
-    ]);
+    const info = parseInfo(await ask('INFO'));
+    const memoryMb = Math.round(Number(info.maxmemory) / 1024 / 1024);
+    if (info.cluster_enabled !== '1') {
+      return { id: info.run_id ?? '', memoryMb, slots: 0, masterId: undefined };
+    }
+    const self = parseClusterNodes(await ask('CLUSTER', 'NODES')).find(({ isSelf }) => isSelf)!;
+    const slots = self.slots.reduce((sum, [from, to]) => sum + to - from + 1, 0);
+    return { id: self.id, memoryMb, slots, masterId: self.masterId };
   } catch {
     return undefined;
   }

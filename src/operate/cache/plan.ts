@@ -97,8 +97,7 @@ function planSingle({ redis, published }: ObservedCache, desired: CacheShape): C
   else if (found.memoryMb !== desired.memoryMb) {
     steps.push({ do: 'resize-redis', names: [name], memoryMb: desired.memoryMb });
   }
-  const isNamed =
-    published.kind === 'single' && !published.external && found?.published === true;
+  const isNamed = published.kind === 'single' && !published.external && found?.published === true;
   if (!isNamed) steps.push({ do: 'publish-cache', names: [name], to: 'single' });
   return [...steps, ...stops(redis.filter(each => each.name !== name))];
 }
@@ -161,9 +160,7 @@ function isArranged(nodes: ObservedRedis[], { servers, replicas }: CacheShape): 
 
 function isPublished({ published }: ObservedCache, { kind, external }: CacheShape): boolean {
   if (kind !== 'external') return published.kind === kind;
-  return (
-    'external' in published && published.external === `${external?.host}:${external?.port}`
-  );
+  return 'external' in published && published.external === `${external?.host}:${external?.port}`;
 }
 
 function stops(nodes: readonly { name: string }[]): CacheStep[] {

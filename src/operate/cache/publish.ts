@@ -28,7 +28,10 @@ export async function publishCache(
 }
 
 /** Names the invalidators anew; where the cache is stays as it is. */
-export async function publishFeeds(paths: DeploymentPaths, feeds: readonly string[]): Promise<void> {
+export async function publishFeeds(
+  paths: DeploymentPaths,
+  feeds: readonly string[],
+): Promise<void> {
   const { epoch: _epoch, format: _format, ...map } = readRuntimeMap(paths.map);
   if (!map.cache) return;
   await publishRuntimeMap(paths.map, {
@@ -43,9 +46,7 @@ function feedsOf(
   feeds: readonly string[],
 ): CacheMap['feeds'] {
   const addresses = feeds.map(name => ({ path: paths.socketFor(name) }));
-  return addresses.length > 0
-    ? [{ clusters: database.shards.map(({ id }) => id), addresses }]
-    : [];
+  return addresses.length > 0 ? [{ clusters: database.shards.map(({ id }) => id), addresses }] : [];
 }
 
 function cacheOf(

@@ -1,14 +1,16 @@
 /** How the cache tier fares, asked from the invalidators and the Redis servers themselves: for `banyan status`. */
 import { connect } from 'node:net';
 import { Lines, type ToProcess } from '../../app/cache/feed-socket/wire.ts';
-import { parseInfo, withRedis } from '../../engines/redis-client.ts';
+import { parseInfo } from '../../engines/redis-client.ts';
+import { askRedis } from '../../engines/redis-question.ts';
 import type { UnitState } from '../../machines/unit.ts';
 import { readRuntimeMap } from '../../map/map-file.ts';
 import type { Deployment } from '../deployment.ts';
 import { redisNodes, redisPassword } from './context.ts';
 import type { InvalidatorStatus } from './invalidator/protocol.ts';
 
-const ANSWER_MS = 1_000;
+/** Less than a command waits for the supervisor's answer, which has this in it. */
+const ANSWER_MS = 1_500;
 
 export interface RedisStatus {
   name: string;
@@ -78,24 +80,16 @@ async function redisStatus(
   { name, host, port }: { name: string; host: string; port: number },
   password: string,
 ): Promise<RedisStatus> {
-  const limit = new Promise<never>((_resolve, reject) => {
-    setTimeout(() => reject(new Error('no answer')), ANSWER_MS).unref();
-  });
-  const looking = withRedis({ host, port, password }, async redis => {
-    const info = parseInfo(String(await redis.sendCommand(['INFO'])));
-    const number = (key: string) => Number(info[key] ?? 0);
-    const [hits, misses] = [number('keyspace_hits'), number('keyspace_misses')];
-    const role: RedisStatus['role'] = info.role === 'slave' ? 'replica' : 'master';
-    return {
-      name,
-      role,
-      usedMb: Math.round(number('used_memory') / 1024 / 1024),
-      maxMb: Math.round(number('maxmemory') / 1024 / 1024),
-      keys: Number(/keys=(\d+)/.exec(info.db0 ?? '')?.[1] ?? 0),
-      hitRate: hits + misses > 0 ? hits / (hits + misses) : undefined,
-      evicted: number('evicted_keys'),
-    };
-  });
-  looking.catch(() => {});
-  return Promise.race([looking, limit]);
+  const info = parseInfo(await askRedis({ host, port, password }, ['INFO'], ANSWER_MS));
+  const number = (key: string) => Number(info[key] ?? 0);
+  const [hits, misses] = [number('keyspace_hits'), number('keyspace_misses')];
+  return {
+    name,
+    role: info.role === 'slave' ? 'replica' : 'master',
+    usedMb: Math.round(number('used_memory') / 1024 / 1024),
+    maxMb: Math.round(number('maxmemory') / 1024 / 1024),
+    keys: Number(/keys=(\d+)/.exec(info.db0 ?? '')?.[1] ?? 0),
+    hitRate: hits + misses > 0 ? hits / (hits + misses) : undefined,
+    evicted: number('evicted_keys'),
+  };
 }

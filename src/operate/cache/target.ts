@@ -1,6 +1,7 @@
 /** How the store in the map is reached: address from the map, name and password from the environment. */
-import { CACHE_URL_VARIABLE } from '../../app/environment.ts';
+
 import type { RedisTarget } from '../../app/cache/redis/connection.ts';
+import { CACHE_URL_VARIABLE } from '../../app/environment.ts';
 import { addressOfUrl } from '../../engines/redis-client.ts';
 import type { CacheMap } from '../../map/runtime-map.ts';
 

@@ -6,8 +6,8 @@
  * killed, the journal says that it was cut off, and `resume` or `undo` plans anew from what runs.
  */
 import { BanyanError } from '../../errors.ts';
-import type { Controller } from '../controller.ts';
 import type { CacheShape } from '../cache/shape.ts';
+import type { Controller } from '../controller.ts';
 import type { DatabaseShape } from '../database/shape.ts';
 import type { WebShape } from '../web/shape.ts';
 import {

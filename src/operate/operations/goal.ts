@@ -1,10 +1,11 @@
 /** What a deployment should be, all tiers: what an operation leads to, and what the journal keeps. */
-import type { Controller } from '../controller.ts';
+
 import { convergeCache, planCacheFor } from '../cache/carry-out.ts';
 import { explainCache } from '../cache/explain.ts';
 import type { CacheStep } from '../cache/plan.ts';
 import { precheckCache } from '../cache/precheck.ts';
 import { CACHE_SHAPE, type CacheShape } from '../cache/shape.ts';
+import type { Controller } from '../controller.ts';
 import { DatabaseTier } from '../database/carry-out.ts';
 import { observeDatabase, recordOf } from '../database/context.ts';
 import { explainDatabase } from '../database/explain.ts';

@@ -11,7 +11,13 @@ import { connect as connectSocket, type Socket } from 'node:net';
 import { BanyanError } from '../../../errors.ts';
 import type { FeedAddress } from '../../../map/runtime-map.ts';
 import type { FeedListener, InvalidationFeed } from '../feed.ts';
-import { type CacheReport, Lines, type ToInvalidator, type ToProcess, unpackEvent } from './wire.ts';
+import {
+  type CacheReport,
+  Lines,
+  type ToInvalidator,
+  type ToProcess,
+  unpackEvent,
+} from './wire.ts';
 
 const PAUSE_MS = 20;
 const PAUSE_LIMIT_MS = 500;
@@ -98,7 +104,10 @@ export class FeedSocket implements InvalidationFeed {
   #try(): void {
     const addresses = this.#options.addresses();
     const address = addresses[this.#next++ % Math.max(1, addresses.length)];
-    if (!address) return this.#later();
+    if (!address) {
+      this.#later();
+      return;
+    }
     const socket = connectSocket({ ...address });
     this.#socket = socket;
     // What waits for it is work enough to keep a process; it alone is not.
@@ -123,8 +132,14 @@ export class FeedSocket implements InvalidationFeed {
   }
 
   #take(message: ToProcess): void {
-    if ('standby' in message) return void this.#socket?.destroy();
-    if ('done' in message) return this.#waiting.get(message.done)?.resolve();
+    if ('standby' in message) {
+      this.#socket?.destroy();
+      return;
+    }
+    if ('done' in message) {
+      this.#waiting.get(message.done)?.resolve();
+      return;
+    }
     const event = unpackEvent(message);
     if (!event) return;
     this.#serves = true;
@@ -164,4 +179,3 @@ export class FeedSocket implements InvalidationFeed {
     this.#socket?.write(`${JSON.stringify(message)}\n`);
   }
 }
-

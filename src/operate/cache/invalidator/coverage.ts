@@ -10,7 +10,7 @@
  */
 import { setTimeout as delay } from 'node:timers/promises';
 import type pg from 'pg';
-import type { Coverages } from '../../../app/cache/tags.ts';
+import type { ColumnFamily, Coverages } from '../../../app/cache/tags.ts';
 import { hasCode } from '../../../errors.ts';
 
 export const SCHEMA_CHANGES = 'banyan.schema_changes';
@@ -20,7 +20,7 @@ const ENDED_POLL_MS = 50;
 interface Row {
   table: string;
   key: string[];
-  columns: string[];
+  columns: Record<string, ColumnFamily>;
 }
 
 /**
@@ -34,30 +34,30 @@ const COVERAGE = `
       join pg_class c on c.oid = r.prrelid join pg_namespace n on n.oid = c.relnamespace
     where p.pubname = $1 and n.nspname <> 'banyan'
   ), usable as (
-    select p.oid, a.attnum, a.attname::text as name from published p
+    select p.oid, a.attnum, a.attname::text as name,
+      case a.atttypid when 'uuid'::regtype then 'uuid' when 'text'::regtype then 'text' when 'varchar'::regtype then 'text'
+        else 'integer' end as family
+    from published p
       join pg_attribute a on a.attrelid = p.oid and a.attnum > 0 and not a.attisdropped
       left join pg_collation l on l.oid = a.attcollation
     where a.atttypid in ('int2'::regtype, 'int4'::regtype, 'int8'::regtype, 'text'::regtype, 'varchar'::regtype,
       'uuid'::regtype) and coalesce(l.collisdeterministic, true) and a.attgenerated = ''
   ), identity as (
-    select p.oid, u.name from published p join usable u on u.oid = p.oid
+    select p.oid, u.name, u.family from published p join usable u on u.oid = p.oid
     where p.relreplident = 'f' or exists (
       select from pg_index i where i.indrelid = p.oid and u.attnum = any (i.indkey)
         and (p.relreplident = 'i' and i.indisreplident or p.relreplident = 'd' and i.indisprimary))
-  ), leading as (
-    select distinct i.indrelid as oid, u.name from pg_index i
+  ), first_columns as (
+    select distinct i.indrelid as oid, u.name, u.family from pg_index i
       join usable u on u.oid = i.indrelid and u.attnum = i.indkey[0]
   )
   select p.table,
-    coalesce((select array_agg(distinct name) from identity where oid = p.oid), '{}') as key,
-    coalesce((select array_agg(distinct name) from
-      (select name from identity where oid = p.oid union select name from leading where oid = p.oid) both_), '{}') as columns
-  from published p`;
+    coalesce((select array_agg(name order by name) from identity where oid = p.oid), '{}') as key,
+    coalesce((select jsonb_object_agg(name, family) from
+      (select * from identity union select * from first_columns) covered where oid = p.oid), '{}') as columns
+  from published p order by 1`;
 
-export async function readCoverage(
-  client: pg.ClientBase,
-  publication: string,
-): Promise<Coverages> {
+export async function readCoverage(client: pg.ClientBase, publication: string): Promise<Coverages> {
   const { rows } = await client.query<Row>(COVERAGE, [publication]);
   return Object.fromEntries(rows.map(({ table, key, columns }) => [table, { key, columns }]));
 }

@@ -7,6 +7,7 @@
  */
 import { chmodSync, rmSync } from 'node:fs';
 import { createServer, type Server, type Socket } from 'node:net';
+import type { Batch, FeedEvent } from '../../../app/cache/feed.ts';
 import {
   type CacheReport,
   Lines,
@@ -14,7 +15,6 @@ import {
   type ToInvalidator,
   type ToProcess,
 } from '../../../app/cache/feed-socket/wire.ts';
-import type { Batch, FeedEvent } from '../../../app/cache/feed.ts';
 import type { Coverages } from '../../../app/cache/tags.ts';
 
 /** A process that has just started then knows as much as the others. */
@@ -162,7 +162,10 @@ export class FeedServer {
 
   #hear(listener: Listener, message: ToInvalidator): void {
     const { socket } = listener;
-    if ('ask' in message) return send(socket, { status: this.#options.status() });
+    if ('ask' in message) {
+      send(socket, { status: this.#options.status() });
+      return;
+    }
     if ('report' in message) {
       listener.report = message.report;
       return;
@@ -177,7 +180,10 @@ export class FeedServer {
       return;
     }
     listener.name = message.hello;
-    if (!this.#serves) return void socket.end(`${JSON.stringify({ standby: true })}\n`);
+    if (!this.#serves) {
+      socket.end(`${JSON.stringify({ standby: true })}\n`);
+      return;
+    }
     for (const [cluster, { covers, history }] of this.#channels) {
       if (!covers) continue;
       send(socket, packEvent({ kind: 'covers', cluster, ...covers }));

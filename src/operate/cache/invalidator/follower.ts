@@ -27,10 +27,8 @@ import {
   watchSchema,
 } from './coverage.ts';
 import type { FeedServer } from './feed-server.ts';
+import { PUBLICATION, SLOT } from './names.ts';
 import type { ClusterStatus } from './protocol.ts';
-
-export const SLOT = 'banyan_cache';
-export const PUBLICATION = 'banyan_cache';
 
 /** A session that has just written is served from the cache when what is told has passed its place in the log. */
 const TICK_MS = 50;
@@ -161,7 +159,11 @@ export class ClusterFollower {
   #fail(error: unknown): void {
     if (String(error) !== String(this.#failure)) {
       const { message, code } = error as BanyanError;
-      this.#options.note('the log cannot be read', { cluster: this.#options.cluster, code, message });
+      this.#options.note('the log cannot be read', {
+        cluster: this.#options.cluster,
+        code,
+        message,
+      });
     }
     this.#failure = error;
     // Nobody reads: what is told now would be a lie soon.
@@ -227,7 +229,7 @@ export class ClusterFollower {
       const left = leftAt(here.history, here.timeline, before.timeline);
       if (left === undefined || (left !== 'never' && left < this.#told)) {
         const { serverLsn = 0n } = this.#reader.progress;
-        await this.#forget(serverLsn > this.#told ? serverLsn : this.#told, 'another primary');
+        await this.#forget(later(serverLsn, this.#told), 'another primary');
       }
     }
     void this.#cover();
@@ -267,12 +269,15 @@ export class ClusterFollower {
     const tags = new Set<string>();
     for (const { schema, table, kind, before, after } of changes) {
       if (schema === 'banyan') continue;
-      tags.add(EVERYTHING);
       if (kind === 'truncate' || kind === 'whole') {
-        tags.add(wholesaleTag(schema, table));
+        tags.add(EVERYTHING).add(wholesaleTag(schema, table));
         continue;
       }
-      const coverage = this.#coverages[`${schema}.${table}`] ?? { key: [], columns: [] };
+      const coverage = this.#coverages[`${schema}.${table}`] ?? { key: [], columns: {} };
+      // A large value that an UPDATE left as it was is not in the log: whose tag it is nobody knows.
+      const isPartial =
+        after && Object.keys(coverage.columns).some(column => after[column] === undefined);
+      if (isPartial) tags.add(wholesaleTag(schema, table));
       for (const tag of tagsOfChange(schema, table, coverage, before, after)) tags.add(tag);
     }
     return [...tags];
@@ -389,9 +394,15 @@ export class ClusterFollower {
   /** Where no trigger may be made. */
   async #comparePrint(client: pg.Client): Promise<void> {
     const print = await fingerprint(client);
-    const changed = this.#print !== undefined && print !== this.#print;
+    // What changed while nobody looked is not known either.
+    const changed = print !== this.#print;
     this.#print = print;
     if (!changed || this.#told === undefined) return;
     await this.#forget(this.#told, 'the schema has changed');
   }
+}
+
+function later(one: bigint, other: bigint): bigint {
+  if (one > other) return one;
+  return other;
 }

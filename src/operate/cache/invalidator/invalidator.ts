@@ -10,7 +10,7 @@
  * - It holds nothing that matters: what it has told in the last minute, and how far it is, which the slots know too.
  */
 import { setTimeout as delay } from 'node:timers/promises';
-import pg from 'pg';
+import type pg from 'pg';
 import pino from 'pino';
 import { RedisStore } from '../../../app/cache/redis/redis-store.ts';
 import type { InvalidationStore } from '../../../app/cache/store.ts';
@@ -18,20 +18,18 @@ import { SUPERUSER } from '../../../engines/postgres.ts';
 import { AlreadyRunning, takeLock } from '../../../machines/lock.ts';
 import { publishRuntimeMap, readRuntimeMap, watchRuntimeMap } from '../../../map/map-file.ts';
 import type { CacheMap, RuntimeMap } from '../../../map/runtime-map.ts';
-import { type Deployment, type DeploymentPaths, existingDeployment } from '../../deployment.ts';
 import { NotRunning } from '../../control/client.ts';
+import { type Deployment, type DeploymentPaths, existingDeployment } from '../../deployment.ts';
 import { newGeneration } from '../publish.ts';
 import { targetOf } from '../target.ts';
 import { ExplicitLine } from './explicit.ts';
 import { FeedServer } from './feed-server.ts';
 import { ClusterFollower } from './follower.ts';
+import { DATABASE_VARIABLE } from './names.ts';
 import type { InvalidatorStatus } from './protocol.ts';
 
 /** Who stands by looks this often whether he is needed. */
 const STANDBY_MS = 100;
-
-/** Set for a database that Banyan does not run: how it is reached. A secret. */
-export const DATABASE_VARIABLE = 'BANYAN_INVALIDATOR_DATABASE_URL';
 
 const log = pino({ base: {} });
 
