@@ -97,7 +97,10 @@ function planSingle({ redis, published }: ObservedCache, desired: CacheShape): C
   else if (found.memoryMb !== desired.memoryMb) {
     steps.push({ do: 'resize-redis', names: [name], memoryMb: desired.memoryMb });
   }
-  const isNamed = published.kind === 'single' && !published.external && found?.published === true;
+  const isNamed = published.kind === 'single' &&
+    !published.external &&
+    published.nodes === 1 &&
+    found?.published === true;
   if (!isNamed) steps.push({ do: 'publish-cache', names: [name], to: 'single' });
   return [...steps, ...stops(redis.filter(each => each.name !== name))];
 }
