@@ -90,6 +90,7 @@ export class BanyanPool extends pg.Pool implements Pool, PrimaryPool {
   readonly #closing = new Set<Promise<void>>();
   #stopWatching: (() => void) | undefined;
   #isQuerying = false;
+  #cluster: string | undefined;
 
   constructor(config: pg.PoolConfig, behaviour: BanyanPoolOptions) {
     super(config);
@@ -119,6 +120,11 @@ export class BanyanPool extends pg.Pool implements Pool, PrimaryPool {
     return transaction(this, fn, options);
   }
 
+  /** @internal The shard's id in the map; undefined without a map. */
+  get cluster(): string | undefined {
+    return this.#cluster;
+  }
+
   /** @internal Of a pool with replicas; undefined while the map has none. */
   get router(): Router | undefined {
     return this.#router;
@@ -138,6 +144,7 @@ export class BanyanPool extends pg.Pool implements Pool, PrimaryPool {
   /** @internal Takes what a map says of one shard; whoever calls it watches the map. */
   followShard(url: string, map: RuntimeMap, shard: Shard, wanted: number | undefined): void {
     const { members } = shard;
+    this.#cluster = shard.id;
     const isFirst = this.#url === '';
     if (isFirst) {
       this.#url = url;
