@@ -7,7 +7,7 @@
 import { LRUCache } from 'lru-cache';
 import type pg from 'pg';
 import { BanyanPool } from '../../database/banyan-pool.ts';
-import { type Moment, PrimaryClock } from '../../database/primary-clock.ts';
+import type { Moment } from '../../database/primary-clock.ts';
 import { unwatched } from '../../database/read-watch.ts';
 import { ShardedPool } from '../../database/shards/sharded-pool.ts';
 import { StatementReader } from '../../database/shards/statement-reader.ts';
@@ -24,7 +24,6 @@ export const ONLY_CLUSTER = '1';
 const REFRESH_MS = 60_000;
 const REFRESH_PAUSE_MS = 1_000;
 const MOST_TEXTS = 5_000;
-const CLOCK_TIMEOUT_MS = 1_000;
 
 interface KnownText {
   readonly reads: QueryReads | undefined;
@@ -35,8 +34,6 @@ export class DatabaseReads {
   readonly #pool: pg.Pool;
   readonly #reader: StatementReader;
   readonly #texts = new LRUCache<string, KnownText>({ max: MOST_TEXTS });
-  readonly #clocks = new WeakMap<pg.Pool, PrimaryClock>();
-  readonly #open = new Set<PrimaryClock>();
   readonly #timer: NodeJS.Timeout;
   #shape: SchemaShape | undefined;
   #refreshing: Promise<void> | undefined;
@@ -81,15 +78,9 @@ export class DatabaseReads {
   }
 
   /** Where the primary is, now or later. @throws what connecting and querying throw */
-  moment(pool: pg.Pool): Promise<Moment> {
-    let clock = this.#clocks.get(pool);
-    if (!clock) {
-      if (!(pool instanceof BanyanPool)) throw new TypeError('not one of the pools of createPool');
-      clock = new PrimaryClock(() => unwatched(() => pool.openOwn(CLOCK_TIMEOUT_MS)));
-      this.#clocks.set(pool, clock);
-      this.#open.add(clock);
-    }
-    return clock.now();
+  async moment(pool: pg.Pool): Promise<Moment> {
+    if (!(pool instanceof BanyanPool)) throw new TypeError('it is not one of createPool');
+    return pool.clock.now();
   }
 
   /** Resolves when queries can be read. */
@@ -128,7 +119,6 @@ export class DatabaseReads {
   close(): void {
     clearInterval(this.#timer);
     this.#reader.close();
-    for (const clock of this.#open) clock.close();
   }
 
   refresh(): Promise<void> {
