@@ -3,8 +3,10 @@ import type { EngineSupport } from '../machines/unit.ts';
 import { autoscalerEngine } from './autoscaler.ts';
 import { etcdEngine } from './etcd.ts';
 import { haproxyEngine } from './haproxy.ts';
+import { invalidatorEngine } from './invalidator.ts';
 import { patroniEngine } from './patroni.ts';
 import { postgresEngine } from './postgres.ts';
+import { redisEngine } from './redis.ts';
 import { webServerEngine } from './web-server.ts';
 
 export const ENGINES: Readonly<Record<string, EngineSupport>> = {
@@ -14,4 +16,6 @@ export const ENGINES: Readonly<Record<string, EngineSupport>> = {
   'web-server': webServerEngine,
   haproxy: haproxyEngine,
   autoscaler: autoscalerEngine,
+  redis: redisEngine,
+  invalidator: invalidatorEngine,
 };

@@ -4,6 +4,7 @@ import type { Load } from '../app/database/shards/hot/load.ts';
 import { type BalancerStatistics, HaproxyRuntime } from '../engines/haproxy-runtime.ts';
 import type { UnitState } from '../machines/unit.ts';
 import type { BackupStatus } from './backup/keeper.ts';
+import type { CacheStatus } from './cache/status.ts';
 import type { DatabaseServer } from './database/standing.ts';
 
 export interface Status {
@@ -23,6 +24,8 @@ export interface Status {
   databaseServers?: DatabaseServer[];
   /** Undefined when no backups are made. */
   backup?: BackupStatus;
+  /** Undefined without a cache. */
+  cache?: CacheStatus;
   /** Which shards and keys are asked the most, of late; undefined when no process has told. */
   load?: Load;
   units: UnitState[];
