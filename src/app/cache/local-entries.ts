@@ -16,6 +16,8 @@ export interface LocalEntry extends EntryInfo {
   /** Of its encoding. */
   readonly bytes: number;
   readonly from: 'load' | 'store';
+  /** Of those who ask: made once. */
+  answer?: Promise<unknown>;
 }
 
 /** Of an entry without its value: positions, tags, its place in the index. */

@@ -158,6 +158,14 @@ export class InvalidationMemory {
     found.horizon.xid ??= Number(BigInt.asUintN(32, position.snapshot.xmax));
   }
 
+  /** Half of what is remembered came later than somebody looked at the entry for the last time. */
+  isAgeing(checkedTo: CheckedTo): boolean {
+    if (this.#order.length - this.#forgotten < this.#most / 2) return false;
+    const { commit } = this.#order[this.#forgotten + Math.floor(this.#most / 4)]!;
+    const checked = checkedTo[commit.cluster.name];
+    return checked !== undefined && checked < commit.lsn;
+  }
+
   /** Whether nothing that it depends on has changed since. */
   judge(tags: readonly string[], positions: Positions, checkedTo?: CheckedTo): Judgement {
     for (const cluster of this.#clusters.values()) {

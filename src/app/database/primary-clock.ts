@@ -7,6 +7,7 @@
  * - A process is not kept alive by it.
  */
 import type pg from 'pg';
+import { endOfLastRecord } from './consistency/position.ts';
 import { addressOf } from './statement.ts';
 
 export interface Moment {
@@ -24,8 +25,11 @@ const QUESTION = {
   name: 'banyan_moment',
   text: `select pg_current_snapshot()::text as snapshot,
     (pg_current_wal_insert_lsn() - '0/0')::text as lsn,
+    pg_size_bytes(current_setting('wal_segment_size'))::text as segment,
     ('x' || substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8))::bit(32)::int::text as timeline`,
 };
+
+type Row = Record<'snapshot' | 'lsn' | 'segment' | 'timeline', string>;
 
 const AS_TEXT = { getTypeParser: () => (value: string) => value };
 
@@ -75,10 +79,9 @@ export class PrimaryClock {
     client.ref();
     try {
       const { rows } = await client.query({ ...QUESTION, types: AS_TEXT });
-      const [{ snapshot, lsn, timeline }] = rows as [
-        Record<'snapshot' | 'lsn' | 'timeline', string>,
-      ];
-      return { snapshot, lsn: BigInt(lsn), timeline: Number(timeline), address: addressOf(client) };
+      const [{ snapshot, lsn, segment, timeline }] = rows as [Row];
+      const end = endOfLastRecord(BigInt(lsn), BigInt(segment));
+      return { snapshot, lsn: end, timeline: Number(timeline), address: addressOf(client) };
     } catch (error) {
       this.#client = undefined;
       client.connection.stream.destroy();
