@@ -62,6 +62,11 @@ export class ClusterFollower {
   #told: bigint | undefined;
   #coverages: Coverages = {};
   #isCovering = false;
+  /**
+   * Which columns have tags is known: since the last gap, or since this process has begun. Before, a transaction cannot be told:
+   * entries of the time before may have tags that it would not be given.
+   */
+  #knowsTags = false;
   #coverAgain = false;
   #hasTrigger = false;
   #print: string | undefined;
@@ -172,6 +177,7 @@ export class ClusterFollower {
       this.#storedTo = undefined;
       this.#unstored = [];
       this.#coverages = {};
+      this.#knowsTags = false;
       this.#options.feed.gap(this.#options.cluster, undefined, 'the log cannot be read');
     }
   }
@@ -203,6 +209,8 @@ export class ClusterFollower {
     this.#storedTo = upto;
     this.#unstored = [];
     this.#coverages = {};
+    // Nothing is kept from before, and nothing is kept from now on until it is told what is covered.
+    this.#knowsTags = true;
     feed.gap(cluster, upto, reason);
     note('everything is forgotten', { cluster, reason, upto: formatLsn(upto) });
     // A bucket that does not hear of it has a hole, and finds that itself.
@@ -237,6 +245,7 @@ export class ClusterFollower {
 
   async #onTransaction(transaction: Transaction): Promise<void> {
     await this.#greet();
+    await this.#untilTagsAreKnown();
     const { endLsn, xid, committedAt, changes } = transaction;
     const told = this.#told;
     // It came again after a break.
@@ -263,6 +272,13 @@ export class ClusterFollower {
       void this.#cover();
     }
     this.#store();
+  }
+
+  async #untilTagsAreKnown(): Promise<void> {
+    while (!this.#knowsTags && !this.#closing.signal.aborted) {
+      await this.#cover();
+      if (!this.#knowsTags) await delay(TICK_MS);
+    }
   }
 
   #tagsOf(changes: readonly Change[]): string[] {
@@ -372,9 +388,11 @@ export class ClusterFollower {
           continue;
         }
         if (this.#told === undefined) break;
+        this.#knowsTags = true;
         if (JSON.stringify(tables) === JSON.stringify(this.#coverages)) continue;
         this.#coverages = tables;
-        feed.covers(cluster, from, tables);
+        // What was told already had the tags of before.
+        feed.covers(cluster, later(from, this.#told), tables);
         note('the log covers', { cluster, tables: Object.keys(tables).length });
       } while (this.#coverAgain && !this.#closing.signal.aborted);
     } catch (error) {
