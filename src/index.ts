@@ -26,6 +26,7 @@ export { BanyanError } from './errors.ts';
 export {
   type Backup,
   type Balancer,
+  type CacheTier,
   type DatabaseTier,
   defineTopology,
   type Logs,

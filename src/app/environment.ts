@@ -11,6 +11,9 @@ import { MAP_VARIABLE } from '../map/map-file.ts';
 /** Tells an application how long its requests in flight may take when it stops. */
 export const DRAIN_VARIABLE = 'BANYAN_DRAIN_TIMEOUT_MS';
 
+/** Name and password for the store of the cache, as a URL whose address means nothing: that is in the map. A secret. */
+export const CACHE_URL_VARIABLE = 'BANYAN_CACHE_URL';
+
 export interface Environment {
   /** Path of the runtime map; undefined when the process was not started by Banyan. */
   mapFile: string | undefined;

@@ -94,11 +94,14 @@ command('apply', 'Makes what runs into what banyan.config.ts says, online; asks 
   .option('-y, --yes', 'without asking')
   .action(async options => (await import('./plan.ts')).apply(options));
 
-command('scale', 'Changes how many web servers run, online', [
+command('scale', 'Changes how many servers of a tier run, online', [
   ['banyan scale web=4', 'four web servers behind a load balancer'],
   ['banyan scale web=1', 'back to one'],
+  ['banyan scale cache=1', 'a Redis that all web servers share'],
+  ['banyan scale cache=3', 'a Redis Cluster of three parts, each with a replica'],
+  ['banyan scale cache=0', "each web server's own memory alone"],
 ])
-  .argument('<tier=number>', 'web=4')
+  .argument('<tier=number>', 'web=4 or cache=1')
   .action(async (target, options) => (await import('./scale.ts')).scale(target, options));
 
 command(
@@ -240,6 +243,12 @@ program
   .command('keep-copies', { hidden: true })
   .requiredOption('--dir <folder>')
   .action(async options => (await import('./keep-copies.ts')).keepCopies(options));
+
+program
+  .command('invalidate', { hidden: true })
+  .requiredOption('--dir <folder>')
+  .requiredOption('--name <unit>')
+  .action(async options => (await import('./invalidate.ts')).invalidate(options));
 
 function wholeNumber(max: number): (text: string) => number {
   return text => {

@@ -2,6 +2,7 @@
 import { isDeepStrictEqual } from 'node:util';
 import pc from 'picocolors';
 import { readSchema } from '../app/database/shards/declaration/schema.ts';
+import { type CacheShape, cacheShapeOf, describeCache } from '../operate/cache/shape.ts';
 import { type Controller, withController } from '../operate/controller.ts';
 import { resolveCopies } from '../operate/database/copies/copies.ts';
 import { withClient } from '../operate/database/provision.ts';
@@ -30,7 +31,7 @@ export async function plan(options: CommonOptions): Promise<void> {
     const steps = await planChange(controller, wanted);
     const explained = explainPlan(
       steps,
-      goalOf(controller, wanted.after, wanted.database),
+      goalOf(controller, wanted.after, wanted.database, wanted.cache),
       controller.present,
     );
     const notes = [...notesOf(controller), ...(await declarationNotes(controller))];
@@ -46,7 +47,7 @@ export async function apply(options: ApplyOptions): Promise<void> {
       const plan = await planChange(controller, wanted);
       const steps = explainPlan(
         plan,
-        goalOf(controller, wanted.after, wanted.database),
+        goalOf(controller, wanted.after, wanted.database, wanted.cache),
         controller.present,
       );
       const notes = [...notesOf(controller), ...(await declarationNotes(controller))];
@@ -62,7 +63,7 @@ export async function apply(options: ApplyOptions): Promise<void> {
 }
 
 /** What the configuration asks for. */
-function wantedBy({ topology, present, presentDatabase }: Controller) {
+function wantedBy({ topology, present, presentDatabase, presentCache }: Controller) {
   const asked = databaseShapeOf(topology);
   // A database of one's own and one that somebody else runs do not turn into each other while they serve.
   const isFixed = (asked.kind === 'external') !== (presentDatabase.kind === 'external');
@@ -73,10 +74,19 @@ function wantedBy({ topology, present, presentDatabase }: Controller) {
     undefined,
     database.kind === 'cluster' ? database.settings.maxConnections : undefined,
   );
-  const changes = [databaseSummary(presentDatabase, database), webSummary(present, after)].filter(
-    text => text !== undefined,
-  );
-  return { after, database, summary: changes.join(', ') || 'settings of the web tier' };
+  const cache = cacheShapeOf(topology.cache);
+  const changes = [
+    databaseSummary(presentDatabase, database),
+    cacheSummary(presentCache, cache),
+    webSummary(present, after),
+  ].filter(text => text !== undefined);
+  return { after, database, cache, summary: changes.join(', ') || 'settings of the web tier' };
+}
+
+function cacheSummary(before: CacheShape, after: CacheShape): string | undefined {
+  const [was, shall] = [describeCache(before), describeCache(after)];
+  if (was !== shall) return `cache: ${was} → ${shall}`;
+  return isDeepStrictEqual(before, after) ? undefined : 'settings of the cache';
 }
 
 function databaseSummary(before: DatabaseShape, after: DatabaseShape): string | undefined {

@@ -1,8 +1,11 @@
-/** `banyan scale web=4`: how many web servers run. */
+/** `banyan scale web=4`, `banyan scale cache=1`: how many servers of a tier run. */
+import { totalmem } from 'node:os';
 import { BanyanError } from '../errors.ts';
+import { cacheShapeOf, describeCache } from '../operate/cache/shape.ts';
 import { withController } from '../operate/controller.ts';
 import { DeploymentPaths } from '../operate/deployment.ts';
 import { shapeOf } from '../operate/web/shape.ts';
+import { cacheWithServers, plainCache } from '../topology/defaults.ts';
 import type { CommonOptions } from './output.ts';
 import { carryOut, summaryOf } from './plan.ts';
 
@@ -11,18 +14,28 @@ export class ScaleNotUnderstood extends BanyanError {
     super('SCALE_NOT_UNDERSTOOD', {
       what: `It is not clear what should be scaled to what: ${text}`,
       where: 'banyan scale',
-      remedy: 'Write it as `banyan scale web=4`: a tier and a whole number of at least 1',
+      remedy:
+        'Write it as `banyan scale web=4`, a whole number of at least 1, or `banyan scale cache=3`: 0, 1, or 3 to 16, since of two nobody could tell which is lost',
     });
   }
 }
 
 const MOST_SERVERS = 1_000;
 
+const MOST_CACHES = 16;
+
 /** @throws ScaleNotUnderstood, TooManyServers, TakenBack, … */
 export async function scale(target: string, options: CommonOptions): Promise<void> {
-  const match = /^web=(\d+)$/.exec(target);
-  const servers = Number(match?.[1]);
-  if (!match || servers < 1 || servers > MOST_SERVERS) throw new ScaleNotUnderstood(target);
+  const [, tier, text] = /^(web|cache)=(\d+)$/.exec(target) ?? [];
+  const servers = Number(text);
+  if (tier === 'web' && servers >= 1 && servers <= MOST_SERVERS) return scaleWeb(servers, options);
+  if (tier === 'cache' && servers !== 2 && servers <= MOST_CACHES) {
+    return scaleCache(servers, options);
+  }
+  throw new ScaleNotUnderstood(target);
+}
+
+async function scaleWeb(servers: number, options: CommonOptions): Promise<void> {
   await withController(new DeploymentPaths(options.dir), async controller => {
     const { present, topology } = controller;
     const after = shapeOf(topology, present, servers);
@@ -30,10 +43,28 @@ export async function scale(target: string, options: CommonOptions): Promise<voi
     await carryOut(controller, { kind: 'scale', summary, after }, options.json ?? false);
     const { min, max } = topology.web.servers;
     if (!options.json && (servers < min || servers > max)) {
-      const said = min === max ? String(min) : `${min} to ${max}`;
-      process.stdout.write(
-        `  banyan.config.ts says ${said}: the next \`banyan apply\` or \`up\` goes back to that\n`,
-      );
+      mention(min === max ? String(min) : `${min} to ${max}`);
     }
   });
+}
+
+async function scaleCache(servers: number, options: CommonOptions): Promise<void> {
+  await withController(new DeploymentPaths(options.dir), async controller => {
+    const { present, presentCache, topology } = controller;
+    const machineMemoryMb = Math.floor(totalmem() / 1024 / 1024);
+    const wanted = cacheWithServers(topology.cache ?? plainCache(machineMemoryMb), servers);
+    const cache = cacheShapeOf(wanted);
+    const summary = `cache: ${describeCache(presentCache)} → ${describeCache(cache)}`;
+    // As the servers are: what else the configuration says of them is none of this.
+    const after = present;
+    await carryOut(controller, { kind: 'scale', summary, after, cache }, options.json ?? false);
+    const said = describeCache(cacheShapeOf(topology.cache));
+    if (!options.json && said !== describeCache(cache)) mention(said);
+  });
+}
+
+function mention(said: string): void {
+  process.stdout.write(
+    `  banyan.config.ts says ${said}: the next \`banyan apply\` or \`up\` goes back to that\n`,
+  );
 }

@@ -2,6 +2,7 @@
 import pc from 'picocolors';
 import type { Load } from '../app/database/shards/hot/load.ts';
 import type { BackupStatus } from '../operate/backup/keeper.ts';
+import type { CacheStatus } from '../operate/cache/status.ts';
 import { ControlClient, NotRunning } from '../operate/control/client.ts';
 import type { CopiesTold } from '../operate/database/copies/standing.ts';
 import type { DatabaseServer } from '../operate/database/standing.ts';
@@ -58,6 +59,7 @@ function render(found: Status): string {
       : []),
     ...(found.units.some(unit => unit.tier === 'database') ? [] : [`  ${pc.dim(found.database)}`]),
     ...(found.backup ? describeBackup(found.backup) : []),
+    ...(found.cache ? describeCache(found.cache) : []),
     ...(found.load ? describeLoad(found.load) : []),
     ...(found.loadAlerts ?? []).map(({ text }) => pc.yellow(`  hot: ${text}`)),
     ...(found.copies ? describeCopies(found.copies) : []),
@@ -113,6 +115,57 @@ function describeCopies({ at, filled, filling, shards }: CopiesTold): string[] {
     ...(silent ? [pc.yellow(`  copies: nothing was heard of them for ${ago(at)}`)] : []),
     ...trouble,
   ];
+}
+
+function describeCache({ kind, invalidators, redis }: CacheStatus): string[] {
+  const serving = invalidators.find(({ serves }) => serves);
+  const lines: string[] = [];
+  const percent = (part: number) => `${Math.round(part * 100)} %`;
+  for (const { name, role, usedMb, maxMb, keys, hitRate, evicted } of redis) {
+    const words = [
+      role,
+      `${usedMb} of ${maxMb} MB`,
+      `${keys} keys`,
+      ...(hitRate === undefined ? [] : [`${percent(hitRate)} hits`]),
+      ...(evicted > 0 ? [`${evicted} evicted`] : []),
+    ];
+    lines.push(pc.dim(`  ${name}: ${words.join(', ')}`));
+  }
+  if (!serving) {
+    return [...lines, pc.yellow('  cache: no invalidator serves, so nothing is cached')];
+  }
+  const { clusters, listeners, counts, hotKeys, storeTrouble } = serving;
+  for (const { cluster, state, lagBytes, lagMs, lagP50Ms, lagP99Ms, tables, failure } of clusters) {
+    const words = [
+      ...(clusters.length > 1 ? [`shard ${cluster}`] : []),
+      ...(state === 'reading' ? [] : [state]),
+      `${tables} tables`,
+      ...(lagBytes === undefined ? [] : [`behind by ${lagBytes} bytes, ${lagMs ?? 0} ms`]),
+      ...(lagP50Ms === undefined ? [] : [`commit to cache ${lagP50Ms} ms, p99 ${lagP99Ms} ms`]),
+    ];
+    lines.push(pc.dim(`  ${serving.name}: ${words.join(', ')}`));
+    if (failure) {
+      const { what, remedy } = failure;
+      lines.push(
+        pc.yellow(
+          `  cache: results of the database are not cached: ${what}${remedy ? `. ${remedy}` : ''}`,
+        ),
+      );
+    }
+  }
+  const { hits = 0, misses = 0 } = counts;
+  if (hits + misses > 0) {
+    lines.push(
+      pc.dim(
+        `  cache (${kind}): ${percent(hits / (hits + misses))} hits in ${listeners} processes`,
+      ),
+    );
+  }
+  for (const { key, calls } of hotKeys.slice(0, MOST_HOT_KEYS)) {
+    lines.push(pc.dim(`  hot in the cache: ${JSON.stringify(key)}, ${calls} calls`));
+  }
+  if (storeTrouble) lines.push(pc.yellow(`  cache: ${storeTrouble}`));
+  return lines;
 }
 
 function describeTraffic(traffic: ServerTraffic | undefined): string {

@@ -4,8 +4,10 @@ import { autoscalerEngine } from './autoscaler.ts';
 import { copiesEngine } from './copies.ts';
 import { etcdEngine } from './etcd.ts';
 import { haproxyEngine } from './haproxy.ts';
+import { invalidatorEngine } from './invalidator.ts';
 import { patroniEngine } from './patroni.ts';
 import { postgresEngine } from './postgres.ts';
+import { redisEngine } from './redis.ts';
 import { webServerEngine } from './web-server.ts';
 
 export const ENGINES: Readonly<Record<string, EngineSupport>> = {
@@ -16,4 +18,6 @@ export const ENGINES: Readonly<Record<string, EngineSupport>> = {
   haproxy: haproxyEngine,
   autoscaler: autoscalerEngine,
   copies: copiesEngine,
+  redis: redisEngine,
+  invalidator: invalidatorEngine,
 };

@@ -67,6 +67,35 @@ const copySchema = v.object({
   via: v.string(),
 });
 
+const addressSchema = v.object({ host: v.pipe(v.string(), v.nonEmpty()), port });
+
+/** Where what the database's log tells is told on; see app/cache/README.md. */
+const cacheSchema = v.object({
+  /** A part of every key: another one is another store, and a cold one. */
+  generation: v.pipe(v.string(), v.regex(/^[a-z0-9-]{1,40}$/)),
+  /** Null: each process's own memory alone. Name and password are in the environment. */
+  redis: v.nullable(
+    v.object({
+      mode: v.picklist(['single', 'cluster']),
+      /** Of a cluster some are enough: they know the others. */
+      nodes: v.pipe(v.array(addressSchema), v.minLength(1)),
+      buckets: v.pipe(v.number(), v.integer(), v.minValue(1), v.maxValue(1_024)),
+      tls: v.optional(v.boolean()),
+    }),
+  ),
+  feeds: v.array(
+    v.object({
+      /** Ids of shards. */
+      clusters: v.array(v.string()),
+      /** Of invalidators: one of them serves, the others stand by. */
+      addresses: v.pipe(
+        v.array(v.union([v.object({ path: v.pipe(v.string(), v.nonEmpty()) }), addressSchema])),
+        v.minLength(1),
+      ),
+    }),
+  ),
+});
+
 export const runtimeMapSchema = v.object({
   format: v.literal(MAP_FORMAT),
   /** The deployment's name. */
@@ -88,6 +117,8 @@ export const runtimeMapSchema = v.object({
     /** The most connections that one web server may hold, so that all together never take the last. */
     connectionsPerServer: v.optional(v.pipe(v.number(), v.integer(), v.minValue(1))),
   }),
+  /** Missing: nothing tells what changes in the database, so nothing that was read from it may be cached. */
+  cache: v.optional(cacheSchema),
   assets: v.object({
     /** Put before the path of a static file: empty, or the origin of an edge. */
     baseUrl: v.string(),
@@ -99,6 +130,8 @@ export type Member = v.InferOutput<typeof memberSchema>;
 export type Shard = v.InferOutput<typeof shardSchema>;
 export type TablePlacement = v.InferOutput<typeof tableSchema>;
 export type CopiedColumn = v.InferOutput<typeof copySchema>;
+export type CacheMap = v.InferOutput<typeof cacheSchema>;
+export type FeedAddress = CacheMap['feeds'][number]['addresses'][number];
 export type Hold = NonNullable<Shard['hold']>;
 
 /** The map was there and could not be understood: damaged, or of another version of Banyan. */

@@ -1,19 +1,23 @@
 /** The environment of an application's processes: what connects it to the rest of its deployment. */
-import { DRAIN_VARIABLE } from '../app/environment.ts';
+import { CACHE_URL_VARIABLE, DRAIN_VARIABLE } from '../app/environment.ts';
 import { MAP_VARIABLE } from '../map/map-file.ts';
 import type { CompleteTopology } from '../topology/defaults.ts';
+import { cacheUrl } from './cache/context.ts';
 import type { Deployment } from './deployment.ts';
 
 /**
  * @param databaseUrl with the owner's credentials: a secret
  * @param environment that the deployment was started with
+ * @param externalCache URL of a Redis that Banyan does not run: a secret
  */
 export function applicationEnv(
-  { paths, secrets }: Deployment,
+  deployment: Deployment,
   web: CompleteTopology['web'],
   databaseUrl: string,
   environment: NodeJS.ProcessEnv = process.env,
+  externalCache?: string,
 ): NodeJS.ProcessEnv {
+  const { paths, secrets } = deployment;
   return {
     NODE_ENV: 'production',
     // Node keeps compiled code there, so that the next start is faster.
@@ -22,6 +26,7 @@ export function applicationEnv(
     ...web.env,
     DATABASE_URL: databaseUrl,
     BANYAN_SECRET: secrets.application,
+    [CACHE_URL_VARIABLE]: cacheUrl(deployment, externalCache),
     [MAP_VARIABLE]: paths.map,
     [DRAIN_VARIABLE]: String(web.drainTimeoutMs),
   };

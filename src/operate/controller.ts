@@ -3,6 +3,8 @@
  * balancers, and holds nothing that matters in its own memory: when it is killed, what runs goes on.
  */
 import type { CompleteTopology } from '../topology/defaults.ts';
+import type { CacheContext } from './cache/context.ts';
+import { CACHE_SHAPE, type CacheShape, NO_CACHE } from './cache/shape.ts';
 import { Catalog } from './catalog.ts';
 import { ControlClient, NotRunning } from './control/client.ts';
 import type { Circumstances } from './control/protocol.ts';
@@ -27,6 +29,10 @@ export interface Controller {
   present: WebShape;
   /** The same of the database tier. */
   presentDatabase: DatabaseShape;
+  /** The same of the cache tier. */
+  presentCache: CacheShape;
+  /** What operations on the cache tier work with. */
+  cacheContext: CacheContext;
   /** What operations on the database tier work with. */
   databaseContext: DatabaseContext;
   /** What operations on the web tier towards `shape` work with. */
@@ -64,6 +70,8 @@ export async function withController<T>(
     if (!present) throw new NotRunning(paths.app);
     const presentDatabase =
       (await catalog.read<DatabaseShape>(DATABASE_SHAPE)) ?? ({ kind: 'embedded' } as const);
+    const presentCache = (await catalog.read<CacheShape>(CACHE_SHAPE)) ?? NO_CACHE;
+    const externalCache = topology instanceof Error ? undefined : topology.cache?.url;
     const readable = () => {
       if (topology instanceof Error) throw topology;
       return topology;
@@ -84,13 +92,22 @@ export async function withController<T>(
       get presentDatabase() {
         return withSharding(presentDatabase, recordOf(deployment).sharding);
       },
+      presentCache,
+      cacheContext: {
+        machine,
+        deployment,
+        environment: circumstances.environment,
+        externalUrl: externalCache,
+        databaseUrl: circumstances.databaseUrl,
+        isExternalDatabase: presentDatabase.kind === 'external',
+      },
       databaseContext: {
         machine,
         deployment,
         isExternal: presentDatabase.kind === 'external',
         embeddedTier: () => readable().database,
       },
-      contextFor: shape => webContext({ machine, deployment, shape, circumstances }),
+      contextFor: shape => webContext({ machine, deployment, shape, circumstances, externalCache }),
     });
   } finally {
     await catalog.close();

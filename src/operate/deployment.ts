@@ -13,6 +13,7 @@
  *       cluster/          a replicated database: etcd, a folder for each node
  *       backups/          pgBackRest's repository, unless the topology names another
  *       restore.json      the last restore: how far it came, and what it put aside
+ *       redis/            configuration of the cache's servers
  *       cache/            what Node compiled of the application; may be deleted
  *       load/             what each process asks of which shard, of late
  *       logs/             one rotated file for each unit
@@ -103,6 +104,10 @@ export class DeploymentPaths {
   get copies() {
     return path.join(this.root, 'copies.json');
   }
+  /** Of the cache's servers: their configuration. */
+  get redis() {
+    return path.join(this.root, 'redis');
+  }
   get logs() {
     return path.join(this.root, 'logs');
   }
@@ -114,6 +119,10 @@ export class DeploymentPaths {
   }
   get records() {
     return path.join(this.run, 'units');
+  }
+  /** Whose invalidator serves. */
+  get invalidatorLock() {
+    return path.join(this.run, 'invalidator.lock');
   }
   get lock() {
     return path.join(this.run, 'supervisor.lock');

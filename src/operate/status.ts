@@ -4,6 +4,7 @@ import type { Load } from '../app/database/shards/hot/load.ts';
 import { type BalancerStatistics, HaproxyRuntime } from '../engines/haproxy-runtime.ts';
 import type { UnitState } from '../machines/unit.ts';
 import type { BackupStatus } from './backup/keeper.ts';
+import type { CacheStatus } from './cache/status.ts';
 import type { CopiesTold } from './database/copies/standing.ts';
 import type { DatabaseServer } from './database/standing.ts';
 import type { LoadAlert } from './load-alerts.ts';
@@ -25,6 +26,8 @@ export interface Status {
   databaseServers?: DatabaseServer[];
   /** Undefined when no backups are made. */
   backup?: BackupStatus;
+  /** Undefined without a cache. */
+  cache?: CacheStatus;
   /** Which shards and keys are asked the most, of late; undefined when no process has told. */
   load?: Load;
   /** Which of them take so much that something has to be done, and what. */

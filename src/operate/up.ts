@@ -24,6 +24,12 @@ import type { RuntimeMap } from '../map/runtime-map.ts';
 import { type CompleteTopology, connectionsPerServer } from '../topology/defaults.ts';
 import { applicationEnv } from './application-env.ts';
 import { BackupKeeper } from './backup/keeper.ts';
+import { convergeCache, stopFollowing } from './cache/carry-out.ts';
+import type { CacheContext } from './cache/context.ts';
+import { SLOT } from './cache/invalidator/names.ts';
+import { precheckCache } from './cache/precheck.ts';
+import { CACHE_SHAPE, cacheShapeOf } from './cache/shape.ts';
+import { cacheStatus } from './cache/status.ts';
 import { Catalog } from './catalog.ts';
 import type { Circumstances } from './control/protocol.ts';
 import { serveControl } from './control/server.ts';
@@ -165,8 +171,11 @@ export class RunningDeployment extends EventEmitter<UpEvents> {
   async status(): Promise<Status> {
     const units = await this.#machine.states();
     const balancers = units.filter(({ tier, phase }) => tier === 'balancer' && phase === 'ready');
-    const servers =
-      this.#deployment && (await databaseServers(this.#deployment).catch(() => undefined));
+    const deployment = this.#deployment;
+    const [servers, cache] = await Promise.all([
+      deployment && databaseServers(deployment).catch(() => undefined),
+      deployment && cacheStatus(deployment, units).catch(() => undefined),
+    ]);
     const load = await readLoad(this.#paths.load);
     const copies = await copiesStanding(this.#paths);
     const traffic = await trafficOf(balancers.map(({ name }) => this.#paths.socketFor(name)));
@@ -183,6 +192,7 @@ export class RunningDeployment extends EventEmitter<UpEvents> {
       ...(this.#keeper?.status ? { backup: this.#keeper.status } : {}),
       ...(load ? { load, loadAlerts: loadAlerts(load) } : {}),
       ...(copies ? { copies } : {}),
+      ...(cache ? { cache } : {}),
       ...(traffic ? { traffic } : {}),
     };
   }
@@ -249,7 +259,7 @@ export class RunningDeployment extends EventEmitter<UpEvents> {
       const { maxConnections } = this.#database;
       const shape = shapeOf(this.#topology, present, undefined, maxConnections);
       await this.#migrate(deployment, shape.release);
-      await this.#startWeb(deployment, this.#database, shape);
+      await this.#startWeb(deployment, this.#database, shape, catalog);
       await catalog.write(WEB_SHAPE, shape);
       if (!this.#topology.database.url) await this.#keepCopies(deployment);
       await this.#noteDatabaseShape(catalog);
@@ -295,6 +305,10 @@ export class RunningDeployment extends EventEmitter<UpEvents> {
   async #openSockets(deployment: Deployment): Promise<void> {
     const { web, balancer, database } = this.#topology;
     if (balancer) findHaproxy();
+    await precheckCache(
+      { externalUrl: this.#topology.cache?.url },
+      cacheShapeOf(this.#topology.cache),
+    );
     if (balancer?.tls) await prepareCertificate(deployment, balancer.tls.certificate);
     if (!database.url) connectionsPerServer(web.servers.max, database.maxConnections);
     this.#publicPort = web.port;
@@ -402,16 +416,22 @@ export class RunningDeployment extends EventEmitter<UpEvents> {
     deployment: Deployment,
     database: RunningDatabase,
     shape: WebShape,
+    catalog: Catalog,
   ): Promise<void> {
     await this.#publishMap(database, shape.servers);
+    const cacheReady = this.#startCache(deployment, database, catalog);
+    // Whoever fails first is told; a server that is ready before the cache loads from the database.
+    cacheReady.catch(() => {});
     const context = webContext({
       machine: this.#machine,
       deployment,
       shape,
       circumstances: await this.#circumstances(),
+      externalCache: this.#topology.cache?.url,
     });
     await this.#step('web', shape.web.command, async () => {
       await converge(context, shape);
+      await cacheReady;
       return [undefined, `${describeWeb(shape)} on ${this.#address}`];
     });
     if (shape.release > 0) {
@@ -420,6 +440,30 @@ export class RunningDeployment extends EventEmitter<UpEvents> {
         `release ${shape.release} runs, not the folder as it is now: \`banyan release\` makes a new one of it, \`banyan rollback 0\` runs the folder itself`,
       );
     }
+  }
+
+  /** What it was before does not matter: a cache begins empty. */
+  async #startCache(
+    deployment: Deployment,
+    { url }: RunningDatabase,
+    catalog: Catalog,
+  ): Promise<void> {
+    const shape = cacheShapeOf(this.#topology.cache);
+    const context: CacheContext = {
+      machine: this.#machine,
+      deployment,
+      environment: process.env,
+      externalUrl: this.#topology.cache?.url,
+      databaseUrl: url,
+      isExternalDatabase: this.#topology.database.url !== undefined,
+    };
+    if (shape.kind !== 'none') {
+      await convergeCache(context, shape, { note: text => this.emit('note', text) });
+    } else if (await hasSlot(catalog)) {
+      // It was taken out of the configuration while nothing ran, and holds back the log.
+      await stopFollowing(context);
+    }
+    await catalog.write(CACHE_SHAPE, shape);
   }
 
   async #mentionCutOff(catalog: Catalog): Promise<void> {
@@ -449,6 +493,13 @@ export class RunningDeployment extends EventEmitter<UpEvents> {
     this.emit('done', step, summary, performance.now() - begun);
     return result;
   }
+}
+
+async function hasSlot({ pool }: Catalog): Promise<boolean> {
+  const { rowCount } = await pool.query('select from pg_replication_slots where slot_name = $1', [
+    SLOT,
+  ]);
+  return rowCount !== 0;
 }
 
 /** `3 × \`node server.ts\` behind a balancer` */

@@ -4,7 +4,7 @@
  */
 import { BanyanError } from '../errors.ts';
 import { parseDuration } from './duration.ts';
-import type { Backup, Balancer, Topology } from './topology.ts';
+import type { Backup, Balancer, CacheTier, Topology } from './topology.ts';
 
 /** What the defaults depend on, read from the application's folder by its caller. */
 export interface AppFolder {
@@ -65,7 +65,20 @@ export interface CompleteTopology {
     /** Unset: no backups are made. */
     backup?: CompleteBackup;
   };
+  /** Unset: no cache. */
+  cache?: CompleteCache;
   logs: { maxFileMb: number; keepFiles: number };
+}
+
+/** Plain data, but for the URL, which is a secret and is kept nowhere. */
+export interface CompleteCache {
+  /** Parts that the entries are spread over: 0 for none, 1 for one Redis, from 3 on a Redis Cluster. */
+  servers: number;
+  /** Copies of each part. */
+  replicas: number;
+  memoryMb: number;
+  invalidators: number;
+  url?: string;
 }
 
 /** Where the rows of a table are: where the hash of a column says, or all of them on every shard. */
@@ -235,8 +248,54 @@ export function completeTopology(topology: Topology, folder: AppFolder): Complet
       settings: database.settings ?? {},
       ...(database.backup ? { backup: completeBackup(database.backup) } : {}),
     },
+    ...(topology.cache ? { cache: completeCache(topology.cache, folder) } : {}),
     logs: { maxFileMb: logs.maxFileMb ?? 10, keepFiles: logs.keepFiles ?? 5 },
   };
+}
+
+/** Of all Redis servers together. */
+const CACHE_MEMORY_SHARE = 0.05;
+const CACHE_MEMORY_MB = { least: 32, most: 1_024 };
+
+function completeCache(
+  cache: true | CacheTier,
+  { machineMemoryMb }: Pick<AppFolder, 'machineMemoryMb'>,
+): CompleteCache {
+  const {
+    servers = cache === true ? 0 : 1,
+    memoryMb,
+    invalidators = 1,
+    url,
+    ...rest
+  }: CacheTier = cache === true ? {} : cache;
+  const replicas = rest.replicas ?? (servers >= FEWEST_IN_CLUSTER && !url ? 1 : 0);
+  const nodes = servers * (replicas + 1);
+  const share = Math.floor((machineMemoryMb * CACHE_MEMORY_SHARE) / Math.max(1, nodes));
+  const { least, most } = CACHE_MEMORY_MB;
+  return {
+    servers,
+    replicas,
+    memoryMb: memoryMb ?? Math.max(least, Math.min(most, share)),
+    invalidators,
+    ...(url ? { url } : {}),
+  };
+}
+
+/** The same with another number of servers, as `banyan scale cache=3` asks for; what is not said follows. */
+export function cacheWithServers(
+  { url: _url, ...cache }: CompleteCache,
+  servers: number,
+): CompleteCache {
+  const isCluster = servers >= FEWEST_IN_CLUSTER;
+  return { ...cache, servers, replicas: isCluster ? Math.max(1, cache.replicas) : 0 };
+}
+
+/** Of fewer masters no majority is left when one is lost. */
+export const FEWEST_IN_CLUSTER = 3;
+
+/** What `banyan scale cache=1` begins with where the topology says nothing of a cache. */
+export function plainCache(machineMemoryMb: number): CompleteCache {
+  return completeCache(true, { machineMemoryMb });
 }
 
 const DEFAULT_SCHEMA = 'public';

@@ -27,6 +27,12 @@ export interface Topology {
   balancer?: Balancer;
   /** The database tier: an embedded PostgreSQL unless a `url` names one that you run yourself. */
   database?: DatabaseTier;
+  /**
+   * The cache, that `createCache` uses: `true` is the memory of each web server, told by the database's own log what
+   * changes; `{ servers: 1 }` adds a Redis that all of them share, `{ servers: 3 }` a Redis Cluster.
+   * Default: none; what is read from the database is then not cached.
+   */
+  cache?: boolean | CacheTier;
   /** Log files of the units. */
   logs?: Logs;
 }
@@ -344,6 +350,37 @@ export interface Backup {
    * Default: 4096.
    */
   backlogMb?: number;
+}
+
+export interface CacheTier {
+  /**
+   * How many Redis servers share the entries: 0, each web server's memory alone; 1, one Redis; 3 and more, a Redis Cluster
+   * of as many parts. Two are refused: of two nobody could tell which of them is lost.
+   * Default: 1; 0 with `cache: true`.
+   */
+  servers?: number;
+  /**
+   * How many copies each part of a Redis Cluster has besides, one of which takes over when it is lost.
+   * Default: 1 from three servers on, else 0: a single Redis that is lost is started again, empty.
+   */
+  replicas?: number;
+  /**
+   * Memory of each Redis server, in megabytes; when it is full, what was not used for the longest goes.
+   * Default: a twentieth of the machine's memory, shared by all of them; 32 at least and 1024 at most.
+   */
+  memoryMb?: number;
+  /**
+   * A Redis that you run yourself, `redis://user:password@host:port` (`rediss://` with TLS). Banyan then uses it and runs
+   * none. Write `process.env.REDIS_URL` here to keep the password out of the file.
+   * Default: none.
+   */
+  url?: string;
+  /**
+   * How many invalidators there are. One reads the database's log and tells the caches what changes; the others stand by
+   * and take over when it ends.
+   * Default: 1; it is started again when it ends. 2 saves the second that this takes.
+   */
+  invalidators?: number;
 }
 
 export interface ShardedBy {

@@ -10,6 +10,7 @@ import { BanyanError } from '../errors.ts';
 import {
   DEFAULT_TLS_PORT,
   DEFAULT_WEB_PORT,
+  FEWEST_IN_CLUSTER,
   parseCopy,
   qualifyColumn,
   qualifyTable,
@@ -237,6 +238,51 @@ function strayColumns(columns: string[], declared: Topology['database'] = {}): s
   );
 }
 
+const A_REDIS_URL = 'a URL such as redis://user:password@host:6379, or rediss:// with TLS';
+const A_NUMBER_OF_CACHES =
+  '0, 1, or a whole number from 3 to 16: of two nobody could tell which is lost';
+const cacheTier = v.pipe(
+  object(
+    {
+      servers: v.optional(
+        v.pipe(
+          whole(0, 16),
+          v.check(number => number !== 2, A_NUMBER_OF_CACHES),
+        ),
+      ),
+      replicas: v.optional(whole(0, 5)),
+      memoryMb: v.optional(whole(8, 1_000_000)),
+      url: v.optional(
+        v.pipe(
+          text,
+          v.check(value => /^rediss?:$/.test(protocolOf(value)), A_REDIS_URL),
+        ),
+      ),
+      invalidators: v.optional(whole(1, 5)),
+    },
+    'true, false, or an object { … } such as { servers: 1 }',
+  ),
+  v.forward(
+    v.partialCheck(
+      [['replicas'], ['servers']],
+      tier => !tier.replicas || (tier.servers ?? 1) >= FEWEST_IN_CLUSTER,
+      '`servers: 3` or more beside `replicas`: a single Redis that is lost is started again, empty',
+    ),
+    ['replicas'],
+  ),
+  v.forward(
+    v.partialCheck(
+      [['url'], ['servers']],
+      tier => !(tier.url && tier.servers !== undefined),
+      'no `servers` beside `url`: Banyan does not run that Redis',
+    ),
+    ['servers'],
+  ),
+);
+/** Told apart first, so that a mistake within the object is told as such. */
+const cache = v.lazy(input => (isPlainObject(input) ? cacheTier : cacheFlag));
+const cacheFlag = v.boolean('true, false, or an object { … } such as { servers: 1 }');
+
 const NAME_RULE = 'lower-case letters, digits and dashes, starting with a letter, 40 at most';
 
 const topologySchema = v.pipe(
@@ -387,6 +433,7 @@ const topologySchema = v.pipe(
         ),
       ),
     ),
+    cache: v.optional(cache),
     logs: v.optional(
       object({
         maxFileMb: v.optional(whole(1, 10_000)),
@@ -518,6 +565,7 @@ function entriesAt(keys: string[]): Entries | undefined {
 function entriesOf(schema: unknown): Entries | undefined {
   if (typeof schema !== 'object' || schema === null) return undefined;
   if (schema === servers) return entriesOf(bounds);
+  if (schema === cache) return entriesOf(cacheTier);
   if ('entries' in schema) return schema.entries as Entries;
   if ('wrapped' in schema) return entriesOf(schema.wrapped);
   if (!('pipe' in schema)) return undefined;

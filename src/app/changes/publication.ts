@@ -20,6 +20,8 @@ export interface PublicationOptions {
    * makes more log. `skip`: leave them out, of `all` alone. Default: `refuse`.
    */
   readonly withoutIdentity?: 'refuse' | 'full' | 'skip';
+  /** Beside `all`: tables of Banyan's own. */
+  readonly also?: readonly string[];
 }
 
 interface Table {
@@ -39,7 +41,7 @@ const TABLES = `
   from pg_class c join pg_namespace n on n.oid = c.relnamespace
   where c.relkind in ('r', 'p') and c.relpersistence = 'p' and not c.relispartition
     and n.nspname not in ('pg_catalog', 'information_schema') and n.nspname !~ '^pg_toast'
-    and ($1::text[] is not null or n.nspname <> 'banyan')
+    and ($1::text[] is not null or n.nspname <> 'banyan' or n.nspname || '.' || c.relname = any ($2::text[]))
     and ($1::text[] is null or n.nspname || '.' || c.relname = any ($1))
     and not exists (select from pg_depend
       where classid = 'pg_class'::regclass and objid = c.oid and deptype = 'e')
@@ -63,8 +65,8 @@ export async function preparePublication(
   options: PublicationOptions,
   where: string,
 ): Promise<boolean> {
-  const { name, tables, withoutIdentity = 'refuse' } = options;
-  const wanted = await wantedTables(client, tables, withoutIdentity, where);
+  const { name, tables, withoutIdentity = 'refuse', also = [] } = options;
+  const wanted = await wantedTables(client, tables, also, withoutIdentity, where);
   const publication = escapeIdentifier(name);
   const exists = await client.query('select from pg_publication where pubname = $1', [name]);
   if (exists.rowCount === 0) {
@@ -96,10 +98,11 @@ export async function preparePublication(
 async function wantedTables(
   client: pg.ClientBase,
   tables: readonly string[] | 'all',
+  also: readonly string[],
   withoutIdentity: 'refuse' | 'full' | 'skip',
   where: string,
 ): Promise<Table[]> {
-  const { rows } = await client.query<Table>(TABLES, [tables === 'all' ? null : tables]);
+  const { rows } = await client.query<Table>(TABLES, [tables === 'all' ? null : tables, also]);
   if (tables !== 'all') {
     const found = new Set(rows.map(titleOf));
     const absent = tables.filter(table => !found.has(table));

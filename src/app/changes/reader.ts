@@ -97,6 +97,7 @@ const LOOK_LIMIT_MS = 50;
 const MAX_UNREADABLE = 5;
 
 interface Session {
+  readonly here: Whereabouts;
   readonly primary: Primary;
   readonly stream: LogStream;
   readonly gap: Gap | undefined;
@@ -198,6 +199,19 @@ export class ChangeReader {
     if (kind === 'transaction') this.#dealtWith = endLsn;
     session.stream.acknowledge(endLsn);
     this.#applied = session.stream.acknowledged;
+  }
+
+  /** The server that is read now, and its history; another object for each connection. Undefined while none is read. */
+  get here(): Whereabouts | undefined {
+    return this.#session?.here;
+  }
+
+  /**
+   * Asks the server how far it is; `progress` tells the answer, which is there a moment later. For whoever has to know
+   * sooner than within a second that nothing more was committed.
+   */
+  ask(): void {
+    this.#session?.stream.ask();
   }
 
   /** Makes the publication anew: after the schema has changed. Also done each time that it connects. */
@@ -321,7 +335,13 @@ export class ChangeReader {
       await writeNote(client, slot, { system, timeline, reader: this.#id, gap });
       if (gap) await this.#untilAllEnded(client);
       const told: Gap | undefined = gap && { kind: 'gap', ...gap, endLsn: from };
-      return this.#begin({ primary, stream, gap: told, told: new WeakSet(told ? [told] : []) });
+      return this.#begin({
+        here,
+        primary,
+        stream,
+        gap: told,
+        told: new WeakSet(told ? [told] : []),
+      });
     } catch (error) {
       giveUp();
       throw error;

@@ -121,6 +121,11 @@ export class LogStream {
     if (lsn > this.#acknowledged) this.#acknowledged = lsn;
   }
 
+  /** Asks the server where its log ends: it answers at once. */
+  ask(): void {
+    if (!this.#failure) this.#sendStatus(true);
+  }
+
   /** Ends it, and tells the server what was acknowledged, if it still listens. */
   end(reason: Error = new Error('the reader has ended')): void {
     if (!this.#failure) {

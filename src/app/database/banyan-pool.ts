@@ -16,8 +16,11 @@ import pg from 'pg';
 import { watchRuntimeMap } from '../../map/map-file.ts';
 import type { Member, RuntimeMap, Shard } from '../../map/runtime-map.ts';
 import { log } from '../telemetry/log.ts';
+import type { ScopePositions } from './consistency/scope.ts';
+import { SingleConsistency } from './consistency/single.ts';
 import { type Staleness, stalenessOf } from './consistency/staleness.ts';
 import { Holding, type HoldLimits, isAway } from './holding.ts';
+import { keyOf } from './members/member.ts';
 import { openOwnConnection } from './own-connection.ts';
 import {
   breakConnections,
@@ -28,11 +31,14 @@ import {
   serveWaiting,
   turnAway,
 } from './pool-internals.ts';
+import { PrimaryClock } from './primary-clock.ts';
+import { currentWatch, partsOf, type ReadWatch, unwatched } from './read-watch.ts';
 import { RoutedClient } from './routed-client.ts';
 import { type PrimaryPool, Router } from './router.ts';
 import { type Done, type QueryConfig, type Statement, sendOn } from './statement.ts';
 import { isSubmittable } from './submittable.ts';
 import { type TransactionOptions, transaction } from './transaction.ts';
+import { watchClient } from './watched-client.ts';
 
 declare module 'pg' {
   interface QueryConfig<I> {
@@ -73,6 +79,8 @@ type ConnectCallback = (
 const pulseQueue = internalsOf(pg.Pool.prototype)._pulseQueue;
 /** pg-pool's own default. */
 const DEFAULT_MAX = 10;
+/** Of the question where the primary is, which takes a millisecond. */
+const CLOCK_TIMEOUT_MS = 1_000;
 
 export class BanyanPool extends pg.Pool implements Pool, PrimaryPool {
   readonly #config: pg.PoolConfig;
@@ -86,6 +94,10 @@ export class BanyanPool extends pg.Pool implements Pool, PrimaryPool {
   /** Routers of before, whose reads end. */
   readonly #closing = new Set<Promise<void>>();
   #stopWatching: (() => void) | undefined;
+  #isQuerying = false;
+  #cluster: string | undefined;
+  #single: SingleConsistency | undefined;
+  #clock: PrimaryClock | undefined;
 
   constructor(config: pg.PoolConfig, behaviour: BanyanPoolOptions) {
     super(config);
@@ -115,6 +127,41 @@ export class BanyanPool extends pg.Pool implements Pool, PrimaryPool {
     return transaction(this, fn, options);
   }
 
+  /** @internal The shard's id in the map; undefined without a map. */
+  get cluster(): string | undefined {
+    return this.#cluster;
+  }
+
+  /** @internal Its primary's position, asked beside the pool. */
+  get clock(): PrimaryClock {
+    this.#clock ??= new PrimaryClock(() => unwatched(() => this.openOwn(CLOCK_TIMEOUT_MS)));
+    return this.#clock;
+  }
+
+  /** @internal From now on it is known who has written, without replicas too. @param isWrite a text is none that only reads */
+  trackWrites(isWrite: (text: string) => boolean): void {
+    this.#single ??= new SingleConsistency(this.clock, isWrite);
+  }
+
+  /** @internal Undefined where nobody keeps count of who wrote. */
+  get positions(): ScopePositions | undefined {
+    const router = this.#router;
+    const single = this.#single;
+    if (router) {
+      return {
+        owner: router,
+        scope: () => router.scope(),
+        resolve: (scope, timeoutMs) => router.replicas.resolve(scope, timeoutMs),
+      };
+    }
+    if (!single) return undefined;
+    return {
+      owner: single,
+      scope: () => single.scope(),
+      resolve: (scope, timeoutMs) => single.resolve(scope, timeoutMs),
+    };
+  }
+
   /** @internal Of a pool with replicas; undefined while the map has none. */
   get router(): Router | undefined {
     return this.#router;
@@ -134,6 +181,7 @@ export class BanyanPool extends pg.Pool implements Pool, PrimaryPool {
   /** @internal Takes what a map says of one shard; whoever calls it watches the map. */
   followShard(url: string, map: RuntimeMap, shard: Shard, wanted: number | undefined): void {
     const { members } = shard;
+    this.#cluster = shard.id;
     const isFirst = this.#url === '';
     if (isFirst) {
       this.#url = url;
@@ -174,6 +222,8 @@ export class BanyanPool extends pg.Pool implements Pool, PrimaryPool {
     }
     const isRouted = router && !this.ending && config !== null && config !== undefined;
     if (!isRouted || typeof config === 'function' || isSubmittable(config)) {
+      const watch = currentWatch();
+      if (watch || this.#single) return this.#queryWatched(watch, config, values, callback);
       return this.#queryAsPg(config, values, callback);
     }
     const own = (typeof values === 'function' ? undefined : values) as unknown[] | undefined;
@@ -211,7 +261,56 @@ export class BanyanPool extends pg.Pool implements Pool, PrimaryPool {
 
   #queryAsPg(config: unknown, values: unknown, callback: unknown): never {
     const query = super.query as (...args: unknown[]) => never;
-    return query.call(this, config, values, callback);
+    this.#isQuerying = true;
+    try {
+      return query.call(this, config, values, callback);
+    } finally {
+      this.#isQuerying = false;
+    }
+  }
+
+  /** For a function whose reads are told, before it is sent and when it has been answered; and for who has written. */
+  #queryWatched(
+    watch: ReadWatch | undefined,
+    config: unknown,
+    values: unknown,
+    callback: unknown,
+  ): never {
+    const single = this.#single;
+    const scope = single?.scope();
+    const { text, values: own } = partsOf(config, values);
+    if (typeof config === 'function' || isSubmittable(config)) {
+      watch?.spoil('reads with a cursor or a stream');
+      scope?.noteWrite();
+      return this.#queryAsPg(config, values, callback);
+    }
+    const done = (error: unknown, result?: unknown) => {
+      if (scope) single?.noteAnswer(text, scope);
+      if (!error) watch?.answered(this, text, own, result);
+    };
+    const wait = watch?.atPrimary(this, this.#address && keyOf(this.#address));
+    const given = typeof values === 'function' ? values : callback;
+    const list = typeof values === 'function' ? undefined : values;
+    if (typeof given === 'function') {
+      const answered = (error: Error | undefined, result: unknown) => {
+        done(error, result);
+        (given as Done)(error, result);
+      };
+      if (!wait) return this.#queryAsPg(config, list, answered);
+      void wait.then(() => this.#queryAsPg(config, list, answered));
+      return undefined as never;
+    }
+    const send = () => this.#queryAsPg(config, list, undefined) as Promise<unknown>;
+    return (wait ? wait.then(send) : send()).then(
+      result => {
+        done(undefined, result);
+        return result;
+      },
+      error => {
+        done(error);
+        throw error;
+      },
+    ) as never;
   }
 
   /** Without replicas `pool.query` comes by here as well; while all is well this costs one call more than pg-pool's own. */
@@ -224,11 +323,17 @@ export class BanyanPool extends pg.Pool implements Pool, PrimaryPool {
       process.nextTick(callback, undefined, client, client.release);
       return undefined;
     }
-    if (!callback) return this.#holding.connect(() => super.connect());
-    this.connectPrimary(
-      (error, client) => callback(error, client, client ? client.release : () => {}),
-      performance.now(),
-    );
+    // What a checked-out client reads is told as well; pg's own `query` comes by here too, and has told already.
+    const single = this.#single;
+    const isWatched = !this.#isQuerying && (single !== undefined || currentWatch() !== undefined);
+    if (!callback) {
+      const connected = this.#holding.connect(() => super.connect());
+      return isWatched ? connected.then(client => watchClient(this, client, single)) : connected;
+    }
+    this.connectPrimary((error, client) => {
+      if (client && isWatched) watchClient(this, client, single);
+      callback(error, client, client ? client.release : () => {});
+    }, performance.now());
     return undefined;
   }
 
@@ -353,6 +458,8 @@ export class BanyanPool extends pg.Pool implements Pool, PrimaryPool {
     this.#holding.stop();
     const ended = super.end();
     this.#closeRouter();
+    this.#single?.close();
+    this.#clock?.close();
     const all = Promise.all([ended, ...this.#closing]).then(() => {});
     if (!callback) return all;
     all.then(callback, callback);

@@ -17,6 +17,7 @@ import { isBroken, isRefusal, isStandbysTrouble, READ_ONLY, wasNotSent } from '.
 import { commit } from './commit.ts';
 import { NeedsPrimary, OutcomeUnknown, TransactionBroken } from './errors.ts';
 import type { MemberState } from './members/member.ts';
+import type { ReadWatch } from './read-watch.ts';
 import type { ReasonKind, StatementFacts } from './route/facts.ts';
 import type { Router } from './router.ts';
 import { addressOf, isInTransaction, type Statement } from './statement.ts';
@@ -45,6 +46,8 @@ interface Transaction {
   ran: number;
   wrote: boolean;
   changesCatalog: boolean;
+  /** Of whoever began it: who joins it later reads what was, perhaps, long ago. */
+  readonly watch: ReadWatch | undefined;
 }
 
 /** What works in a read-only transaction on the primary, and not, or otherwise, on a standby (route/README.md). */
@@ -90,6 +93,7 @@ export class ClientConnection {
 
   /** Lets an object send itself; resolves when it is done, however it went. */
   async submit(query: Submittable, request: Request): Promise<void> {
+    request.watch?.spoil('reads with a cursor or a stream');
     const trouble = this.#broken ?? this.#lost;
     if (trouble) return query.handleError(trouble);
     if (!this.#held) {
@@ -153,7 +157,10 @@ export class ClientConnection {
           // Its connection went with it: what comes next was meant to be in the transaction.
           if (opensTransaction(facts) && !isOnlyBegin(facts)) this.#broken = error;
           reject(error);
-        } else resolve(result);
+        } else {
+          request.watch?.answered(this.#router.pool, request.text, valuesOf(request), result);
+          resolve(result);
+        }
       },
     });
     return promise;
@@ -161,8 +168,9 @@ export class ClientConnection {
 
   async #runHeld(held: Held, request: Request): Promise<unknown> {
     const { member } = held;
-    const { facts } = request;
+    const { facts, watch } = request;
     const transaction = this.#transaction;
+    if (watch) await this.#tell(watch, held, transaction);
     if (member && transaction && facts?.access !== 'read') {
       if (this.#mayBeginAnew()) return this.#beginAnew(request, { onPrimary: true });
       const reason = facts?.reasons.find(({ kind }) => PRIMARY_ONLY.has(kind));
@@ -202,11 +210,27 @@ export class ClientConnection {
     return result;
   }
 
-  #send({ client }: Held, { config, values }: Request): Promise<unknown> {
+  async #tell(
+    watch: ReadWatch,
+    { client, member }: Held,
+    transaction: Transaction | undefined,
+  ): Promise<void> {
+    if (transaction && transaction.watch !== watch) {
+      watch.spoil('reads in a transaction that began outside of it');
+    }
+    if (member) watch.atStandby(this.#router.pool, member.replayed?.lsn);
+    else await watch.atPrimary(this.#router.pool, addressOf(client));
+  }
+
+  #send({ client }: Held, request: Request): Promise<unknown> {
+    const { config, values } = request;
     const { promise, resolve, reject } = Promise.withResolvers<unknown>();
     const own = (typeof config === 'string' ? config : Object.create(config)) as string;
     client.query(own, values as unknown[], (error: Error | null, result: unknown) => {
-      if (!error) resolve(result);
+      if (!error) {
+        request.watch?.answered(this.#router.pool, request.text, valuesOf(request), result);
+        resolve(result);
+      }
       // What the error did to the transaction the server says a moment later.
       else if (isBroken(error) || wasNotSent(error)) reject(error);
       else void whenIdle(client).then(() => reject(error));
@@ -216,7 +240,13 @@ export class ClientConnection {
 
   #begin(request: Request): void {
     const begin = isOnlyBegin(request.facts) ? request : undefined;
-    this.#transaction = { begin, ran: begin ? -1 : 0, wrote: false, changesCatalog: false };
+    this.#transaction = {
+      begin,
+      ran: begin ? -1 : 0,
+      wrote: false,
+      changesCatalog: false,
+      watch: request.watch,
+    };
   }
 
   #afterAnswer(held: Held, { facts, scope }: Request): void {
@@ -224,7 +254,13 @@ export class ClientConnection {
     const isOpen = isInTransaction(client);
     if (pinsSession(facts)) this.#isSessionPinned = true;
     if (isOpen && !this.#transaction) {
-      this.#transaction = { begin: undefined, ran: 0, wrote: false, changesCatalog: false };
+      this.#transaction = {
+        begin: undefined,
+        ran: 0,
+        wrote: false,
+        changesCatalog: false,
+        watch: undefined,
+      };
     }
     const transaction = this.#transaction;
     const wrote = facts?.access !== 'read' && !isOnlyBegin(facts);
@@ -332,6 +368,10 @@ export class ClientConnection {
     this.#events.onGiven(held);
     held.client.release(error);
   }
+}
+
+function valuesOf({ config, values }: Request): unknown[] | undefined {
+  return values ?? (typeof config === 'string' ? undefined : config.values);
 }
 
 /** Something of the session may be other than before: unlike the server's word on transactions, a guess. */

@@ -24,6 +24,7 @@ import { Monitor } from './members/monitor.ts';
 import { Probe } from './members/probe.ts';
 import { Replicas } from './members/replicas.ts';
 import { breakConnections, take } from './pool-internals.ts';
+import { currentWatch, unwatched, type Watched } from './read-watch.ts';
 import { CatalogKeeper } from './route/catalog-keeper.ts';
 import { openParser } from './route/parser.ts';
 import { StatementCache } from './route/statement-cache.ts';
@@ -37,7 +38,7 @@ const READ_AGAIN_MS = 25;
 const PROBE_TIMEOUT_MS = 1_000;
 
 /** The primary's pool, as the router needs it. */
-export interface PrimaryPool {
+export interface PrimaryPool extends Watched {
   /**
    * A connection to the primary, held while that is away.
    * @param came when the request came, by `performance.now()`
@@ -135,6 +136,11 @@ export class Router {
     return currentRequest()?.of(this) ?? this.#processScope;
   }
 
+  /** The primary's, which stands for the cluster. */
+  get pool(): PrimaryPool {
+    return this.#pool;
+  }
+
   get replicas(): Replicas {
     return this.#replicas;
   }
@@ -152,8 +158,9 @@ export class Router {
 
   /** Runs a statement that nothing keeps on a connection. It is answered through its `done`, once. */
   run(statement: Statement): void {
-    const { facts, text } = statement;
-    if (facts?.access === 'read' && !statement.onPrimary) this.#read(statement);
+    const { facts, text, watch } = statement;
+    const mayRead = facts?.access === 'read' && !statement.onPrimary;
+    if (mayRead && !watch?.staysOnPrimary(this.#pool)) this.#read(statement);
     else if (!routeCancellation(text, statement, this)) this.#onPrimary(statement);
   }
 
@@ -253,6 +260,7 @@ export class Router {
       return;
     }
     const begun = member.begin();
+    statement.watch?.atStandby(this.#pool, member.replayed?.lsn);
     take(member.pool, (failure, client) => {
       if (failure || !client) {
         member.end(undefined);
@@ -314,13 +322,17 @@ export class Router {
         else statement.done(failure ?? new Error('no connection'));
         return;
       }
-      sendOn(client, statement, undefined, (error, result) => {
-        if (!error) this.#answered(statement, undefined, result);
-        else if (isBroken(error) || wasNotSent(error)) this.#afterBreak(statement, error);
-        else if (hasCode(error, READ_ONLY)) {
-          void this.#afterReadOnly(statement, error, addressOf(client));
-        } else this.#answered(statement, error, undefined);
-      });
+      const send = () =>
+        sendOn(client, statement, undefined, (error, result) => {
+          if (!error) this.#answered(statement, undefined, result);
+          else if (isBroken(error) || wasNotSent(error)) this.#afterBreak(statement, error);
+          else if (hasCode(error, READ_ONLY)) {
+            void this.#afterReadOnly(statement, error, addressOf(client));
+          } else this.#answered(statement, error, undefined);
+        });
+      const wait = statement.watch?.atPrimary(this.#pool, addressOf(client));
+      if (wait) void wait.then(send);
+      else send();
     };
     this.#pool.connectPrimary(take, statement.came, mayHold);
   }
@@ -359,8 +371,10 @@ export class Router {
   #askPrimary(text: string): Promise<unknown> {
     return new Promise((resolve, reject) => {
       this.#onPrimary({
-        ...this.statement(text, undefined, (error, result) =>
-          error ? reject(error) : resolve(result),
+        ...unwatched(() =>
+          this.statement(text, undefined, (error, result) =>
+            error ? reject(error) : resolve(result),
+          ),
         ),
         // It changes nothing, and is not of the application.
         keeps: () => false,
@@ -376,6 +390,12 @@ export class Router {
     staleness = this.#staleness,
   ): Statement {
     const text = typeof config === 'string' ? config : (config.text ?? '');
+    const watch = currentWatch();
+    const tell = (error: Error | undefined, result?: unknown) => {
+      const own = typeof config === 'string' ? undefined : config.values;
+      if (!error) watch?.answered(this.#pool, text, values ?? own, result);
+      done(error, result);
+    };
     return {
       config,
       values,
@@ -384,8 +404,9 @@ export class Router {
       scope: this.scope(),
       staleness,
       came: performance.now(),
-      done,
+      done: watch ? tell : done,
       breaks: 0,
+      ...(watch ? { watch } : {}),
     };
   }
 }

@@ -4,6 +4,7 @@ import { isBroken, wasNotSent } from './breakage.ts';
 import { cancelOn } from './cancel-request.ts';
 import type { Scope } from './consistency/scope.ts';
 import type { MemberState } from './members/member.ts';
+import type { ReadWatch } from './read-watch.ts';
 import type { StatementFacts } from './route/facts.ts';
 
 /** What `query` may be given: a text, a configuration, or an object that sends itself (a cursor, a stream). */
@@ -31,6 +32,8 @@ export interface Statement {
   breaks: number;
   /** When it fires the answer is not needed any more: the statement is cancelled, or not sent. */
   readonly signal?: AbortSignal;
+  /** Who wants to know what it reads. */
+  readonly watch?: ReadWatch | undefined;
   /** Called when it has a connection, before it is sent. */
   onConnection?(client: pg.PoolClient, member: MemberState | undefined): void;
   /** Called when it has been answered: true keeps the connection, which is then the caller's to release. */

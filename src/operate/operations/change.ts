@@ -6,6 +6,7 @@
  * killed, the journal says that it was cut off, and `resume` or `undo` plans anew from what runs.
  */
 import { BanyanError } from '../../errors.ts';
+import type { CacheShape } from '../cache/shape.ts';
 import type { Controller } from '../controller.ts';
 import type { DatabaseShape } from '../database/shape.ts';
 import type { WebShape } from '../web/shape.ts';
@@ -29,6 +30,8 @@ export interface Change {
   after: WebShape;
   /** What the database tier shall be. Default: as it is. */
   database?: DatabaseShape;
+  /** What the cache tier shall be. Default: as it is. */
+  cache?: CacheShape;
   /** What the database tier was, if that says more than is known without: who was the primary. */
   databaseBefore?: DatabaseShape;
   /** Looks after each step whether the change is good so far; throws to have it taken back. */
@@ -88,17 +91,18 @@ export class UndoneByRestore extends BanyanError {
 /** What a change would do. */
 export function planChange(
   controller: Controller,
-  { after, database }: Pick<Change, 'after' | 'database'>,
+  { after, database, cache }: Pick<Change, 'after' | 'database' | 'cache'>,
 ): Promise<Plan> {
-  return planFor(controller, goalOf(controller, after, database));
+  return planFor(controller, goalOf(controller, after, database, cache));
 }
 
 export function goalOf(
-  { presentDatabase }: Controller,
+  { presentDatabase, presentCache }: Controller,
   web: WebShape,
   database = presentDatabase,
+  cache = presentCache,
 ): Goal {
-  return { web, database };
+  return { web, database, cache };
 }
 
 /**
@@ -108,17 +112,17 @@ export function goalOf(
  */
 export async function change(
   controller: Controller,
-  { kind, summary, after, database, databaseBefore, afterStep }: Change,
+  { kind, summary, after, database, databaseBefore, cache, afterStep }: Change,
   progress: ChangeProgress = {},
 ): Promise<number | undefined> {
   const { journal, present, databaseUrl } = controller;
   return journal.exclusively(databaseUrl, async () => {
     const cutOff = await journal.unfinished();
     if (cutOff) throw new OperationCutOff(cutOff);
-    const goal = goalOf(controller, after, database);
+    const goal = goalOf(controller, after, database, cache);
     const plan = await planFor(controller, goal);
     await precheck(controller, goal, plan);
-    if (plan.web.length + plan.database.length === 0) {
+    if (plan.web.length + plan.database.length + plan.cache.length === 0) {
       await writeReached(controller, goal);
       return undefined;
     }

@@ -1,4 +1,10 @@
 /** What a deployment should be, all tiers: what an operation leads to, and what the journal keeps. */
+
+import { convergeCache, planCacheFor } from '../cache/carry-out.ts';
+import { explainCache } from '../cache/explain.ts';
+import type { CacheStep } from '../cache/plan.ts';
+import { precheckCache } from '../cache/precheck.ts';
+import { CACHE_SHAPE, type CacheShape } from '../cache/shape.ts';
 import type { Controller } from '../controller.ts';
 import { DatabaseTier } from '../database/carry-out.ts';
 import { observeDatabase, recordOf } from '../database/context.ts';
@@ -15,21 +21,25 @@ import { WEB_SHAPE, type WebShape } from '../web/shape.ts';
 export interface Goal {
   web: WebShape;
   database: DatabaseShape;
+  /** Missing, in journals of old: as it is. */
+  cache?: CacheShape;
 }
 
 export interface Plan {
   database: ShardStep[];
+  cache: CacheStep[];
   web: WebStep[];
 }
 
 export type { Progress };
 
 export async function planFor(controller: Controller, goal: Goal): Promise<Plan> {
-  const [database, web] = await Promise.all([
+  const [database, cache, web] = await Promise.all([
     planForDatabase(controller, goal.database),
+    planCacheFor(controller.cacheContext, goal.cache ?? controller.presentCache),
     planForWeb(controller.contextFor(goal.web), goal.web),
   ]);
-  return { database, web };
+  return { database, cache, web };
 }
 
 async function planForDatabase(
@@ -51,10 +61,13 @@ export function explainPlan(
   plan: Plan,
   goal: Goal,
   present: WebShape,
-): ((ShardStep | WebStep) & ExplainedStep)[] {
+): ((ShardStep | CacheStep | WebStep) & ExplainedStep)[] {
   const database = plan.database.map(step => ({ ...step, ...explainShardStep(step) }));
+  const cache = plan.cache.map(step => ({ ...step, ...explainCache(step) }));
   const web = plan.web.map(step => ({ ...step, ...explainWeb(step) }));
-  return isWebFirst(goal, present) ? [...web, ...database] : [...database, ...web];
+  return isWebFirst(goal, present)
+    ? [...web, ...database, ...cache]
+    : [...database, ...cache, ...web];
 }
 
 function explainShardStep(step: ShardStep): ExplainedStep {
@@ -68,6 +81,7 @@ function explainShardStep(step: ShardStep): ExplainedStep {
 export async function precheck(controller: Controller, goal: Goal, plan: Plan): Promise<void> {
   await precheckWeb(controller.deployment, goal.web, plan.web);
   await precheckDatabase(controller.databaseContext, goal.database, plan.database);
+  await precheckCache(controller.cacheContext, goal.cache ?? controller.presentCache);
 }
 
 /** Goes there. @throws whatever a step throws; what served before then still serves */
@@ -79,6 +93,8 @@ export async function convergeTo(
   const web = () => convergeWeb(controller.contextFor(goal.web), goal.web, progress);
   if (isWebFirst(goal, controller.present)) await web();
   await convergeDatabase(controller, goal.database, progress);
+  // Servers that ask for a store find one that is there; what they have asked for goes when they know of another.
+  await convergeCache(controller.cacheContext, goal.cache ?? controller.presentCache, progress);
   if (!isWebFirst(goal, controller.present)) await web();
 }
 
@@ -108,8 +124,9 @@ async function convergeDatabase(
 /** Notes what was reached. Wishes that are fulfilled (who is the primary) are none any more. */
 export async function writeReached(
   { catalog }: Controller,
-  { web, database }: Goal,
+  { web, database, cache }: Goal,
 ): Promise<void> {
+  if (cache) await catalog.write(CACHE_SHAPE, cache);
   await catalog.write(WEB_SHAPE, web);
   await catalog.write(DATABASE_SHAPE, withoutWishes(database));
 }

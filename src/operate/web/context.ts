@@ -27,8 +27,10 @@ export function webContext(options: {
   deployment: Deployment;
   shape: WebShape;
   circumstances: Circumstances;
+  /** Of a Redis that Banyan does not run: a secret. */
+  externalCache?: string | undefined;
 }): WebContext {
-  const { machine, deployment, shape, circumstances } = options;
+  const { machine, deployment, shape, circumstances, externalCache } = options;
   const { paths } = deployment;
   return {
     machine,
@@ -38,6 +40,7 @@ export function webContext(options: {
       shape.web,
       circumstances.databaseUrl,
       circumstances.environment,
+      externalCache,
     ),
     environment: circumstances.environment,
     publicPort: circumstances.publicPort,

@@ -8,6 +8,7 @@ import {
   type CompleteBalancer,
   type CompleteTopology,
 } from '../../topology/defaults.ts';
+import { credentialsOf } from '../cache/shape.ts';
 import type { DesiredWeb } from './plan.ts';
 
 export interface WebShape {
@@ -17,6 +18,8 @@ export interface WebShape {
   release: number;
   web: CompleteTopology['web'];
   balancer?: CompleteBalancer;
+  /** Changes with the credentials of a Redis that Banyan does not run, which servers are given at their start. */
+  cacheCredentials?: string;
   /** What the shares of the database's connections follow from. */
   maxConnections: number;
 }
@@ -47,6 +50,7 @@ export function shapeOf(
     release: present?.release ?? 0,
     web,
     ...(balancer ? { balancer } : {}),
+    ...(topology.cache?.url ? { cacheCredentials: credentialsOf(topology.cache.url) } : {}),
     maxConnections,
   };
 }
@@ -57,10 +61,10 @@ function withinBounds({ min, max }: { min: number; max: number }, present = min)
 
 /** What the plan works towards. Pure. */
 export function desiredWeb(shape: WebShape): DesiredWeb {
-  const { servers, release, web, balancer } = shape;
+  const { servers, release, web, balancer, cacheCredentials } = shape;
   return {
     release,
-    revision: serverRevision(web),
+    revision: serverRevision(web, cacheCredentials),
     weights: Array.from({ length: servers }, (_, index) => web.weights[index] ?? WEIGHT),
     balancers: balancer?.addresses.map(host => frontOf(host, balancer.tls?.port)) ?? [],
     balancerRevision: balancer
@@ -85,8 +89,12 @@ export function hasTls(front: string): boolean {
 }
 
 /** Changes when a server would run differently: then servers are replaced. */
-function serverRevision({ command, host, ready, env, drainTimeoutMs }: WebShape['web']): string {
-  return hash([command, host, ready, env, drainTimeoutMs]);
+function serverRevision(
+  { command, host, ready, env, drainTimeoutMs }: WebShape['web'],
+  cacheCredentials: string | undefined,
+): string {
+  const settings = [command, host, ready, env, drainTimeoutMs];
+  return hash(cacheCredentials ? [...settings, cacheCredentials] : settings);
 }
 
 /** The same for the same content: a value that was in the catalog comes back with its keys in another order. */

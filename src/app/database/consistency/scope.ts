@@ -22,6 +22,8 @@ export class Scope {
   isUnresolved = false;
   /** It has written at all. */
   hasWritten = false;
+  /** It came with a token: its session has written before. */
+  hasWrittenBefore = false;
 
   /** @param since a tick. Default: now */
   constructor(since = tick()) {
@@ -51,6 +53,16 @@ export class Scope {
     this.token = position;
     this.isUnresolved = false;
   }
+}
+
+/** Where scopes have written, of one database cluster. */
+export interface ScopePositions {
+  /** By which a request finds its scope. */
+  readonly owner: object;
+  /** That of the request that is being served, or the process's. */
+  scope(): Scope;
+  /** Asks where the primary is, for a scope that has written. @returns undefined when it did not say in time */
+  resolve(scope: Scope, timeoutMs: number): Promise<Position | undefined>;
 }
 
 /** What one HTTP request has: a scope for each pool that it uses. */

@@ -14,9 +14,8 @@ import { createHmac, timingSafeEqual } from 'node:crypto';
 import type pg from 'pg';
 import { deriveKey } from '../../environment.ts';
 import { BanyanPool } from '../banyan-pool.ts';
-import type { Router } from '../router.ts';
 import type { Position } from './position.ts';
-import { currentRequest, type Scope } from './scope.ts';
+import { currentRequest, type Scope, type ScopePositions } from './scope.ts';
 
 /** Responses that cross are seconds apart at the most. */
 const OVERTAKING_MS = 10_000;
@@ -40,30 +39,31 @@ export interface SessionToken {
 /**
  * Takes the token that came with the current request.
  * @param cookie its value, when there is one
- * @returns undefined where there are no replicas, or no request
+ * @returns undefined where there are neither replicas nor a cache, or no request
  */
 export function openSessionToken(
   pool: pg.Pool,
   cookie: string | undefined,
   now = Date.now(),
 ): SessionToken | undefined {
-  const router = pool instanceof BanyanPool ? pool.router : undefined;
-  const scope = router && currentRequest()?.of(router);
-  if (!router || !scope) return undefined;
+  const positions = pool instanceof BanyanPool ? pool.positions : undefined;
+  const scope = positions && currentRequest()?.of(positions.owner);
+  if (!positions || !scope) return undefined;
   const said = cookie === undefined ? undefined : parseToken(cookie);
+  if (said) scope.hasWrittenBefore = true;
   // A clock that is behind the writer's makes a token young, never old.
   if (said && now - said.writtenAt >= OVERTAKING_MS) scope.accept(said.position);
-  return new RequestToken(router, scope);
+  return new RequestToken(positions, scope);
 }
 
 class RequestToken implements SessionToken {
-  readonly #router: Router;
+  readonly #positions: ScopePositions;
   readonly #scope: Scope;
   isResolved = false;
   value: string | undefined;
 
-  constructor(router: Router, scope: Scope) {
-    this.#router = router;
+  constructor(positions: ScopePositions, scope: Scope) {
+    this.#positions = positions;
     this.#scope = scope;
   }
 
@@ -72,7 +72,7 @@ class RequestToken implements SessionToken {
   }
 
   async resolve(): Promise<void> {
-    const position = await this.#router.replicas.resolve(this.#scope, RESOLVE_TIMEOUT_MS);
+    const position = await this.#positions.resolve(this.#scope, RESOLVE_TIMEOUT_MS);
     this.value = position && renderToken(position, Date.now());
     this.isResolved = true;
   }

@@ -7,6 +7,7 @@ import { hasCode } from '../../../errors.ts';
 import { cancelOn } from '../cancel-request.ts';
 import { stalenessOf } from '../consistency/staleness.ts';
 import { TransactionBroken } from '../errors.ts';
+import { currentWatch, unwatched } from '../read-watch.ts';
 import type { LaneOptions, LaneStatement, Lanes } from './lanes.ts';
 import type { ShardSet } from './shard-set.ts';
 import { ShardedTransaction, type TransactionSource } from './sharded-transaction.ts';
@@ -63,6 +64,7 @@ export class AutocommitLanes implements Lanes {
         ...statement,
         ...(this.#staleness === undefined ? {} : { staleness: this.#staleness }),
       };
+      if (kept) currentWatch()?.spoil('reads over a connection with a session of its own');
       const { signal } = options;
       const send = () => {
         if (!signal) return sender.query(sent);
@@ -70,7 +72,9 @@ export class AutocommitLanes implements Lanes {
           ? cancellable(sender as pg.PoolClient, sent, signal)
           : shard.pool.queryUntil(signal, sent);
       };
-      const result = (await shard.observed(options.key, send)) as pg.QueryResult<never>;
+      const result = (await shard.observed(options.key, () =>
+        options.isAside ? unwatched(send) : send(),
+      )) as pg.QueryResult<never>;
       // The pool takes note of its own.
       if (kept && options.wantsWrite) shard.noteWrite(false);
       return result;

@@ -14,6 +14,7 @@ import { hasCode } from '../../../errors.ts';
 import { isBroken, wasNotSent } from '../breakage.ts';
 import { cancelOn } from '../cancel-request.ts';
 import { TransactionBroken } from '../errors.ts';
+import { currentWatch } from '../read-watch.ts';
 import { ShardDeadlock } from './errors.ts';
 import { Journal } from './journal.ts';
 import type { LaneOptions, LaneStatement, Lanes } from './lanes.ts';
@@ -96,6 +97,7 @@ export class ShardedTransaction implements Lanes {
     statement: LaneStatement,
     { wantsWrite, key, signal }: LaneOptions,
   ): Promise<pg.QueryResult<never>> {
+    currentWatch()?.spoil('reads in a transaction over shards');
     const branch = await this.branch(index);
     if (wantsWrite) branch.wrote = true;
     return this.#source

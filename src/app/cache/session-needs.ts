@@ -1,0 +1,55 @@
+/**
+ * What the session that asks has to be shown: the position of its last write, in each cluster that it wrote to.
+ *
+ * Holds true here:
+ * - Who has not written needs nothing, and nothing is asked for him.
+ * - Who has, and whose position cannot be had in time, gets nothing from the cache.
+ */
+import type { BanyanPool } from '../database/banyan-pool.ts';
+import type { CheckedTo } from './entry-format.ts';
+import type { DatabaseReads } from './reads/database-reads.ts';
+
+/** The primary takes a millisecond to say; longer, and the database is asked for everything. */
+const TIMEOUT_MS = 500;
+/** Beyond every position. */
+const NOWHERE = 2n ** 64n - 1n;
+
+export class SessionNeeds {
+  readonly #reads: DatabaseReads;
+
+  constructor(reads: DatabaseReads) {
+    this.#reads = reads;
+  }
+
+  /** @returns by cluster; undefined: nothing; a promise only when something has to be asked */
+  current(): CheckedTo | undefined | Promise<CheckedTo | undefined> {
+    let found: Record<string, bigint> | undefined;
+    let asked: Promise<void>[] | undefined;
+    for (const [cluster, pool] of this.#reads.poolsByCluster()) {
+      const lsn = needOf(pool);
+      if (lsn === undefined) continue;
+      found ??= {};
+      if (typeof lsn === 'bigint') found[cluster] = lsn;
+      else {
+        const into = found;
+        asked ??= [];
+        asked.push(
+          lsn.then(answer => {
+            into[cluster] = answer;
+          }),
+        );
+      }
+    }
+    if (!asked) return found;
+    const all = found;
+    return Promise.all(asked).then(() => all);
+  }
+}
+
+function needOf(pool: BanyanPool): bigint | Promise<bigint> | undefined {
+  const { positions } = pool;
+  const scope = positions?.scope();
+  if (!positions || !scope || !(scope.hasWritten || scope.hasWrittenBefore)) return undefined;
+  if (scope.token && !scope.isUnresolved) return scope.token.lsn;
+  return positions.resolve(scope, TIMEOUT_MS).then(position => position?.lsn ?? NOWHERE);
+}

@@ -1,0 +1,137 @@
+/**
+ * L2: entries in Redis, for all processes.
+ *
+ * Holds true here:
+ * - It never fails anybody: what goes wrong is a miss. It costs one short timeout a few times, then a circuit breaker
+ *   lets nobody wait until Redis answers again.
+ * - What it gives holds, by the rule of README.md, as far as this process knows; else it gives nothing.
+ */
+import { BrokenCircuitError, ConsecutiveBreaker, circuitBreaker, handleAll } from 'cockatiel';
+import { compressed, decode, decompressed } from './codec.ts';
+import {
+  type CheckedTo,
+  type EntryInfo,
+  readEntry,
+  type StoredEntry,
+  writeEntry,
+} from './entry-format.ts';
+import type { InvalidationMemory } from './memory.ts';
+import type { FillAnswer, RedisStore } from './redis/redis-store.ts';
+
+/** So many failures in a row, and it is taken for away. */
+const FAILURES = 3;
+/** Then it is tried again, with one question, this much later. */
+const TRY_AGAIN_MS = 1_000;
+/** Smaller ones gain nothing that the time for it would not cost. */
+const COMPRESS_FROM_BYTES = 4_096;
+
+export interface Found {
+  readonly entry: StoredEntry;
+  readonly value: unknown;
+}
+
+export type Lookup =
+  | { readonly kind: 'hit'; readonly found: Found }
+  | { readonly kind: 'miss'; readonly why: 'absent' | 'overtaken' | 'unknown' | 'away' };
+
+export class SharedEntries {
+  readonly #store: RedisStore;
+  readonly #memory: InvalidationMemory;
+  readonly #breaker = circuitBreaker(handleAll, {
+    halfOpenAfter: TRY_AGAIN_MS,
+    breaker: new ConsecutiveBreaker(FAILURES),
+  });
+  failures = 0;
+
+  constructor(store: RedisStore, memory: InvalidationMemory) {
+    this.#store = store;
+    this.#memory = memory;
+  }
+
+  /** It answers, as far as is known. */
+  get isThere(): boolean {
+    return this.#breaker.state === 0 && this.#store.isReady;
+  }
+
+  async get(key: string): Promise<Lookup> {
+    if (!this.#memory.isWhole) return { kind: 'miss', why: 'unknown' };
+    const bytes = await this.#try(() => this.#store.get(key));
+    if (bytes === AWAY) return { kind: 'miss', why: 'away' };
+    const entry = bytes && readEntry(bytes);
+    if (!entry) return { kind: 'miss', why: 'absent' };
+    const checkedTo = await this.#check(key, entry);
+    if (typeof checkedTo === 'string') return { kind: 'miss', why: checkedTo };
+    const raw = entry.isCompressed ? await decompressed(entry.value) : entry.value;
+    return { kind: 'hit', found: { entry: { ...entry, checkedTo }, value: decode(raw) } };
+  }
+
+  /** As it lies there, whether it holds or not. */
+  async peek(key: string): Promise<{ entry: StoredEntry; holds: boolean } | undefined> {
+    const bytes = await this.#try(() => this.#store.get(key));
+    const entry = bytes === AWAY ? undefined : bytes && readEntry(bytes);
+    if (!entry) return undefined;
+    const { kind } = this.#memory.judge(entry.tags, entry.positions, entry.checkedTo);
+    return { entry, holds: kind === 'holds' };
+  }
+
+  async #check(key: string, entry: StoredEntry): Promise<CheckedTo | 'overtaken' | 'unknown'> {
+    const memory = this.#memory;
+    const { kind } = memory.judge(entry.tags, entry.positions, entry.checkedTo);
+    if (kind === 'overtaken') return 'overtaken';
+    if (kind === 'holds') {
+      const upto = memory.upto()!;
+      // Before the memories of all have moved on, and the records would have to be asked.
+      if (memory.isAgeing(entry.checkedTo))
+        void this.#try(() => this.#store.vouch(key, entry, upto));
+      return upto;
+    }
+    const answer = await this.#try(() => this.#store.askRecords(key, entry, memory.horizons()));
+    if (answer === AWAY || answer.kind !== 'vouched') return 'unknown';
+    const again = memory.judge(entry.tags, entry.positions, answer.checkedTo);
+    return again.kind === 'holds' ? memory.upto()! : again.kind;
+  }
+
+  /** Stores it if it holds. @param keepMs from now */
+  async fill(
+    key: string,
+    info: Omit<EntryInfo, 'isCompressed'>,
+    value: Buffer,
+    checkedTo: CheckedTo,
+    keepMs: number,
+    lease: string,
+  ): Promise<FillAnswer | undefined> {
+    const isCompressed = value.length >= COMPRESS_FROM_BYTES;
+    const bytes = isCompressed ? await compressed(value) : value;
+    const entry = writeEntry({ ...info, isCompressed }, bytes);
+    const { positions, tags } = info;
+    const answer = await this.#try(() =>
+      this.#store.fill({ key, entry, positions, checkedTo, tags, keepMs, lease }),
+    );
+    return answer === AWAY ? undefined : answer;
+  }
+
+  /** @returns whether one is to load it; undefined when nobody can say */
+  async lease(key: string, token: string, forMs: number): Promise<boolean | undefined> {
+    const answer = await this.#try(() => this.#store.lease(key, token, forMs));
+    return answer === AWAY ? undefined : answer;
+  }
+
+  async release(key: string, token: string): Promise<void> {
+    await this.#try(() => this.#store.release(key, token));
+  }
+
+  async remove(key: string): Promise<void> {
+    await this.#try(() => this.#store.remove(key));
+  }
+
+  async #try<T>(ask: () => Promise<T>): Promise<T | typeof AWAY> {
+    try {
+      return await this.#breaker.execute(ask);
+    } catch (error) {
+      if (!(error instanceof BrokenCircuitError)) this.failures++;
+      return AWAY;
+    }
+  }
+}
+
+const AWAY = Symbol('away');

@@ -1,0 +1,112 @@
+/**
+ * Where a primary is: its snapshot and the end of its log, asked over a connection of its own.
+ *
+ * Holds true here:
+ * - An answer is of after it was asked for: who asks while a question is under way shares the next one with all others who do.
+ * - One that takes too long fails, and its connection is given up.
+ * - A process is not kept alive by it.
+ */
+import type pg from 'pg';
+import { endOfLastRecord } from './consistency/position.ts';
+import { addressOf } from './statement.ts';
+
+export interface Moment {
+  /** `pg_current_snapshot()`. */
+  readonly snapshot: string;
+  /** The end of the log just after the snapshot was taken. */
+  readonly lsn: bigint;
+  readonly timeline: number;
+  /** `host:port` of the server that said so. */
+  readonly address: string;
+}
+
+/** The snapshot of a statement is taken before anything of it is computed. A standby refuses this. */
+const QUESTION = {
+  name: 'banyan_moment',
+  text: `select pg_current_snapshot()::text as snapshot,
+    (pg_current_wal_insert_lsn() - '0/0')::text as lsn,
+    pg_size_bytes(current_setting('wal_segment_size'))::text as segment,
+    ('x' || substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8))::bit(32)::int::text as timeline`,
+};
+
+type Row = Record<'snapshot' | 'lsn' | 'segment' | 'timeline', string>;
+
+const AS_TEXT = { getTypeParser: () => (value: string) => value };
+
+type Refable = pg.Client & { ref(): void; unref(): void; connection: pg.Connection };
+
+export class PrimaryClock {
+  readonly #open: () => Promise<pg.Client>;
+  #client: Promise<Refable> | undefined;
+  #current: Promise<Moment> | undefined;
+  #next: Promise<Moment> | undefined;
+  #isClosed = false;
+
+  /** @param open a connection to the primary, whose queries have a limit of time */
+  constructor(open: () => Promise<pg.Client>) {
+    this.#open = open;
+  }
+
+  /** @throws what connecting and querying throw */
+  now(): Promise<Moment> {
+    if (!this.#current) return this.#begin();
+    this.#next ??= this.#current.then(
+      () => this.#begin(),
+      () => this.#begin(),
+    );
+    return this.#next;
+  }
+
+  close(): void {
+    this.#isClosed = true;
+    this.#client?.then(client => client.end()).catch(() => {});
+    this.#client = undefined;
+  }
+
+  #begin(): Promise<Moment> {
+    this.#next = undefined;
+    const asked = this.#ask();
+    this.#current = asked;
+    const over = () => {
+      if (this.#current === asked) this.#current = undefined;
+    };
+    asked.then(over, over);
+    return asked;
+  }
+
+  async #ask(): Promise<Moment> {
+    const client = await this.#connected();
+    client.ref();
+    try {
+      const { rows } = await client.query({ ...QUESTION, types: AS_TEXT });
+      const [{ snapshot, lsn, segment, timeline }] = rows as [Row];
+      const end = endOfLastRecord(BigInt(lsn), BigInt(segment));
+      return { snapshot, lsn: end, timeline: Number(timeline), address: addressOf(client) };
+    } catch (error) {
+      this.#client = undefined;
+      client.connection.stream.destroy();
+      throw error;
+    } finally {
+      client.unref();
+    }
+  }
+
+  #connected(): Promise<Refable> {
+    if (this.#isClosed) return Promise.reject(new Error('the pool has ended'));
+    if (this.#client) return this.#client;
+    const connecting = this.#open().then(opened => {
+      const client = opened as Refable;
+      const gone = () => {
+        if (this.#client === connecting) this.#client = undefined;
+      };
+      client.on('error', gone);
+      client.on('end', gone);
+      return client;
+    });
+    this.#client = connecting;
+    connecting.catch(() => {
+      if (this.#client === connecting) this.#client = undefined;
+    });
+    return connecting;
+  }
+}
