@@ -19,6 +19,7 @@ import { log } from '../telemetry/log.ts';
 import type { ScopePositions } from './consistency/scope.ts';
 import { SingleConsistency } from './consistency/single.ts';
 import { type Staleness, stalenessOf } from './consistency/staleness.ts';
+import { EventRelay } from './event-relay.ts';
 import { Holding, type HoldLimits, isAway } from './holding.ts';
 import { keyOf } from './members/member.ts';
 import { openOwnConnection } from './own-connection.ts';
@@ -94,6 +95,7 @@ export class BanyanPool extends pg.Pool implements Pool, PrimaryPool {
   /** Routers of before, whose reads end. */
   readonly #closing = new Set<Promise<void>>();
   #stopWatching: (() => void) | undefined;
+  readonly #relay = new EventRelay(this, () => this.#router?.replicaPools() ?? []);
   #isQuerying = false;
   #cluster: string | undefined;
   #single: SingleConsistency | undefined;
@@ -227,19 +229,14 @@ export class BanyanPool extends pg.Pool implements Pool, PrimaryPool {
       return this.#queryAsPg(config, values, callback);
     }
     const own = (typeof values === 'function' ? undefined : values) as unknown[] | undefined;
-    const route = (done: Done) =>
-      router.run(router.statement(config as QueryConfig, own, done, staleness));
     if (given) {
-      route(given);
+      router.run(router.statement(config as QueryConfig, own, given, staleness));
       return undefined as never;
     }
     return new Promise((resolve, reject) => {
-      route((error, result) => (error ? reject(error) : resolve(result)));
-    }).catch(error => {
-      // As pg-pool does: leads to the application's line, not to the socket's.
-      if (error instanceof Error) Error.captureStackTrace(error);
-      throw error;
-    }) as never;
+      const done: Done = (error, result) => (error ? reject(error) : resolve(result));
+      router.run(router.statement(config as QueryConfig, own, done, staleness));
+    }).catch(throwFromHere) as never;
   }
 
   /** @internal As `query`, of a statement that is cancelled when a signal fires. */
@@ -403,11 +400,7 @@ export class BanyanPool extends pg.Pool implements Pool, PrimaryPool {
       idleTimeoutMillis: 0,
     });
     closeIdle(pool, this.options.idleTimeoutMillis ?? 0);
-    pool.on('connect', client => this.emit('connect', client));
-    pool.on('acquire', client => this.emit('acquire', client));
-    pool.on('remove', client => this.emit('remove', client));
-    pool.on('release', (error, client) => this.emit('release', error, client));
-    pool.on('error', (error, client) => this.emit('error', error, client));
+    this.#relay.add(pool);
     return pool;
   }
 
@@ -464,6 +457,12 @@ export class BanyanPool extends pg.Pool implements Pool, PrimaryPool {
     if (!callback) return all;
     all.then(callback, callback);
   }
+}
+
+/** As pg-pool does: the error's stack leads to the application's line, not to the socket's. */
+function throwFromHere(error: unknown): never {
+  if (error instanceof Error) Error.captureStackTrace(error);
+  throw error;
 }
 
 for (const [name, count] of Object.entries({

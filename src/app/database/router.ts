@@ -24,11 +24,11 @@ import { Monitor } from './members/monitor.ts';
 import { Probe } from './members/probe.ts';
 import { Replicas } from './members/replicas.ts';
 import { breakConnections, take } from './pool-internals.ts';
-import { currentWatch, unwatched, type Watched } from './read-watch.ts';
+import { currentWatch, type ReadWatch, unwatched, type Watched } from './read-watch.ts';
 import { CatalogKeeper } from './route/catalog-keeper.ts';
 import { openParser } from './route/parser.ts';
 import { StatementCache } from './route/statement-cache.ts';
-import { addressOf, type QueryConfig, type Statement, sendOn } from './statement.ts';
+import { addressOf, type Done, type QueryConfig, type Statement, sendOn } from './statement.ts';
 
 /** A statement whose connections break under it this often may be what breaks them. */
 const MAX_BREAKS = 3;
@@ -250,16 +250,17 @@ export class Router {
         member => this.#readAt(member, statement),
         error => statement.done(error),
       );
-    } else this.#readAt(found, statement);
+    } else this.#readAt(found, statement, statement.tried ? performance.now() : statement.came);
   }
 
-  #readAt(member: MemberState | undefined, statement: Statement): void {
+  /** @param begun when it could have been sent, by `performance.now()` */
+  #readAt(member: MemberState | undefined, statement: Statement, begun = performance.now()): void {
     if (!member) {
       if (this.monitor.isServing) this.#onPrimary(statement);
       else this.#readLater(statement);
       return;
     }
-    const begun = member.begin();
+    member.begin();
     statement.watch?.atStandby(this.#pool, member.replayed?.lsn);
     take(member.pool, (failure, client) => {
       if (failure || !client) {
@@ -390,13 +391,7 @@ export class Router {
     staleness = this.#staleness,
   ): Statement {
     const text = typeof config === 'string' ? config : (config.text ?? '');
-    const watch = currentWatch();
-    const tell = (error: Error | undefined, result?: unknown) => {
-      const own = typeof config === 'string' ? undefined : config.values;
-      if (!error) watch?.answered(this.#pool, text, values ?? own, result);
-      done(error, result);
-    };
-    return {
+    const statement: Statement = {
       config,
       values,
       text,
@@ -404,9 +399,20 @@ export class Router {
       scope: this.scope(),
       staleness,
       came: performance.now(),
-      done: watch ? tell : done,
+      done,
       breaks: 0,
-      ...(watch ? { watch } : {}),
     };
+    const watch = currentWatch();
+    return watch ? this.#watched(statement, watch) : statement;
+  }
+
+  #watched(statement: Statement, watch: ReadWatch): Statement {
+    const { config, text, values, done } = statement;
+    const own = typeof config === 'string' ? undefined : config.values;
+    const tell: Done = (error, result) => {
+      if (!error) watch.answered(this.#pool, text, values ?? own, result);
+      done(error, result);
+    };
+    return { ...statement, watch, done: tell };
   }
 }

@@ -81,7 +81,8 @@ export function sendOn(
     return;
   }
   const stopCancelling = signal && cancelOn(signal, client);
-  const finish = (error: Error | undefined, result?: unknown) => {
+  const finish = (failure: Error | null, result?: unknown) => {
+    const error = failure ?? undefined;
     // What comes late must not hit the next one.
     if (stopCancelling?.()) client.release(true);
     else if (error) client.release(isUsableAfter(error, statement) ? undefined : error);
@@ -93,9 +94,7 @@ export function sendOn(
   try {
     // pg writes values and callback into the object that it is given, which may be used for several at a time.
     const own = (typeof config === 'string' ? config : Object.create(config)) as string;
-    client.query(own, statement.values as unknown[], (error: Error | null, result: unknown) =>
-      finish(error ?? undefined, result),
-    );
+    client.query(own, statement.values as unknown[], finish);
   } catch (error) {
     finish(error as Error);
   }

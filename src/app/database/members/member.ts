@@ -60,12 +60,11 @@ export class MemberState implements Candidate {
     return this.#pool;
   }
 
-  begin(): number {
+  begin(): void {
     this.inFlight++;
-    return performance.now();
   }
 
-  /** @param begun what `begin` gave; undefined for an answer that says nothing of its speed */
+  /** @param begun when, by `performance.now()`; undefined for an answer that says nothing of its speed */
   end(begun: number | undefined): void {
     this.inFlight--;
     if (begun !== undefined) this.noteLatency(performance.now() - begun);

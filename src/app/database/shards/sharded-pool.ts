@@ -7,11 +7,13 @@
  *   is kept, or nothing.
  * - What crashes left is recovered as long as it lives.
  */
+
 import pg from 'pg';
 import { hasCode } from '../../../errors.ts';
 import type { RuntimeMap } from '../../../map/runtime-map.ts';
 import { log } from '../../telemetry/log.ts';
 import type { BanyanPool, BanyanPoolOptions, Pool } from '../banyan-pool.ts';
+import { EventRelay } from '../event-relay.ts';
 import { migrateAll, SHARDS } from '../migrate.ts';
 import type { StatementFacts } from '../route/facts.ts';
 import type { Done, QueryConfig } from '../statement.ts';
@@ -59,9 +61,6 @@ type ConnectCallback = (
   done: (release?: Error | boolean) => void,
 ) => void;
 
-/** Which tell of single connections, wherever those lead. */
-const FORWARDED = ['connect', 'acquire', 'remove', 'release', 'error'] as const;
-
 /** Of the statements that go the short way. */
 const COUNTED_OF = 16;
 
@@ -74,13 +73,14 @@ export class ShardedPool extends pg.Pool implements Pool {
   readonly #prepared = new WeakSet<Shard>();
   readonly #catalog: ShardCatalog;
   readonly #direct = new DirectRoutes();
+  readonly #relay = new EventRelay(this, () => this.#context.shards.all.map(({ pool }) => pool));
   #uncounted = 0;
 
   constructor(options: ShardedPoolOptions) {
     super(options.config);
     const { url, config, behaviour, map, mapFile } = options;
     this.on('error', () => {});
-    const onPool = (pool: BanyanPool) => this.#forward(pool);
+    const onPool = (pool: BanyanPool) => this.#relay.add(pool);
     const shards = new ShardSet({ url, config, behaviour, wanted: config.max, onPool });
     shards.follow(map);
     this.#recoverer = new Recoverer({ deployment: map.deployment, shards: () => shards.all });
@@ -342,12 +342,6 @@ export class ShardedPool extends pg.Pool implements Pool {
         }
       }),
     );
-  }
-
-  #forward(pool: BanyanPool): void {
-    for (const event of FORWARDED) {
-      pool.on(event as 'connect', (...args) => this.emit(event as 'connect', ...args));
-    }
   }
 }
 

@@ -65,6 +65,26 @@ describe('pool.query', () => {
     await pool.query('delete from items where id = -1');
   });
 
+  test('the stack of an error leads to the line that asked', async () => {
+    async function application() {
+      await pool.query('select name from items where id = 1 / (id - id)');
+    }
+    const error = await application().catch(thrown => thrown as Error);
+    expect(error).toMatchObject({ code: '22012' });
+    expect((error as Error).stack).toContain('application');
+  });
+
+  test('events of every connection are told to who listens, from then on', async () => {
+    await pool.query('select 1');
+    let acquired = 0;
+    const count = () => acquired++;
+    pool.on('acquire', count);
+    await Promise.all(Array.from({ length: 5 }, () => pool.query('select 1')));
+    pool.off('acquire', count);
+    await pool.query('select 1');
+    expect(acquired).toBe(5);
+  });
+
   test('promises, callbacks, parameters, names, arrays, several statements, errors', async () => {
     expect((await pool.query('select $1::int + 1 as n', [1])).rows).toEqual([{ n: 2 }]);
     const { promise, resolve } = Promise.withResolvers<unknown>();
