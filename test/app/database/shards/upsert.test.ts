@@ -56,6 +56,66 @@ const outcome = (work: Promise<{ rowCount: number | null; command: string; rows:
     }),
   );
 
+describe('by itself', () => {
+  test('rows come back in the order in which they were given', async () => {
+    const upsert = (from: number) =>
+      shards.pool.query(
+        `insert into users (id, email) values ${[0, 1, 2, 3, 4, 5].map(i => `(${from + i}, 'mail${(i * 5) % 6}')`).join(', ')}
+          on conflict (email) do update set hits = users.hits + 1 returning email, hits, id::int`,
+      );
+    await upsert(1);
+    const { rows } = await upsert(101);
+    expect(rows.map(({ email }) => email)).toEqual([0, 5, 4, 3, 2, 1].map(i => `mail${i}`));
+    expect(rows.map(({ id, hits }) => [id, hits])).toEqual([1, 2, 3, 4, 5, 6].map(id => [id, 2]));
+  });
+
+  test.each([
+    [
+      "insert into users (id, email) select 1, 'a' on conflict (email) do nothing",
+      /rows of a query/,
+    ],
+    [
+      "insert into users (id, email) values (1, lower('A')) on conflict (email) do nothing",
+      /computed/,
+    ],
+    [
+      "insert into users (id, email) values (1, 'a') on conflict (email) do update set phone = excluded.id",
+      /excluded.id/,
+    ],
+    [
+      "with w as (insert into users (id, email) values (1, 'a') on conflict (email) do nothing) select 1",
+      /WITH/,
+    ],
+    [
+      "insert into plain (id, code) values (1, 'a') on conflict (code) do nothing",
+      /no unique index/,
+    ],
+  ])('%s is refused', async (text, words) => {
+    await expect(shards.pool.query(text)).rejects.toThrow(words);
+    expect(await rowsOf(shards.pool)).toEqual([]);
+  });
+});
+
+test('of many at once none is told of a conflict, and each counts once', {
+  timeout: 120_000,
+}, async () => {
+  const emails = ['x', 'y', 'z'];
+  await Promise.all(
+    Array.from({ length: 30 }, (_, i) =>
+      shards.pool.query(
+        'insert into users (id, email) values ($1, $2) on conflict (email) do update set hits = users.hits + 1',
+        [1_000 + i, emails[i % 3]],
+      ),
+    ),
+  );
+  const rows = await rowsOf(shards.pool);
+  expect(rows.map(({ email, hits }) => [email, hits]).sort()).toEqual(
+    emails.map(email => [email, 10]),
+  );
+  await expectLookups();
+  expect(await shards.servers.prepared()).toEqual([[], [], []]);
+});
+
 describe('one after the other', () => {
   const row = fc.record({
     id: fc.integer({ min: 1, max: 12 }),
@@ -117,62 +177,4 @@ describe('one after the other', () => {
       { numRuns: 40, interruptAfterTimeLimit: 60_000, markInterruptAsFailure: false },
     );
   });
-
-  test('rows come back in the order in which they were given', async () => {
-    const upsert = (from: number) =>
-      shards.pool.query(
-        `insert into users (id, email) values ${[0, 1, 2, 3, 4, 5].map(i => `(${from + i}, 'mail${(i * 5) % 6}')`).join(', ')}
-          on conflict (email) do update set hits = users.hits + 1 returning email, hits, id::int`,
-      );
-    await upsert(1);
-    const { rows } = await upsert(101);
-    expect(rows.map(({ email }) => email)).toEqual([0, 5, 4, 3, 2, 1].map(i => `mail${i}`));
-    expect(rows.map(({ id, hits }) => [id, hits])).toEqual([1, 2, 3, 4, 5, 6].map(id => [id, 2]));
-  });
-
-  test.each([
-    [
-      "insert into users (id, email) select 1, 'a' on conflict (email) do nothing",
-      /rows of a query/,
-    ],
-    [
-      "insert into users (id, email) values (1, lower('A')) on conflict (email) do nothing",
-      /computed/,
-    ],
-    [
-      "insert into users (id, email) values (1, 'a') on conflict (email) do update set phone = excluded.id",
-      /excluded.id/,
-    ],
-    [
-      "with w as (insert into users (id, email) values (1, 'a') on conflict (email) do nothing) select 1",
-      /WITH/,
-    ],
-    [
-      "insert into plain (id, code) values (1, 'a') on conflict (code) do nothing",
-      /no unique index/,
-    ],
-  ])('%s is refused', async (text, words) => {
-    await expect(shards.pool.query(text)).rejects.toThrow(words);
-    expect(await rowsOf(shards.pool)).toEqual([]);
-  });
-});
-
-test('of many at once none is told of a conflict, and each counts once', {
-  timeout: 120_000,
-}, async () => {
-  const emails = ['x', 'y', 'z'];
-  await Promise.all(
-    Array.from({ length: 30 }, (_, i) =>
-      shards.pool.query(
-        'insert into users (id, email) values ($1, $2) on conflict (email) do update set hits = users.hits + 1',
-        [1_000 + i, emails[i % 3]],
-      ),
-    ),
-  );
-  const rows = await rowsOf(shards.pool);
-  expect(rows.map(({ email, hits }) => [email, hits]).sort()).toEqual(
-    emails.map(email => [email, 10]),
-  );
-  await expectLookups();
-  expect(await shards.servers.prepared()).toEqual([[], [], []]);
 });
