@@ -1,6 +1,8 @@
 /** Cursors and streams over shards give what they give on one PostgreSQL, and hold only what comes next. */
+import { pipeline } from 'node:stream/promises';
 import fc from 'fast-check';
 import type pg from 'pg';
+import { type CopyToStreamQuery, from as copyFrom, to as copyTo } from 'pg-copy-streams';
 import Cursor from 'pg-cursor';
 import QueryStream from 'pg-query-stream';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
@@ -17,6 +19,7 @@ const SCHEMA = `
   create table tags (code text primary key)`;
 
 let shards: CreatedShards;
+let source: CopyToStreamQuery | undefined;
 
 beforeAll(async () => {
   shards = await CreatedShards.start(
@@ -32,14 +35,19 @@ beforeAll(async () => {
     },
     { maxMergedRows: 2_000 },
   );
-  for (const on of [shards.one, shards.pool]) {
-    await on.query(
-      `insert into users select i, 'mail' || i, case when i % 5 = 0 then null else 'Name ' || i % 9 end from generate_series(1, 40) i`,
-    );
-    await on.query(`insert into posts (user_id, id, title, views, price, at)
+  await shards.one.query(
+    "insert into users select i, 'mail' || i, case when i % 5 = 0 then null else 'Name ' || i % 9 end from generate_series(1, 40) i",
+  );
+  await shards.one.query(`insert into posts (user_id, id, title, views, price, at)
       select u, i, (array['a', 'B', 'ä', 'Z', null])[1 + (u * i) % 5], (u * i) % 17, (u * i) % 7 + 0.5,
         timestamptz '2024-03-31 00:00:00+00' + (u * i % 50) * interval '1 hour'
       from generate_series(1, 40) u, generate_series(1, 150) i`);
+  for (const table of ['users', 'posts']) {
+    await onBoth(async client => {
+      // The one server first.
+      if (source) await pipeline(source, client.query(copyFrom(`copy ${table} from stdin`)));
+      source = source ? undefined : client.query(copyTo(`copy ${table} to stdout`));
+    });
   }
 });
 afterAll(() => shards?.remove());

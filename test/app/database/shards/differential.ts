@@ -6,6 +6,7 @@ import type pg from 'pg';
 import { openParser } from '../../../../src/app/database/route/parser.ts';
 import type { Lanes } from '../../../../src/app/database/shards/lanes.ts';
 import { AS_TEXT } from '../../../../src/app/database/shards/merge/gathered.ts';
+import type { RowSource } from '../../../../src/app/database/shards/submitted/virtual-server.ts';
 import type { TestPostgres } from '../../../support/postgres.ts';
 import { TestShards, TransactionLanes } from '../../../support/shards.ts';
 import { SCHEMA, TABLES } from './fixture.ts';
@@ -37,6 +38,8 @@ export interface Counts {
   scattered: number;
   /** Alike but for zeros at the end of a numeric: of 8.5 and 8.50, which are equal, either may stand for both. */
   zeros: number;
+  /** Read in batches. */
+  cursors: number;
 }
 
 type Query = (text: string, values?: unknown[]) => Promise<pg.QueryResult<never>>;
@@ -49,6 +52,7 @@ export class Differential {
     failed: 0,
     scattered: 0,
     zeros: 0,
+    cursors: 0,
   };
   readonly refusals = new Map<string, number>();
   readonly #one: pg.Pool;
@@ -159,6 +163,22 @@ export class Differential {
     }
   }
 
+  /** As a cursor or a stream reads it. */
+  async #byCursor(shards: TestShards, text: string, values: unknown[]): Promise<Outcome> {
+    this.counts.cursors++;
+    const transaction = new TransactionLanes(shards.pools, shards.lanes.sent);
+    try {
+      return await outcome(
+        async (sql, parameters = []) =>
+          readAll(await shards.router.open({ text: sql, values: parameters }, transaction)),
+        text,
+        values,
+      );
+    } finally {
+      await transaction.end('rollback');
+    }
+  }
+
   async #onSeveral(shards: TestShards, { text, values, writes }: Generated): Promise<Outcome[]> {
     shards.lanes.sent.length = 0;
     const transaction =
@@ -170,7 +190,10 @@ export class Differential {
         lanes,
       ) as never;
     try {
-      const found = await outcomes(query, text, values, writes);
+      const found =
+        writes.length === 0 && this.counts.statements % 3 === 0
+          ? [await this.#byCursor(shards, text, values)]
+          : await outcomes(query, text, values, writes);
       const touched = new Set(shards.lanes.sent.map(({ shard }) => shard));
       if (touched.size > 1) this.counts.scattered++;
       if (found[0]!.kind === 'refused' && shards.lanes.sent.some(({ wantsWrite }) => wantsWrite)) {
@@ -181,6 +204,26 @@ export class Differential {
       await transaction?.end('rollback');
     }
   }
+}
+
+/** Few enough that most results need several. */
+const BATCH = 7;
+
+async function readAll(rows: RowSource): Promise<pg.QueryResult<never>> {
+  const all: unknown[] = [];
+  for (;;) {
+    const some = await rows.read(BATCH);
+    all.push(...some);
+    if (some.length < BATCH) break;
+  }
+  const [command = '', count] = rows.tag(all.length).split(' ');
+  const { fields } = rows;
+  return {
+    rows: all,
+    fields,
+    command,
+    rowCount: count === undefined ? null : Number(count),
+  } as never;
 }
 
 async function outcomes(

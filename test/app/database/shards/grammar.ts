@@ -664,8 +664,9 @@ function common(b: Builder): Query {
 // ---- writes
 
 function write(b: Builder): Query & { writes: string[] } {
-  const kind = b.number(11);
+  const kind = b.number(13);
   if (kind < 4) return insert(b);
+  if (kind > 11) return merge(b);
   const table = b.chance(4) ? b.pick(TABLES) : b.pick(KEYED.slice(0, 5));
   const free = table.columns.filter(
     ({ name }) => !table.identity.includes(name) && !['title', 'code'].includes(name),
@@ -701,6 +702,54 @@ function write(b: Builder): Query & { writes: string[] } {
   return {
     text: `delete from ${table.name} ${item.alias}${using}${filter}${returning}`,
     isOrdered,
+    writes: [table.name],
+  };
+}
+
+/** MERGE: of rows that are where those of the target are, or not. */
+function merge(b: Builder): Query & { writes: string[] } {
+  const table = b.pick(KEYED.slice(0, 3));
+  const names = INSERTS[table.name]!;
+  const types = names.map(name => table.columns.find(one => one.name === name)!.type);
+  const [t, s] = [b.alias(), b.alias()];
+  const identity = table.identity;
+  let source: string;
+  if (b.chance(3)) {
+    const list = types.map((type, i) => `${b.value(type)}${i === 0 ? '::bigint' : ''}`);
+    source = b.chance(2)
+      ? `(values (${list.join(', ')})) ${s}(${names.join(', ')})`
+      : `(select ${list.map((one, i) => `${one} as ${names[i]}`).join(', ')}) ${s}`;
+  } else {
+    const other = b.chance(4) ? b.pick(TABLES) : b.pick(KEYED.slice(0, 3));
+    const inner = itemOf(other, b.alias());
+    const list = types.map((type, i) => {
+      if (i === 0 && other.key && !b.chance(6)) return `${inner.alias}.${other.key}`;
+      return `(${expression(b, type, [inner], 1)})${type === 'int' ? '::int' : ''}`;
+    });
+    const aliased = list.map((one, i) => `${one} as ${names[i]}`).join(', ');
+    const first = identity.map((_name, i) => i + 1).join(', ');
+    // One row for each of the target, or which one counts would not be determined.
+    source = `(select distinct on (${first}) ${aliased} from ${other.name} ${inner.alias}${where(b, [inner])} order by ${names.map((_n, i) => i + 1).join(', ')}) ${s}`;
+  }
+  const on = identity.map(name => `${t}.${name} = ${s}.${name}`).join(' and ');
+  const free = names.filter(name => !identity.includes(name));
+  const set = free.length > 0 ? b.pick(free) : undefined;
+  const clauses: string[] = [];
+  if (set && b.chance(2)) {
+    const more = b.chance(3) ? ` and ${t}.${set} is not null` : '';
+    clauses.push(`when matched${more} then update set ${set} = ${s}.${set}`);
+  }
+  if (b.chance(3)) clauses.push('when matched then delete');
+  if (clauses.length === 0 || b.chance(2)) {
+    const key = b.chance(10) ? b.value(types[0]!) : `${s}.${names[0]}`;
+    const rest = names.slice(1).map(name => `${s}.${name}`);
+    clauses.push(
+      `when not matched then insert (${names.join(', ')}) values (${[key, ...rest].join(', ')})`,
+    );
+  }
+  return {
+    text: `merge into ${table.name} ${t} using ${source} on ${on} ${clauses.join(' ')}`,
+    isOrdered: false,
     writes: [table.name],
   };
 }

@@ -12,6 +12,7 @@
 import type { FuncCall, Node, SelectStmt } from 'libpg-query';
 import type { Parser } from '../../route/parser.ts';
 import { groupExpression } from './across.ts';
+import { emptyGroup, functionName, hasColumn, isCombinable, isJson } from './aggregate-calls.ts';
 import type { Analysis } from './analysis.ts';
 import { isAggregateCall } from './expressions.ts';
 import { Level } from './level.ts';
@@ -32,20 +33,6 @@ import {
   walk,
   write,
 } from './tree.ts';
-
-/** Combined by themselves: the least of the least is the least. */
-const SAME = new Set([
-  'min',
-  'max',
-  'bool_and',
-  'bool_or',
-  'every',
-  'bit_and',
-  'bit_or',
-  'bit_xor',
-]);
-/** Those that may be asked of distinct values, which are sent once from each shard. */
-const OF_DISTINCT = new Set([...SAME, 'count', 'sum', 'avg']);
 
 interface Split {
   readonly partial: Written;
@@ -208,16 +195,24 @@ class GroupSplitter {
     return write(clone({ SelectStmt: partial }), this.#parser);
   }
 
-  #readGroup(node: Node): void {
+  /** @param inSet it is part of ROLLUP, CUBE or GROUPING SETS */
+  #readGroup(node: Node, inSet = false): void {
     if ('GroupingSet' in node) {
-      for (const item of node.GroupingSet.content ?? []) this.#readGroup(item);
+      for (const item of node.GroupingSet.content ?? []) this.#readGroup(item, true);
       return;
     }
     if ('RowExpr' in node && node.RowExpr.row_format === 'COERCE_IMPLICIT_CAST') {
-      for (const item of node.RowExpr.args ?? []) this.#readGroup(item);
+      for (const item of node.RowExpr.args ?? []) this.#readGroup(item, inSet);
       return;
     }
     const expression = groupExpression(this.#level, node) ?? node;
+    // Before version 18 PostgreSQL computes it beforehand, and does not make it NULL where it is left out.
+    if (inSet && !hasColumn(expression)) {
+      throw new ShardRefused(
+        'A grouping set over several shards has an expression that is the same for all rows',
+        'Leave it out of GROUP BY',
+      );
+    }
     this.#groups.set(keyOf(expression), expression);
   }
 
@@ -379,40 +374,4 @@ class GroupSplitter {
     });
     return found;
   }
-}
-
-function isCombinable(call: FuncCall): boolean {
-  const name = functionName(call);
-  if (name === undefined || call.agg_order || call.agg_within_group || call.func_variadic)
-    return false;
-  if (call.agg_distinct)
-    return OF_DISTINCT.has(name) && !call.agg_filter && call.args?.length === 1;
-  return name === 'count' || name === 'sum' || name === 'avg' || SAME.has(name);
-}
-
-/** Of a function of PostgreSQL's own; undefined for one of another schema. */
-function functionName(call: FuncCall): string | undefined {
-  const names = namesOf(call.funcname);
-  if (names?.length === 1) return names[0];
-  return names?.length === 2 && names[0] === 'pg_catalog'
-    ? stringOf(call.funcname?.at(-1))
-    : undefined;
-}
-
-function hasColumn(tree: unknown): boolean {
-  let found = false;
-  walk(tree, type => {
-    if (type === 'ColumnRef') found = true;
-    return !found;
-  });
-  return found;
-}
-
-/** The parts of SQL/JSON aggregates, whose syntax has to stay. */
-function isJson(type: string): boolean {
-  return type.startsWith('Json');
-}
-
-function emptyGroup(): Node {
-  return { GroupingSet: { kind: 'GROUPING_SET_EMPTY' } };
 }

@@ -4,34 +4,20 @@
  * Holds true here: a plan that is given is proven right for the placement that it was drawn from; what is not
  * proven is refused, with what to do instead. What PostgreSQL would refuse it gets to refuse itself.
  */
-import type {
-  CopyStmt,
-  ExplainStmt,
-  InsertStmt,
-  Node,
-  RangeVar,
-  RawStmt,
-  SelectStmt,
-} from 'libpg-query';
+import type { CopyStmt, ExplainStmt, InsertStmt, Node, RawStmt, SelectStmt } from 'libpg-query';
 import type { StatementFacts } from '../../route/facts.ts';
 import type { Parser } from '../../route/parser.ts';
 import { Analysis } from './analysis.ts';
 import { planCopyInto, planCopyOut } from './copy.ts';
 import { Equalities } from './equalities.ts';
-import { checkSubLinks, placeholderSelect, planShardedInsert, unusedPrefix } from './insert.ts';
+import { checkSubLinks, planShardedInsert } from './insert.ts';
 import { planCopiedInsert } from './insert-copied.ts';
 import { withTypes } from './insert-values.ts';
-import { firstTable, isStar, Level, writesInWith } from './level.ts';
-import { outputName } from './output-name.ts';
+import { firstTable, Level, writesInWith } from './level.ts';
+import { planMerge } from './merge-statement.ts';
+import { FIRST, onAll, planOther, tablesOf } from './other-statements.ts';
 import { type Placement, qualified } from './placement.ts';
-import {
-  type Action,
-  type Merge,
-  PLAIN,
-  type StagedAction,
-  type StatementPlan,
-  type Target,
-} from './plan.ts';
+import { type Action, type Merge, PLAIN, type StatementPlan, type Target } from './plan.ts';
 import {
   refuseServerFunctions,
   refuseSystemColumns,
@@ -40,9 +26,10 @@ import {
   viewWrite,
 } from './refusals.ts';
 import { ShardRefused } from './refused.ts';
-import { type Ctes, mentions, withCtes } from './scope.ts';
+import { withCtes } from './scope.ts';
 import { planScatter } from './select.ts';
-import { clone, keyOf, parametersOf, walk, write } from './tree.ts';
+import { staged } from './stages.ts';
+import { parametersOf, walk } from './tree.ts';
 import { recordWrite } from './with-writes.ts';
 import { planChange } from './write-plan.ts';
 
@@ -53,8 +40,6 @@ export interface PlanInput {
   readonly placement: Placement;
   readonly parser: Parser;
 }
-
-const FIRST: Action = { kind: 'whole', target: { kind: 'first' } };
 
 /** @throws ShardRefused */
 export function planStatement(input: PlanInput): StatementPlan {
@@ -119,14 +104,7 @@ function planOne(input: PlanInput, analysis: Analysis): Action {
     return onAll(false);
   }
   if ('MergeStmt' in statement) {
-    const { relation = {} } = statement.MergeStmt;
-    const table = analysis.table(relation.schemaname, relation.relname ?? '');
-    const reads = tablesOf(statement, analysis);
-    if (reads.every(kind => kind === 'home' || kind === 'system')) return FIRST;
-    throw new ShardRefused(
-      `MERGE into ${qualified(table)} reads or writes tables that are on several shards`,
-      'Use INSERT … ON CONFLICT, UPDATE and DELETE',
-    );
+    return planMerge(statement.MergeStmt, { analysis, parser, facts });
   }
   if ('DoStmt' in statement || 'CallStmt' in statement) {
     throw new ShardRefused(
@@ -169,75 +147,6 @@ function isPlain(merge: Merge): boolean {
   if (merge.kind !== 'rows') return false;
   const { keys, distinct, limits } = merge;
   return keys.length === 0 && distinct.kind === 'none' && !limits.count && !limits.offset;
-}
-
-/** Statements that are neither of rows nor of the schema: the session's, which the pool keeps on one shard. */
-const SESSION = new Set([
-  'TransactionStmt',
-  'VariableSetStmt',
-  'VariableShowStmt',
-  'DiscardStmt',
-  'ListenStmt',
-  'NotifyStmt',
-  'UnlistenStmt',
-  'ExecuteStmt',
-  'DeallocateStmt',
-  'FetchStmt',
-  'ClosePortalStmt',
-  'ConstraintsSetStmt',
-  'LoadStmt',
-]);
-
-/** They refuse to run in a transaction. */
-const ALONE = new Set([
-  'VacuumStmt',
-  'ReindexStmt',
-  'ClusterStmt',
-  'CheckPointStmt',
-  'AlterSystemStmt',
-  'CreateSubscriptionStmt',
-  'DropSubscriptionStmt',
-]);
-
-const OF_THE_CLUSTER = new Set([
-  'CreatedbStmt',
-  'DropdbStmt',
-  'CreateTableSpaceStmt',
-  'DropTableSpaceStmt',
-  'AlterDatabaseStmt',
-]);
-
-function planOther(statement: Node): Action {
-  const [type = ''] = Object.keys(statement);
-  if (SESSION.has(type)) return FIRST;
-  if (OF_THE_CLUSTER.has(type)) {
-    throw new ShardRefused(
-      'The statement is about a whole cluster of databases, of which the shards are several',
-      "Run it on each cluster by itself, with its administrator's connection",
-    );
-  }
-  let isTemporary = false;
-  let isConcurrent = false;
-  walk(statement, (_type, fields) => {
-    if (fields.relpersistence === 't' || fields.schemaname === 'pg_temp') isTemporary = true;
-    if (fields.concurrent === true) isConcurrent = true;
-    return _type !== 'SelectStmt';
-  });
-  if (isTemporary) return FIRST;
-  return onAll(isConcurrent || ALONE.has(type));
-}
-
-function onAll(isAlone: boolean): Action {
-  return { kind: 'write', target: { kind: 'all' }, isCopied: true, isAlone };
-}
-
-function tablesOf(tree: unknown, analysis: Analysis): string[] {
-  const kinds: string[] = [];
-  walk(tree, (_type, fields) => {
-    if (typeof fields.relname !== 'string') return;
-    kinds.push(analysis.table(fields.schemaname as string | undefined, fields.relname).kind);
-  });
-  return kinds;
 }
 
 // ---- queries
@@ -402,81 +311,6 @@ function refuseWriting({ tables }: StatementFacts, own: string): void {
       'Write each in a statement of its own, in one transaction',
     );
   }
-}
-
-// ---- stages
-
-/** Subqueries that have to be answered before the rest. */
-function staged(statement: Node, text: string, analysis: Analysis, parser: Parser): StagedAction {
-  const prefix = unusedPrefix(text);
-  const { stages } = analysis;
-  const places = new Map<unknown, number>(
-    stages.map(({ select, mention }, i) => [mention ?? select, i]),
-  );
-  const found = new Set<number>();
-  // By identity: a branch of a UNION is not wrapped as other queries are.
-  const replace = (tree: unknown): unknown => {
-    if (Array.isArray(tree)) return tree.map(replace);
-    if (typeof tree !== 'object' || tree === null) return tree;
-    const view = 'RangeVar' in tree ? (tree as { RangeVar: RangeVar }).RangeVar : undefined;
-    const place = places.get(view ?? tree);
-    if (place === undefined) {
-      return Object.fromEntries(
-        Object.entries(tree).map(([name, value]) => [name, replace(value)]),
-      );
-    }
-    found.add(place);
-    const rows = placeholderSelect(`${prefix}${place}`, onlyName(stages[place]!.select));
-    if (!view) return rows;
-    const alias = view.alias ?? { aliasname: view.relname ?? '' };
-    return { RangeSubselect: { subquery: { SelectStmt: rows }, alias } };
-  };
-  const rest = replace(statement) as Node;
-  // A view within a view is not there at all.
-  if (found.size < stages.length) {
-    throw new ShardRefused(
-      'A part of the statement would have to be answered first, and does not stand by itself',
-      'Run it in a statement of its own',
-    );
-  }
-  return {
-    kind: 'staged',
-    stages: stages.map(({ select, ctes, isExistence }) => {
-      const stage = withOuter(clone(select), ctes);
-      // One row is enough to know that there is one.
-      if (isExistence && !stage.limitCount) {
-        stage.limitCount = { A_Const: { ival: { ival: 1 } } };
-        stage.limitOption = 'LIMIT_OPTION_COUNT';
-      }
-      return write({ SelectStmt: stage }, parser);
-    }),
-    rest: write(rest, parser),
-    prefix,
-  };
-}
-
-/** The name of its only column. */
-function onlyName({ targetList = [], larg }: SelectStmt): string | undefined {
-  if (larg) return onlyName(larg);
-  const [first, ...others] = targetList;
-  if (!first || others.length > 0 || isStar(first) || !('ResTarget' in first)) return undefined;
-  return first.ResTarget.name ?? outputName(first.ResTarget.val);
-}
-
-/** A subquery that uses what WITH defines outside of it takes the definitions along. */
-function withOuter(select: SelectStmt, ctes: Ctes): SelectStmt {
-  const used = [...ctes.values()].filter(cte => mentions(select, cte.name));
-  if (used.length === 0) return select;
-  const own = new Set((select.withClause?.ctes ?? []).map(keyOf));
-  const nodes = [...ctes.values()].map(({ node }) => node).filter(node => !own.has(keyOf(node)));
-  return {
-    ...select,
-    withClause: {
-      ...select.withClause,
-      ctes: [...nodes, ...(select.withClause?.ctes ?? [])],
-      ...([...ctes.values()].some(({ isRecursive }) => isRecursive) ? { recursive: true } : {}),
-    },
-  };
 }
 
 export function statementsOf(raw: readonly RawStmt[]): Node[] {

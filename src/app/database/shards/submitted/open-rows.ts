@@ -83,15 +83,16 @@ async function openScatter(
     BATCH,
     keys.length > 0 ? rows => sorted({ fields, rows, shard: shards[0]! }, keys, around) : undefined,
   );
+  const visible = fields.length - merge.hidden;
   let toSkip = offset;
   let left = count;
   const take = async (most: number) => {
     const rows = await ordered.take(left !== undefined && left < most ? Number(left) : most);
     if (left !== undefined) left -= BigInt(rows.length);
-    return rows;
+    return merge.hidden === 0 ? rows : rows.map(row => row.slice(0, visible));
   };
   return {
-    fields: fields.slice(0, fields.length - merge.hidden),
+    fields: fields.slice(0, visible),
     tag: sent => `SELECT ${sent}`,
     read: async most => {
       while (toSkip > 0n) {
