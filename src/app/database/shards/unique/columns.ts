@@ -28,6 +28,8 @@ export interface UniqueColumn {
   readonly constraint: string;
   /** In the schema `banyan`. */
   readonly lookup: string;
+  /** Values are claimed and released, and those of older rows are not all known yet: no read goes by it. */
+  readonly isFilling: boolean;
 }
 
 export class UnusableUniqueColumn extends BanyanError {
@@ -88,6 +90,7 @@ export function uniqueColumns(
       keyType: table.keyType!,
       constraint: own?.name ?? `${tableName}_${columnName}_key`,
       lookup: lookupName(name),
+      isFilling: database.uniqueFilling?.includes(name) ?? false,
     };
   });
 }

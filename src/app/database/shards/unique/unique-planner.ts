@@ -137,7 +137,8 @@ export class UniquePlanner implements ShardPlanner {
     const only = isExplained ? first.ExplainStmt.query : first;
     const isOne = only !== undefined && others.length === 0;
     const skips = isOne && conflictOf(only, columns) === 'skip';
-    const equality = isOne ? equalityOf(only, columns) : undefined;
+    const known = columns.filter(({ isFilling }) => !isFilling);
+    const equality = isOne ? equalityOf(only, known) : undefined;
     if (!writes && !equality) return undefined;
     return { keeper, equality, writes, skips, isExplained, wantsWrite: facts.access !== 'read' };
   }
