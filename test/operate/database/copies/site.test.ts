@@ -118,7 +118,13 @@ test('copies are kept from the first start on, and status says how far they are'
   for (let i = 0; i < 20; i++) await comment(1 + (i % 8), 1 + ((i * 3) % 8));
   await rename(3, 'Ada');
   await untilRight();
-  const { copies, units } = await site.status();
+  const { copies, units } = await until(
+    async () => {
+      const status = await site.status();
+      return status.copies?.filled.length === 1 && status;
+    },
+    { what: 'the copy is filled' },
+  );
   expect(units.find(({ name }) => name === 'copies-1')?.phase).toBe('ready');
   expect(copies).toMatchObject({ filled: ['public.comments.author_name'], filling: [] });
   expect(copies!.shards.map(({ shard, state }) => [shard, state])).toEqual([
