@@ -21,7 +21,7 @@ import {
 } from './runtime-map.ts';
 
 /** A missed file system event is noticed after this long. Reading a kilobyte costs next to nothing. */
-const POLL_INTERVAL_MS = 2_000;
+export const MAP_POLL_MS = 2_000;
 
 /** The environment variable that tells an application process where its map lies. */
 export const MAP_VARIABLE = 'BANYAN_MAP';
@@ -105,7 +105,7 @@ export function watchRuntimeMap(
   } catch {
     // Out of watches (ENOSPC): the poll alone serves, only slower.
   }
-  const poll = setInterval(() => void look(), POLL_INTERVAL_MS);
+  const poll = setInterval(() => void look(), MAP_POLL_MS);
   poll.unref();
 
   const stop = () => {

@@ -112,6 +112,8 @@ export const runtimeMapSchema = v.object({
     tables: v.optional(v.record(v.string(), tableSchema)),
     /** Columns whose values are unique across all shards: `schema.table.column`. */
     unique: v.optional(v.array(v.string())),
+    /** Those of them whose values are being gathered, or given up: writers keep them, reads do not go by them. */
+    uniqueFilling: v.optional(v.array(v.string())),
     /** Columns that are kept as copies of others, by `schema.table.column`. */
     denormalize: v.optional(v.record(v.string(), copySchema)),
     /** The most connections that one web server may hold, so that all together never take the last. */

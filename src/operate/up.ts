@@ -86,6 +86,9 @@ export class Interrupted extends BanyanError {
   }
 }
 
+/** A start does not wait for millions of rows to be filled. */
+const COPIES_PATIENCE_MS = 2_000;
+
 export class StillStarting extends BanyanError {
   constructor() {
     super('STILL_STARTING', {
@@ -391,9 +394,14 @@ export class RunningDeployment extends EventEmitter<UpEvents> {
     this.#loadWatch.start();
   }
 
+  /** The application serves without them: what hinders them hinders nothing else. */
   async #keepCopies(deployment: Deployment): Promise<void> {
-    const done = await applyCopies(this.#machine, deployment, process.env);
-    if (done) this.emit('note', done);
+    try {
+      const done = await applyCopies(this.#machine, deployment, process.env, COPIES_PATIENCE_MS);
+      if (done) this.emit('note', done);
+    } catch (error) {
+      this.emit('note', `copied columns are not kept: ${(error as Error).message}`);
+    }
   }
 
   #publishMap({ name, maxConnections }: RunningDatabase, servers: number): Promise<RuntimeMap> {

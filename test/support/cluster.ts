@@ -306,6 +306,7 @@ shared_buffers = 32MB
 max_connections = 60
 max_prepared_transactions = 40
 hot_standby = on
+wal_level = logical
 log_min_messages = panic
 log_min_error_statement = panic
 `;

@@ -72,7 +72,9 @@ export class HintedPools {
   }
 
   /** @param declared of the map's database */
-  async publish(declared: Pick<RuntimeMap['database'], 'tables' | 'unique'> = {}): Promise<void> {
+  async publish(
+    declared: Pick<RuntimeMap['database'], 'tables' | 'unique' | 'uniqueFilling'> = {},
+  ): Promise<void> {
     const shards = this.#members();
     const ranges = evenRanges(shards.length);
     await publishRuntimeMap(this.mapFile, {

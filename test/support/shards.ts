@@ -58,7 +58,12 @@ export class TestShards {
     count: number,
     schema: string,
     tables: Tables,
-    options: { parser?: Parser; connections?: number; maxMergedRows?: number } = {},
+    options: {
+      parser?: Parser;
+      connections?: number;
+      maxMergedRows?: number;
+      denormalize?: RuntimeMap['database']['denormalize'];
+    } = {},
   ): Promise<TestShards> {
     const parser = options.parser ?? (await openParser());
     const ranges = evenRanges(count);
@@ -73,6 +78,7 @@ export class TestShards {
         members: [{ host: '127.0.0.1', port: 1, dataCentre: 'main' }],
       })),
       tables,
+      ...(options.denormalize ? { denormalize: options.denormalize } : {}),
     };
     await Promise.all(pools.map(pool => pool.query(schema)));
     const declared = new Declared(database, await readSchema(pools[0]!));

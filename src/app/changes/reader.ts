@@ -13,20 +13,13 @@
 import { randomUUID } from 'node:crypto';
 import { setTimeout as delay } from 'node:timers/promises';
 import { isDeepStrictEqual } from 'node:util';
-import pg from 'pg';
-import { BanyanError, hasCode } from '../../errors.ts';
+import type pg from 'pg';
+import { hasCode } from '../../errors.ts';
 import { log } from '../telemetry/log.ts';
+import { checkLevel, explain, isUnreadable, withoutLimits } from './access.ts';
 import { type ChangeEvent, formatLsn, type Gap, type Lsn, type Transaction } from './change.ts';
-import { MayNotReadLog, NoSlotLeft, NotReading, WalLevelTooLow } from './errors.ts';
-import {
-  type Address,
-  abandon,
-  askInTurn,
-  connect,
-  findPrimary,
-  NoPrimary,
-  type Primary,
-} from './primary.ts';
+import { NotReading } from './errors.ts';
+import { type Address, abandon, askInTurn, connect, findPrimary, type Primary } from './primary.ts';
 import { type PublicationOptions, preparePublication } from './publication.ts';
 import {
   dropSlot,
@@ -411,54 +404,4 @@ export class ChangeReader {
     this.#failure = error;
     this.#state = hasCode(error, '55006') ? 'waiting' : 'searching';
   }
-}
-
-/** A reader waits as long as it takes: for transactions to end, or for the next one to come. */
-export function withoutLimits(config: pg.ClientConfig): pg.ClientConfig {
-  const {
-    query_timeout: _query,
-    statement_timeout: _statement,
-    lock_timeout: _lock,
-    idle_in_transaction_session_timeout: _idle,
-    connectionString,
-    ...rest
-  } = config;
-  // A connection string would win over host and port.
-  const parsed = connectionString ? new pg.Client({ connectionString }) : undefined;
-  return {
-    ...(parsed && {
-      user: parsed.user,
-      password: parsed.password,
-      database: parsed.database,
-      ssl: parsed.ssl,
-    }),
-    ...rest,
-    keepAlive: true,
-    application_name: rest.application_name ?? 'banyan changes',
-  };
-}
-
-async function checkLevel(client: pg.Client, where: string): Promise<void> {
-  const { rows } = await client.query<{ level: string }>(
-    `select current_setting('wal_level') as level`,
-  );
-  const { level } = rows[0]!;
-  if (level !== 'logical') throw new WalLevelTooLow(where, level);
-}
-
-/** The server could not decode its log, or we could not read what it sent. */
-function isUnreadable(error: unknown): boolean {
-  return error instanceof RangeError || hasCode(error, 'XX000', 'XX001', '58P01', '42704', '55000');
-}
-
-/** @returns what to throw when waiting would not mend it */
-function explain(error: unknown, where: string): Error | undefined {
-  if (error instanceof BanyanError) return error;
-  if (error instanceof NoPrimary) {
-    const { cause } = error;
-    return hasCode(cause, '28P01', '28000', '3D000') ? new MayNotReadLog(where, cause) : undefined;
-  }
-  if (hasCode(error, '42501')) return new MayNotReadLog(where, error);
-  if (hasCode(error, '53400')) return new NoSlotLeft(where, error);
-  return undefined;
 }

@@ -8,8 +8,8 @@ import { setTimeout as delay } from 'node:timers/promises';
 import type pg from 'pg';
 import { escapeIdentifier } from 'pg';
 import { hasCode } from '../../errors.ts';
+import { withoutLimits } from './access.ts';
 import { type Address, abandon, connect } from './primary.ts';
-import { withoutLimits } from './reader.ts';
 import { dropSlot } from './slot.ts';
 
 export interface RemoveOptions {

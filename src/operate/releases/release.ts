@@ -12,6 +12,7 @@ import { promisify } from 'node:util';
 import { BanyanError } from '../../errors.ts';
 import { applicationEnv } from '../application-env.ts';
 import type { Controller } from '../controller.ts';
+import { applyCopies } from '../database/copies/apply.ts';
 import { shardUrls } from '../database/primary.ts';
 import { declareOnline } from '../database/sharding/declare.ts';
 import { runMigrations, runUserCommand } from '../migrations.ts';
@@ -170,7 +171,7 @@ async function build(
 }
 
 async function migrateFrom(
-  { topology, deployment, databaseUrl, circumstances }: Controller,
+  { topology, deployment, machine, databaseUrl, circumstances }: Controller,
   folder: string,
   progress: ReleaseProgress,
 ): Promise<void> {
@@ -186,6 +187,8 @@ async function migrateFrom(
   if (topology.database.url) return;
   const declared = await declareOnline(deployment, urls, topology.database);
   if (declared) progress.output?.(declared);
+  const copies = await applyCopies(machine, deployment, circumstances.environment);
+  if (copies) progress.output?.(copies);
 }
 
 /** After each new server has joined: looks at what it answers. */

@@ -33,12 +33,14 @@ const PATRONI_LOOP_MS = 2_500;
 /**
  * By what the map says.
  * @param environment of the unit
+ * @param patienceMs how long to wait until all rows are filled, in milliseconds. Default: 60000
  * @returns what was done, for people; undefined when nothing was
  */
 export async function applyCopies(
   machine: Machine,
   deployment: Deployment,
   environment: NodeJS.ProcessEnv,
+  patienceMs = FILL_PATIENCE_MS,
 ): Promise<string | undefined> {
   const { denormalize = {} } = readRuntimeMap(deployment.paths.map).database;
   const names = Object.keys(denormalize);
@@ -50,7 +52,7 @@ export async function applyCopies(
     const program = [...process.execArgv, process.argv[1]!];
     await machine.start(copiesUnit(program, deployment.paths.app, environment));
   }
-  const filled = await pollUntil(FILL_PATIENCE_MS, async () => {
+  const filled = await pollUntil(patienceMs, async () => {
     const told = await copiesStanding(deployment.paths);
     return names.every(name => told?.filled.includes(name)) || undefined;
   });

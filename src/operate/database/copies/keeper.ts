@@ -91,7 +91,11 @@ export class CopyKeeper {
     this.#readers = shards.map(
       ({ id }, index) =>
         new ChangeReader({
-          members: (): readonly Member[] => options.shards()[index]?.members ?? [],
+          // While the map says to hold, the rows may be about to move: a superuser would get in all the same.
+          members: (): readonly Member[] => {
+            const shard = options.shards()[index];
+            return shard && !shard.hold ? shard.members : [];
+          },
           connection: options.connection,
           slot: COPIES_SLOT,
           publication: { name: COPIES_SLOT, tables },

@@ -26,7 +26,7 @@ import { type DatabaseRecord, type Sharding, writeDatabaseRecord } from '../reco
 import type { ShardDeclaration } from '../shape.ts';
 import { checkDeclaration, type DeclarationProblem } from './check.ts';
 import { type Guarded, guardShard } from './guards.ts';
-import { keepUnique } from './unique.ts';
+import { keepUnique, type Online } from './unique.ts';
 
 export class DeclarationRefused extends BanyanError {
   readonly problems: DeclarationProblem[];
@@ -83,6 +83,7 @@ export async function declare(
   deployment: Deployment,
   urls: string[],
   declaration: ShardDeclaration,
+  online?: Online,
 ): Promise<string | undefined> {
   const record = recordOf(deployment);
   const { ranges } = record.sharding ?? { ranges: [] };
@@ -91,7 +92,7 @@ export async function declare(
   const hasCopies = Object.keys(denormalize).length > 0;
   if (!record.sharding && !isDeclared && !hasCopies) return undefined;
   let guarded = 0;
-  if (ranges.length > 1) guarded = await placeTables(urls, record.sharding!, declaration);
+  if (ranges.length > 1) guarded = await placeTables(urls, record.sharding!, declaration, online);
   if (hasCopies) await requireCopies(urls[0]!, declaration);
   await writeSharding(deployment, record, declaration);
   return guarded === 0 ? undefined : `${guarded} ${guarded === 1 ? 'table' : 'tables'} guarded`;
@@ -103,15 +104,38 @@ export async function declareOnline(
   urls: string[],
   declaration: ShardDeclaration,
 ): Promise<string | undefined> {
-  const done = await declare(deployment, urls, declaration);
   const { map: file } = deployment.paths;
-  const { epoch: _epoch, format: _format, ...map } = readRuntimeMap(file);
-  const { tables: _tables, unique: _unique, denormalize: _copies, ...database } = map.database;
-  await publishRuntimeMap(file, {
-    ...map,
-    database: { ...database, ...declarationOfMap(recordOf(deployment)) },
+  const before = readRuntimeMap(file).database.unique ?? [];
+  const done = await declare(deployment, urls, declaration, {
+    before,
+    announce: (unique, filling) =>
+      publishDeclaration(file, database => ({
+        ...database,
+        // A column of a table that is sharded from now on: its rows were looked at.
+        tables: { ...database.tables, ...declaration.tables },
+        unique: [...unique],
+        uniqueFilling: [...filling],
+      })),
+  });
+  await publishDeclaration(file, database => {
+    const {
+      tables: _tables,
+      unique: _unique,
+      uniqueFilling: _filling,
+      denormalize: _copies,
+      ...rest
+    } = database;
+    return { ...rest, ...declarationOfMap(recordOf(deployment)) };
   });
   return done;
+}
+
+async function publishDeclaration(
+  file: string,
+  change: (database: RuntimeMap['database']) => RuntimeMap['database'],
+): Promise<void> {
+  const { epoch: _epoch, format: _format, ...map } = readRuntimeMap(file);
+  await publishRuntimeMap(file, { ...map, database: change(map.database) });
 }
 
 /** @returns how many tables were guarded anew */
@@ -119,6 +143,7 @@ async function placeTables(
   urls: string[],
   { ranges, tables: before }: Sharding,
   { tables, unique }: ShardDeclaration,
+  online: Online | undefined,
 ): Promise<number> {
   const schemas = await Promise.all(urls.map(url => withClient(url, readSchema)));
   requireSame(schemas);
@@ -145,7 +170,7 @@ async function placeTables(
     ),
   );
   const shards = ranges.map((range, shard) => ({ id: String(shard + 1), range, members: [] }));
-  await keepUnique(urls, { name: '', shards, tables, unique }, schema);
+  await keepUnique(urls, { name: '', shards, tables, unique }, schema, online);
   return new Set(changed.flat()).size;
 }
 

@@ -5,70 +5,130 @@
  * Holds true here:
  * - A column counts as unique, in the map, only after all values that were there are in its lookup table, each once.
  * - It may be done again at any time: what is there is completed.
- * - From when the guard is there until the map says so, writes of that column by an application that runs are refused
- *   (`BNY01`): nothing is written that nobody would know of. For a table without rows that is a moment.
+ * - **While the application writes**, the map says first that the column is *being filled*: from then on every pool
+ *   claims and releases its values, and reads by it still ask all shards. When all pools know, the guard is set: its lock
+ *   waits for who has written without claims, and whoever still would is refused. Only then are rows filled in, each
+ *   held while its value is claimed. So a row's value is claimed by its writer, or by the fill, or it is refused.
+ * - It is taken away in the reverse order: reads ask all shards, then nobody claims, then nothing is there.
  */
 import { createHash } from 'node:crypto';
+import { setTimeout as delay } from 'node:timers/promises';
 import type pg from 'pg';
 import type { Schema } from '../../../app/database/shards/declaration/schema.ts';
 import { Ranges } from '../../../app/database/shards/ranges.ts';
-import { type UniqueColumn, uniqueColumns } from '../../../app/database/shards/unique/columns.ts';
 import {
+  lookupName,
+  type UniqueColumn,
+  uniqueColumns,
+} from '../../../app/database/shards/unique/columns.ts';
+import {
+  dropUniqueGuard,
   dropUniqueTables,
   lookupTable,
-  uniqueTables,
+  uniqueGuard,
+  uniqueNotes,
 } from '../../../app/database/shards/unique/tables.ts';
-import { BanyanError } from '../../../errors.ts';
+import { MAP_POLL_MS } from '../../../map/map-file.ts';
 import type { RuntimeMap } from '../../../map/runtime-map.ts';
 import { withClient } from '../provision.ts';
+import { fillLookups, forgetStaleClaims } from './unique-fill.ts';
 
-/** Rows that are copied at once. */
-const BATCH = 5_000;
+/** By then every process that works has read a map: it looks that often, should it have missed the change of the file. */
+const GRACE_MS = MAP_POLL_MS + 500;
 
-/** Two rows, on different shards, have the same value. */
-export class ValuesNotUnique extends BanyanError {
-  constructor({ schema, table, column }: UniqueColumn, value: string) {
-    super('VALUES_NOT_UNIQUE', {
-      what: `${schema}.${table}.${column} cannot be unique across shards: more than one row has the value ${value}`,
-      where: 'database.unique',
-      remedy:
-        'Change one of the rows and run the command again, or take the column out of `unique`',
-    });
-  }
+/** For a database that an application uses meanwhile. */
+export interface Online {
+  /** What the map says is unique, before. */
+  readonly before: readonly string[];
+  /** Publishes the map with these; `filling` are those of them that reads are not to go by. */
+  announce(unique: readonly string[], filling: readonly string[]): Promise<void>;
 }
 
 /**
  * @param urls the owner's, to the primary of each shard in the map's order
  * @param database as the map will say it
- * @throws ValuesNotUnique, UnusableUniqueColumn
+ * @param online undefined: nobody uses the database
+ * @throws ValuesNotUnique, UnusableUniqueColumn; nothing is changed then
  */
 export async function keepUnique(
   urls: readonly string[],
   database: RuntimeMap['database'],
   schema: Schema,
+  online?: Online,
 ): Promise<void> {
   const columns = uniqueColumns(database, schema);
   const mark = markOf(database);
-  const wanted = new Set(columns.map(({ lookup }) => lookup));
   const present = await Promise.all(urls.map(url => withClient(url, lookupsOf)));
-  for (const [shard, url] of urls.entries()) {
-    const others = [...present[shard]!.keys()].filter(lookup => !wanted.has(lookup));
-    await withClient(url, async client => {
-      for (const lookup of others) await client.query(dropUniqueTables(lookup));
-    });
+  const wanted = new Set(columns.map(({ lookup }) => lookup));
+  const gone = new Set(present.flatMap(lookups => [...lookups.keys()]));
+  for (const lookup of wanted) gone.delete(lookup);
+  const unique = database.unique ?? [];
+  const kept = online?.before.filter(name => unique.includes(name)) ?? [];
+  await take(urls, [...gone], kept, online);
+  const missing = columns.filter(
+    ({ lookup }) => !present.every(lookups => lookups.get(lookup) === mark),
+  );
+  if (missing.length === 0) return;
+  await everywhere(urls, missing, column => `begin; ${uniqueNotes(column)} commit`);
+  try {
+    const names = unique.filter(name => missing.some(({ lookup }) => lookup === lookupName(name)));
+    if (online) {
+      await online.announce([...new Set([...kept, ...names])], names);
+      await delay(GRACE_MS);
+    }
+    await everywhere(urls, missing, column => `begin; ${uniqueGuard(column)} commit`);
+    const ranges = new Ranges(database.shards.map(({ range }) => range));
+    for (const column of missing) {
+      await fillLookups(urls, column, ranges);
+      if (online) await forgetStaleClaims(urls, column, ranges);
+    }
+  } catch (error) {
+    // As it was: a guard without claims would refuse every write.
+    const lookups = missing.map(({ lookup }) => lookup);
+    await take(urls, lookups, kept, online && { ...online, before: [...kept, ...unique] });
+    throw error;
   }
-  const ranges = new Ranges(database.shards.map(({ range }) => range));
-  for (const column of columns) {
-    if (present.every(lookups => lookups.get(column.lookup) === mark)) continue;
-    for (const url of urls) {
-      await withClient(url, client => client.query(`begin; ${uniqueTables(column)} commit`));
-    }
-    for (const url of urls) await fill(urls, url, column, ranges);
-    for (const url of urls) {
-      await withClient(url, client =>
-        client.query(`comment on table ${lookupTable(column)} is '${mark}'`),
-      );
-    }
+  await everywhere(urls, missing, column => `comment on table ${lookupTable(column)} is '${mark}'`);
+}
+
+/** @param kept what stays unique, in the map */
+async function take(
+  urls: readonly string[],
+  lookups: readonly string[],
+  kept: readonly string[],
+  online: Online | undefined,
+): Promise<void> {
+  if (lookups.length === 0) return;
+  if (online) {
+    const going = online.before.filter(name => lookups.includes(lookupName(name)));
+    await online.announce([...new Set([...kept, ...going])], going);
+    await delay(GRACE_MS);
+  }
+  await each(urls, lookups, dropUniqueGuard);
+  if (online) {
+    await online.announce(kept, []);
+    await delay(GRACE_MS);
+  }
+  await each(urls, lookups, dropUniqueTables);
+}
+
+function everywhere(
+  urls: readonly string[],
+  columns: readonly UniqueColumn[],
+  text: (column: UniqueColumn) => string,
+): Promise<void> {
+  return each(urls, columns, text);
+}
+
+async function each<T>(
+  urls: readonly string[],
+  list: readonly T[],
+  text: (item: T) => string,
+): Promise<void> {
+  for (const url of urls) {
+    await withClient(url, async client => {
+      for (const item of list) await client.query(text(item));
+    });
   }
 }
 
@@ -85,53 +145,4 @@ async function lookupsOf(client: pg.ClientBase): Promise<Map<string, string | nu
      where n.nspname = 'banyan' and relkind = 'r' and relname ~ '_unique_[0-9a-f]{10}$'`,
   );
   return new Map(rows.map(({ name, mark }) => [name, mark]));
-}
-
-/** The values of one shard's rows, into the lookup tables of all. */
-async function fill(
-  urls: readonly string[],
-  from: string,
-  column: UniqueColumn,
-  ranges: Ranges,
-): Promise<void> {
-  const [value, key, table, schema] = [column.column, column.key, column.table, column.schema].map(
-    name => `"${name.replaceAll('"', '""')}"`,
-  );
-  await withClient(from, async client => {
-    await client.query('begin isolation level repeatable read read only');
-    await client.query(`declare here no scroll cursor for
-      select ${value}::text as value, ${key}::text as key from ${schema}.${table} where ${value} is not null`);
-    for (;;) {
-      const { rows } = await client.query<{ value: string; key: string }>(
-        `fetch ${BATCH} from here`,
-      );
-      if (rows.length === 0) break;
-      for (const [shard, url] of urls.entries()) {
-        const own = rows.filter(row => ranges.shardOfKey(column.valueType, row.value) === shard);
-        if (own.length > 0) await withClient(url, at => claim(at, column, own));
-      }
-    }
-    await client.query('rollback');
-  });
-}
-
-async function claim(
-  client: pg.ClientBase,
-  column: UniqueColumn,
-  rows: { value: string; key: string }[],
-): Promise<void> {
-  const lookup = lookupTable(column);
-  const values = [rows.map(({ value }) => value), rows.map(({ key }) => key)];
-  const type = (declared: string) => declared.replace(/\(\d+\)$/, '');
-  const given = `select * from unnest($1::${type(column.type)}[], $2::${type(column.keyDeclared)}[]) as t(value, key)`;
-  await client.query(
-    `insert into ${lookup} (value, key) ${given} on conflict (value) do nothing`,
-    values,
-  );
-  const { rows: taken } = await client.query<{ value: string }>(
-    `select given.value::text from (${given}) given join ${lookup} known using (value)
-     where known.key <> given.key limit 1`,
-    values,
-  );
-  if (taken[0]) throw new ValuesNotUnique(column, taken[0].value);
 }

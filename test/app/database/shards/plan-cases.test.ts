@@ -56,3 +56,27 @@ test('what is refused says what, and what to do', () => {
   expect(refused.length).toBeGreaterThan(40);
   for (const line of refused) expect(line).toMatch(/^ {4}! .+\. [A-Z].+[^.]$/);
 });
+
+test('in the place of a join, the copy that is kept is named, or what is to be written for one', async () => {
+  const copied = await TestShards.start(postgres, 2, SCHEMA, TABLES, {
+    denormalize: { 'public.likes.liker': { from: 'public.users.name', via: 'user_id' } },
+  });
+  try {
+    const refusal = (columns: string) => {
+      try {
+        copied.router.plan(`select ${columns} from likes l join users u on u.id = l.user_id`);
+      } catch (error) {
+        return (error as ShardRefused).remedy;
+      }
+      return undefined;
+    };
+    expect(refusal('u.name')).toMatch(
+      /or read likes.liker, which is kept as a copy, and leave users out$/,
+    );
+    expect(refusal('u.name, u.age')).toMatch(
+      /`denormalize: \{ 'likes.liker': 'users.name via user_id', 'likes.users_age': 'users.age via user_id' \}`$/,
+    );
+  } finally {
+    copied.close();
+  }
+});

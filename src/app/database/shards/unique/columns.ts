@@ -33,6 +33,8 @@ export interface UniqueColumn {
   readonly hasDefault: boolean;
   /** In the schema `banyan`. */
   readonly lookup: string;
+  /** Values are claimed and released, and those of older rows are not all known yet: no read goes by it. */
+  readonly isFilling: boolean;
 }
 
 export class UnusableUniqueColumn extends BanyanError {
@@ -96,6 +98,7 @@ export function uniqueColumns(
       tableColumns: table.columns.map(one => one.name),
       hasDefault: column.default !== undefined,
       lookup: lookupName(name),
+      isFilling: database.uniqueFilling?.includes(name) ?? false,
     };
   });
 }

@@ -79,6 +79,13 @@ export function conflictOf(
     columns: first.tableColumns.map(name => ({ name })),
   } as never);
   for (const column of about) {
+    if (column.isFilling) {
+      throw new UniqueConflictRefused(
+        column,
+        'The values that are there are still being collected',
+        'Try again when `banyan apply` has ended',
+      );
+    }
     if (!column.hasIndex) {
       throw new UniqueConflictRefused(
         column,

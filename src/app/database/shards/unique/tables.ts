@@ -44,6 +44,11 @@ export function lookupTable({ lookup }: Pick<UniqueColumn, 'lookup'>): string {
  * @param role whose the lookup table is to be; default: who runs it
  */
 export function uniqueTables(column: UniqueColumn, role?: string): string {
+  return uniqueNotes(column, role) + uniqueGuard(column);
+}
+
+/** The same without the guard: who does not claim may still write. */
+export function uniqueNotes(column: UniqueColumn, role?: string): string {
   const id = pg.escapeIdentifier;
   const table = `${id(column.schema)}.${id(column.table)}`;
   const lookup = lookupTable(column);
@@ -86,7 +91,15 @@ ${statementTrigger('insert', 'referencing new table as fresh')}
 ${statementTrigger('update', 'referencing old table as stale new table as fresh')}
 ${statementTrigger('delete', 'referencing old table as stale')}
 ${statementTrigger('truncate', '')}
+`;
+}
 
+/** The guard alone. Its lock waits for who is writing the table. */
+export function uniqueGuard(column: UniqueColumn): string {
+  const id = pg.escapeIdentifier;
+  const table = `${id(column.schema)}.${id(column.table)}`;
+  const trigger = id(guardName(column.lookup));
+  return `
 create or replace function banyan.unique_guard() returns trigger language plpgsql as $guard$
 begin
   if coalesce(pg_catalog.current_setting('${NOTES}', true), '') <> '' then
@@ -97,18 +110,22 @@ begin
   return null;
 end
 $guard$;
-drop trigger if exists ${trigger('guard')} on ${table};
-create constraint trigger ${trigger('guard')} after insert or delete or update of ${id(column.column)} on ${table}
+drop trigger if exists ${trigger} on ${table};
+create constraint trigger ${trigger} after insert or delete or update of ${id(column.column)} on ${table}
   deferrable initially deferred for each row execute function banyan.unique_guard();
 `;
 }
 
-/** SQL that takes all of it away again. @param lookup the lookup table's name */
-export function dropUniqueTables(lookup: string): string {
-  const note = `banyan.${pg.escapeIdentifier(`${lookup}_note`)}`;
-  const guard = pg.escapeLiteral(`banyan_${lookup.slice(-10)}_guard`);
+function guardName(lookup: string): string {
+  return `banyan_${lookup.slice(-10)}_guard`;
+}
+
+/** SQL that takes the guard away: the lookup table is not complete any more. @param lookup its name */
+export function dropUniqueGuard(lookup: string): string {
+  const guard = pg.escapeLiteral(guardName(lookup));
   return `
 begin;
+comment on table ${lookupTable({ lookup })} is null;
 do $drop$
 declare
   guarded regclass;
@@ -117,6 +134,14 @@ begin
   if found then execute format('drop trigger %I on %s', ${guard}, guarded); end if;
 end
 $drop$;
+commit`;
+}
+
+/** SQL that takes the rest away. @param lookup the lookup table's name */
+export function dropUniqueTables(lookup: string): string {
+  const note = `banyan.${pg.escapeIdentifier(`${lookup}_note`)}`;
+  return `
+begin;
 drop function if exists ${note}() cascade;
 drop table if exists ${lookupTable({ lookup })};
 commit`;

@@ -151,7 +151,8 @@ export class UniquePlanner implements ShardPlanner {
     const isOne = only !== undefined && others.length === 0;
     const conflict =
       isOne && !isExplained ? conflictOf(only, columns, this.#reader.parser) : undefined;
-    const equality = isOne ? equalityOf(only, columns) : undefined;
+    const known = columns.filter(({ isFilling }) => !isFilling);
+    const equality = isOne ? equalityOf(only, known) : undefined;
     if (!writes && !equality) return undefined;
     return { keeper, equality, writes, conflict, isExplained, wantsWrite: facts.access !== 'read' };
   }
