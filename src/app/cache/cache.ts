@@ -16,7 +16,7 @@ import { type HeavyKey, SpaceSaving } from '../database/shards/hot/space-saving.
 import { decode, encode } from './codec.ts';
 import type { CheckedTo } from './entry-format.ts';
 import { InvalidCacheOption } from './errors.ts';
-import type { FeedEvent, InvalidationFeed } from './feed.ts';
+import { EXPLICIT, type FeedEvent, type InvalidationFeed } from './feed.ts';
 import type { LocalEntries, LocalEntry } from './local-entries.ts';
 import type { InvalidationMemory } from './memory.ts';
 import {
@@ -53,6 +53,7 @@ export interface Explanation {
 
 export interface CacheParts {
   readonly local: LocalEntries;
+  /** Comes and goes with the map. */
   readonly shared: SharedEntries | undefined;
   readonly memory: InvalidationMemory;
   readonly feed: InvalidationFeed | undefined;
@@ -329,6 +330,10 @@ class CacheState {
     const { entry, value } = lookup.found;
     const now = Date.now();
     if (now >= entry.goneAt) return undefined;
+    // Something may have come while it was unpacked: from here on nothing is awaited until it is where batches find it.
+    const { memory } = this.#parts;
+    if (memory.judge(entry.tags, entry.positions, entry.checkedTo).kind !== 'holds')
+      return undefined;
     if (!this.#satisfies(entry, needed)) {
       this.counts.tooOld++;
       return undefined;
@@ -460,11 +465,11 @@ class CacheState {
 
   async invalidate(tags: readonly string[]): Promise<void> {
     const { feed, local, memory } = this.#parts;
-    if (feed) return feed.invalidate(tags);
+    if (feed && memory.clusters.includes(EXPLICIT)) return feed.invalidate(tags);
     // Alone there is nobody to tell; a load that is under way is of before.
-    const upto = (memory.uptoOf(ALONE) ?? 0n) + 1n;
+    const upto = (memory.uptoOf(EXPLICIT) ?? 0n) + 1n;
     const invalidations = [{ xid: undefined, lsn: upto, tags }];
-    const batch = { cluster: ALONE, from: upto - 1n, upto, invalidations };
+    const batch = { cluster: EXPLICIT, from: upto - 1n, upto, invalidations };
     memory.note({ kind: 'batch', batch });
     this.counts.invalidated += local.apply(batch);
   }
@@ -556,9 +561,6 @@ class CacheState {
     if (this.hot.total > HALVE_AFTER) this.hot.halve();
   }
 }
-
-/** The cluster of explicit tags where there is no feed. */
-const ALONE = '~';
 
 /**
  * Whether to compute an entry anew before it expires, so that a hot one is never missed: the likelier, the nearer its

@@ -16,16 +16,20 @@ const NOWHERE = 2n ** 64n - 1n;
 
 export class SessionNeeds {
   readonly #reads: DatabaseReads;
+  readonly #isWrite = (text: string) => this.#reads.isWrite(text);
 
+  /** From now on it is noted who writes. */
   constructor(reads: DatabaseReads) {
     this.#reads = reads;
+    for (const { pool } of reads.poolsByCluster()) pool.trackWrites(this.#isWrite);
   }
 
   /** @returns by cluster; undefined: nothing; a promise only when something has to be asked */
   current(): CheckedTo | undefined | Promise<CheckedTo | undefined> {
     let found: Record<string, bigint> | undefined;
     let asked: Promise<void>[] | undefined;
-    for (const [cluster, pool] of this.#reads.poolsByCluster()) {
+    for (const { id: cluster, pool } of this.#reads.poolsByCluster()) {
+      pool.trackWrites(this.#isWrite);
       const lsn = needOf(pool);
       if (lsn === undefined) continue;
       found ??= {};

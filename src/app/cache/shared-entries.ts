@@ -61,8 +61,13 @@ export class SharedEntries {
     if (!entry) return { kind: 'miss', why: 'absent' };
     const checkedTo = await this.#check(key, entry);
     if (typeof checkedTo === 'string') return { kind: 'miss', why: checkedTo };
-    const raw = entry.isCompressed ? await decompressed(entry.value) : entry.value;
-    return { kind: 'hit', found: { entry: { ...entry, checkedTo }, value: decode(raw) } };
+    try {
+      const raw = entry.isCompressed ? await decompressed(entry.value) : entry.value;
+      return { kind: 'hit', found: { entry: { ...entry, checkedTo }, value: decode(raw) } };
+    } catch {
+      // Damaged, or of another version.
+      return { kind: 'miss', why: 'absent' };
+    }
   }
 
   /** As it lies there, whether it holds or not. */

@@ -35,6 +35,8 @@ export class DatabaseReads {
   readonly #reader: StatementReader;
   readonly #texts = new LRUCache<string, KnownText>({ max: MOST_TEXTS });
   readonly #timer: NodeJS.Timeout;
+  #single: { id: string; pool: BanyanPool } | undefined;
+  readonly #list: { id: string; pool: BanyanPool }[] = [];
   #shape: SchemaShape | undefined;
   #refreshing: Promise<void> | undefined;
   #refreshedAt = -Infinity;
@@ -70,11 +72,12 @@ export class DatabaseReads {
     return this.#pool.shards.all.find(shard => shard.pool === pool)?.id;
   }
 
-  poolsByCluster(): [cluster: string, pool: BanyanPool][] {
-    if (this.#pool instanceof ShardedPool) {
-      return this.#pool.shards.all.map(({ id, pool }) => [id, pool]);
-    }
-    return this.#pool instanceof BanyanPool ? [[this.#name, this.#pool]] : [];
+  poolsByCluster(): readonly { readonly id: string; readonly pool: BanyanPool }[] {
+    if (this.#pool instanceof ShardedPool) return this.#pool.shards.all;
+    if (!(this.#pool instanceof BanyanPool)) return [];
+    if (this.#single?.id !== this.#name) this.#single = { id: this.#name, pool: this.#pool };
+    this.#list[0] = this.#single;
+    return this.#list;
   }
 
   /** Where the primary is, now or later. @throws what connecting and querying throw */
