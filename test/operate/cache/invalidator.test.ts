@@ -108,6 +108,7 @@ test('a change of the schema makes all be forgotten, and new tables are covered'
   expect(heard.gaps(cluster).length).toBe(before + 1);
   await pool.query('create or replace function answer() returns int language sql as $$ select 42 $$');
   await until(() => heard.gaps(cluster).length === before + 2);
+  await heard.covered(cluster, 'public.items');
   await pool.query('drop function answer()');
   await until(() => heard.gaps(cluster).length === before + 3);
   await heard.covered(cluster, 'public.items');
