@@ -302,9 +302,8 @@ export class CacheChecker {
     const { rows, lsn } = await until(
       () =>
         this.#once(async client => ({
-          rows: (
-            await client.query<{ id: number; version: string }>('select id, version from hot')
-          ).rows,
+          rows: (await client.query<{ id: number; version: string }>('select id, version from hot'))
+            .rows,
           lsn: await lsnOf(client),
         })),
       { what: 'the database answers', timeoutMs: 60_000 },

@@ -7,7 +7,7 @@ import { CACHE_URL_VARIABLE } from '../../../src/app/environment.ts';
 import { readRuntimeMap } from '../../../src/map/map-file.ts';
 import { cacheUrl } from '../../../src/operate/cache/context.ts';
 import { existingDeployment } from '../../../src/operate/deployment.ts';
-import { type CheckerAccount, CacheChecker } from '../../support/cache-checker.ts';
+import { CacheChecker, type CheckerAccount } from '../../support/cache-checker.ts';
 import { deployFiles, type Site } from '../../support/deployment.ts';
 import { until } from '../../support/until.ts';
 

@@ -106,7 +106,9 @@ test('a change of the schema makes all be forgotten, and new tables are covered'
   await heard.covered(cluster, 'public.more');
   // Temporary tables are nobody's business.
   expect(heard.gaps(cluster).length).toBe(before + 1);
-  await pool.query('create or replace function answer() returns int language sql as $$ select 42 $$');
+  await pool.query(
+    'create or replace function answer() returns int language sql as $$ select 42 $$',
+  );
   await until(() => heard.gaps(cluster).length === before + 2);
   await heard.covered(cluster, 'public.items');
   await pool.query('drop function answer()');

@@ -74,6 +74,9 @@ function apply(before: ObservedCache, step: CacheStep, desired: CacheShape): Obs
       world.redis = world.redis.filter(each => each !== node);
       break;
     }
+    case 'keep-slot':
+      world.unkept = false;
+      break;
     case 'stop-following':
       expect(world.invalidators).toEqual([]);
       world.followed = false;
@@ -98,51 +101,55 @@ const shape: fc.Arbitrary<CacheShape> = fc
       : {}),
   }));
 
-const world: fc.Arbitrary<ObservedCache> = fc.record({
-  redis: fc
-    .uniqueArray(
+const world: fc.Arbitrary<ObservedCache> = fc
+  .record({
+    redis: fc
+      .uniqueArray(
+        fc.record({
+          number: fc.integer({ min: 1, max: 12 }),
+          mode: fc.constantFrom('single' as const, 'cluster' as const),
+          runs: fc.boolean(),
+          memoryMb: fc.constantFrom(32, 64),
+          published: fc.boolean(),
+          role: fc.constantFrom('master' as const, 'replica' as const),
+          slots: fc.integer({ min: 0, max: SLOTS }),
+        }),
+        { selector: ({ number }) => number, maxLength: 8 },
+      )
+      .map(nodes => nodes.map(({ number, ...node }) => ({ name: `cache-${number}`, ...node }))),
+    invalidators: fc
+      .uniqueArray(
+        fc.record({
+          number: fc.integer({ min: 1, max: 4 }),
+          credentials: fc.constantFrom('before', CREDENTIALS),
+        }),
+        { selector: ({ number }) => number, maxLength: 3 },
+      )
+      .map(list =>
+        list.map(({ number, credentials }) => ({ name: `invalidator-${number}`, credentials })),
+      ),
+    published: fc.oneof(
+      fc.record({ kind: fc.constantFrom('none' as const, 'memory' as const) }),
       fc.record({
-        number: fc.integer({ min: 1, max: 12 }),
-        mode: fc.constantFrom('single' as const, 'cluster' as const),
-        runs: fc.boolean(),
-        memoryMb: fc.constantFrom(32, 64),
-        published: fc.boolean(),
-        role: fc.constantFrom('master' as const, 'replica' as const),
-        slots: fc.integer({ min: 0, max: SLOTS }),
+        kind: fc.constantFrom('single' as const, 'cluster' as const),
+        nodes: fc.integer({ min: 1, max: 8 }),
       }),
-      { selector: ({ number }) => number, maxLength: 8 },
-    )
-    .map(nodes => nodes.map(({ number, ...node }) => ({ name: `cache-${number}`, ...node }))),
-  invalidators: fc
-    .uniqueArray(
-      fc.record({
-        number: fc.integer({ min: 1, max: 4 }),
-        credentials: fc.constantFrom('before', CREDENTIALS),
-      }),
-      { selector: ({ number }) => number, maxLength: 3 },
-    )
-    .map(list =>
-      list.map(({ number, credentials }) => ({ name: `invalidator-${number}`, credentials })),
     ),
-  published: fc.oneof(
-    fc.record({ kind: fc.constantFrom('none' as const, 'memory' as const) }),
-    fc.record({
-      kind: fc.constantFrom('single' as const, 'cluster' as const),
-      nodes: fc.integer({ min: 1, max: 8 }),
-    }),
-  ),
-  followed: fc.boolean(),
-}).map(({ published, ...found }) => {
-  // The map names what is of its own kind; if that is nobody, then somebody that we do not run.
-  const redis = found.redis.map(node => ({
-    ...node,
-    published: node.published && published.kind === node.mode,
-  }));
-  const named = redis.filter(node => node.published).length;
-  if (published.kind === 'none' || published.kind === 'memory') return { ...found, redis, published };
-  const whose = named === 0 ? { external: 'elsewhere:1' } : {};
-  return { ...found, redis, published: { kind: published.kind, nodes: named || 1, ...whose } };
-});
+    followed: fc.boolean(),
+    unkept: fc.boolean(),
+  })
+  .map(({ published, ...found }) => {
+    // The map names what is of its own kind; if that is nobody, then somebody that we do not run.
+    const redis = found.redis.map(node => ({
+      ...node,
+      published: node.published && published.kind === node.mode,
+    }));
+    const named = redis.filter(node => node.published).length;
+    if (published.kind === 'none' || published.kind === 'memory')
+      return { ...found, redis, published };
+    const whose = named === 0 ? { external: 'elsewhere:1' } : {};
+    return { ...found, redis, published: { kind: published.kind, nodes: named || 1, ...whose } };
+  });
 
 test('every plan leads to what is desired, and then nothing is left to do', () => {
   fc.assert(
@@ -181,6 +188,7 @@ test('a failover changes who is master, and asks for nothing', () => {
     invalidators: [],
     published: { kind: 'none' },
     followed: false,
+    unkept: false,
   };
   let now = empty;
   for (const step of planCache(empty, desired, CREDENTIALS)) now = apply(now, step, desired);

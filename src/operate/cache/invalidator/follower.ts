@@ -259,9 +259,7 @@ export class ClusterFollower {
     await this.#untilTagsAreKnown();
     const { endLsn, xid, committedAt, changes } = transaction;
     const told = this.#told;
-    const isOfSchema = changes.some(
-      ({ schema, table }) => `${schema}.${table}` === SCHEMA_CHANGES,
-    );
+    const isOfSchema = changes.some(({ schema, table }) => `${schema}.${table}` === SCHEMA_CHANGES);
     // It came again after a break, or nothing is told at the moment.
     if (told === undefined || endLsn <= told || this.#isSilent) {
       if (told !== undefined && endLsn > told) this.#told = endLsn;
