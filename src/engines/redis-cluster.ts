@@ -260,7 +260,8 @@ export class RedisCluster {
   async #owners(): Promise<Map<number, string>> {
     const owners = new Map<number, string>();
     const claim = ({ id, slots }: SeenNode) => {
-      for (const [from, to] of slots) for (let slot = from; slot <= to; slot++) owners.set(slot, id);
+      for (const [from, to] of slots)
+        for (let slot = from; slot <= to; slot++) owners.set(slot, id);
     };
     const present = new Set(this.#members.map(({ id }) => id));
     for (const member of this.#members) {
@@ -293,9 +294,7 @@ export class RedisCluster {
       const source = this.#members.find(({ id }) => id === owner);
       return source ? [{ slot, source }] : [];
     });
-    await Promise.all(
-      moving.map(({ slot, owner }) => set(target, slot, 'IMPORTING', owner)),
-    );
+    await Promise.all(moving.map(({ slot, owner }) => set(target, slot, 'IMPORTING', owner)));
     await Promise.all(found.map(({ slot, source }) => set(source, slot, 'MIGRATING', target.id)));
     const counts = await Promise.all(
       found.map(({ slot, source }) =>
