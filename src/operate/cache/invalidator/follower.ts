@@ -356,7 +356,8 @@ export class ClusterFollower {
       const [from, upto] = [this.#storedTo, this.#told];
       this.#unacknowledged = undefined;
       this.#unstored = [];
-      if (from !== undefined && upto !== undefined && upto > from && this.#knowsTags) {
+      // An empty one as well: a bucket that has lost its marker gets a new one, on a quiet database too.
+      if (from !== undefined && upto !== undefined && this.#knowsTags) {
         const applied = await store()
           ?.apply({ cluster, from, upto, invalidations })
           .catch((error: Error) => ({ unreachable: [{ bucket: 0, error: error as unknown }] }));
