@@ -1,6 +1,11 @@
 /** What an application imports from "banyan". */
 export { type Assets, type AssetsOptions, createAssets } from './app/assets/assets.ts';
 export { expressAssets, fastifyAssets, honoAssets } from './app/assets/middleware.ts';
+export type { Cache, Explanation, Loader } from './app/cache/cache.ts';
+export { type CacheOptions, createCache } from './app/cache/create-cache.ts';
+export { InvalidCacheKey, InvalidCacheOption, NotStorable } from './app/cache/errors.ts';
+export type { CacheKey, Duration, GetOptions } from './app/cache/options.ts';
+export type { CacheCounts, CacheEvents } from './app/cache/stats.ts';
 export type { Staleness } from './app/database/consistency/staleness.ts';
 export { NeedsPrimary, OutcomeUnknown, TransactionBroken } from './app/database/errors.ts';
 export { DatabaseAway } from './app/database/holding.ts';

@@ -70,6 +70,8 @@ export class LogFeed implements InvalidationFeed {
 
   connect(listener: FeedListener): () => void {
     if (this.#covers) listener(this.#covers);
+    const [cluster, upto] = [this.#cluster, this.#upto];
+    listener({ kind: 'batch', batch: { cluster, from: upto, upto, invalidations: [] } });
     this.#listeners.add(listener);
     this.#tellExplicit([]);
     return () => this.#listeners.delete(listener);
@@ -77,6 +79,11 @@ export class LogFeed implements InvalidationFeed {
 
   async invalidate(tags: readonly string[]): Promise<void> {
     this.#tellExplicit(tags);
+  }
+
+  /** As the invalidator does each second: a store that was lost knows again where it is. */
+  remind(): void {
+    this.#tellExplicit([]);
   }
 
   /** Until `release` nothing is told. */

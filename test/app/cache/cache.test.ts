@@ -44,7 +44,6 @@ beforeEach(async () => {
     insert into articles values (1, 'one', 1, 'One'), (2, 'two', 2, 'Two');
     insert into tagged values (1, 'a'), (1, 'b'), (2, 'a');
   `);
-  await feed.told();
   store = new RedisStore({
     target: redis.target,
     prefix: `t${++prefixes}`,
@@ -53,6 +52,7 @@ beforeEach(async () => {
   });
   feed.store = store;
   await until(() => store.isReady);
+  await feed.told();
   pool = createPool({ connectionString: url });
   cache = newCache(pool);
   await cache.ready();
@@ -84,6 +84,7 @@ function newCache(over: pg.Pool, options: Partial<CacheOptions> = {}): Cache {
 /** Redis has had a batch: it may keep something from now on. */
 async function marked(): Promise<void> {
   await until(async () => {
+    feed.remind();
     const marker = (await redis.command('HGETALL', `banyan:t${prefixes}:{0}:m`)) as object;
     return 'a:1' in marker && 'a:~' in marker;
   });
@@ -271,7 +272,13 @@ test('explicit tags and deletion reach every process, and what is being computed
   await cache.delete('t');
   expect(await tagged(second)).toBe(3);
   const gate = Promise.withResolvers<number>();
-  const computed = cache.get('u', () => gate.promise, { tags: ['news'] });
+  const begun = Promise.withResolvers<void>();
+  const compute = () => {
+    begun.resolve();
+    return gate.promise;
+  };
+  const computed = cache.get('u', compute, { tags: ['news'] });
+  await begun.promise;
   await cache.invalidateTag('news');
   gate.resolve(7);
   expect(await computed).toBe(7);

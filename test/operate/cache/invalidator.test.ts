@@ -110,6 +110,7 @@ test('a change of the schema makes all be forgotten, and new tables are covered'
     'create or replace function answer() returns int language sql as $$ select 42 $$',
   );
   await until(() => heard.gaps(cluster).length === before + 2);
+  await heard.covered(cluster, 'public.items');
   await pool.query('drop function answer()');
   await until(() => heard.gaps(cluster).length === before + 3);
   await heard.covered(cluster, 'public.items');

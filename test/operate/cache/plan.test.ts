@@ -74,6 +74,9 @@ function apply(before: ObservedCache, step: CacheStep, desired: CacheShape): Obs
       world.redis = world.redis.filter(each => each !== node);
       break;
     }
+    case 'keep-slot':
+      world.unkept = false;
+      break;
     case 'stop-following':
       expect(world.invalidators).toEqual([]);
       world.followed = false;
@@ -133,6 +136,7 @@ const world: fc.Arbitrary<ObservedCache> = fc
       }),
     ),
     followed: fc.boolean(),
+    unkept: fc.boolean(),
   })
   .map(({ published, ...found }) => {
     // The map names what is of its own kind; if that is nobody, then somebody that we do not run.
@@ -184,6 +188,7 @@ test('a failover changes who is master, and asks for nothing', () => {
     invalidators: [],
     published: { kind: 'none' },
     followed: false,
+    unkept: false,
   };
   let now = empty;
   for (const step of planCache(empty, desired, CREDENTIALS)) now = apply(now, step, desired);
