@@ -30,13 +30,14 @@ import {
   leaveConnections,
   resize,
   serveWaiting,
+  take,
   turnAway,
 } from './pool-internals.ts';
 import { PrimaryClock } from './primary-clock.ts';
 import { currentWatch, partsOf, type ReadWatch, unwatched } from './read-watch.ts';
 import { RoutedClient } from './routed-client.ts';
 import { type PrimaryPool, Router } from './router.ts';
-import { type Done, type QueryConfig, type Statement, sendOn } from './statement.ts';
+import { type Done, type QueryConfig, sendOn } from './statement.ts';
 import { isSubmittable } from './submittable.ts';
 import { type TransactionOptions, transaction } from './transaction.ts';
 import { watchClient } from './watched-client.ts';
@@ -78,13 +79,15 @@ type ConnectCallback = (
 ) => void;
 
 const pulseQueue = internalsOf(pg.Pool.prototype)._pulseQueue;
-/** pg-pool's own default. */
+/** pg-pool's own defaults. */
 const DEFAULT_MAX = 10;
+const IDLE_TIMEOUT_MS = 10_000;
 /** Of the question where the primary is, which takes a millisecond. */
 const CLOCK_TIMEOUT_MS = 1_000;
 
 export class BanyanPool extends pg.Pool implements Pool, PrimaryPool {
   readonly #config: pg.PoolConfig;
+  readonly #idleTimeoutMs: number;
   readonly #behaviour: BanyanPoolOptions;
   readonly #limits: { timeoutMs: number; most: number };
   readonly #holding: Holding;
@@ -102,7 +105,9 @@ export class BanyanPool extends pg.Pool implements Pool, PrimaryPool {
   #clock: PrimaryClock | undefined;
 
   constructor(config: pg.PoolConfig, behaviour: BanyanPoolOptions) {
-    super(config);
+    super({ ...config, idleTimeoutMillis: 0 });
+    this.#idleTimeoutMs = config.idleTimeoutMillis ?? IDLE_TIMEOUT_MS;
+    closeIdle(this, this.#idleTimeoutMs);
     this.#config = config;
     this.#behaviour = behaviour;
     this.#limits = { ...behaviour.hold };
@@ -222,21 +227,39 @@ export class BanyanPool extends pg.Pool implements Pool, PrimaryPool {
       process.nextTick(given, error);
       return undefined as never;
     }
-    const isRouted = router && !this.ending && config !== null && config !== undefined;
-    if (!isRouted || typeof config === 'function' || isSubmittable(config)) {
+    const isGiven = config !== null && config !== undefined && typeof config !== 'function';
+    const isPlain = isGiven && !this.ending && !isSubmittable(config);
+    if (!router || !isPlain) {
       const watch = currentWatch();
       if (watch || this.#single) return this.#queryWatched(watch, config, values, callback);
-      return this.#queryAsPg(config, values, callback);
+      if (!isPlain) return this.#queryAsPg(config, values, callback);
     }
     const own = (typeof values === 'function' ? undefined : values) as unknown[] | undefined;
     if (given) {
-      router.run(router.statement(config as QueryConfig, own, given, staleness));
+      this.#run(config as QueryConfig, own, staleness, given);
       return undefined as never;
     }
     return new Promise((resolve, reject) => {
       const done: Done = (error, result) => (error ? reject(error) : resolve(result));
-      router.run(router.statement(config as QueryConfig, own, done, staleness));
+      this.#run(config as QueryConfig, own, staleness, done);
     }).catch(throwFromHere) as never;
+  }
+
+  #run(
+    config: QueryConfig,
+    values: unknown[] | undefined,
+    staleness: number | undefined,
+    done: Done,
+  ): void {
+    const router = this.#router;
+    if (router) {
+      router.run(router.statement(config, values, done, staleness));
+      return;
+    }
+    this.connectPrimary((error, client) => {
+      if (client) sendOn(client, { config, values }, undefined, done);
+      else done(error);
+    }, performance.now());
   }
 
   /** @internal As `query`, of a statement that is cancelled when a signal fires. */
@@ -251,8 +274,7 @@ export class BanyanPool extends pg.Pool implements Pool, PrimaryPool {
       return promise;
     }
     const client = await this.connect();
-    const statement = { config, values: undefined, signal } as unknown as Statement;
-    sendOn(client, statement, undefined, done);
+    sendOn(client, { config, values: undefined, signal }, undefined, done);
     return promise;
   }
 
@@ -357,7 +379,7 @@ export class BanyanPool extends pg.Pool implements Pool, PrimaryPool {
       else callback(away(), undefined);
       return;
     }
-    super.connect((error, client) => {
+    take(this, (error, client) => {
       if (error && isAway(error)) {
         monitor?.suspect();
         if (mayHold) deliver();
@@ -399,7 +421,7 @@ export class BanyanPool extends pg.Pool implements Pool, PrimaryPool {
       max: this.options.max,
       idleTimeoutMillis: 0,
     });
-    closeIdle(pool, this.options.idleTimeoutMillis ?? 0);
+    closeIdle(pool, this.#idleTimeoutMs);
     this.#relay.add(pool);
     return pool;
   }

@@ -3,7 +3,10 @@
  * connections, to send nothing for a while. Each is a few lines over pg-pool's own fields, here and nowhere
  * else, so that a new version of pg-pool has one place to break.
  */
-import type pg from 'pg';
+import pg from 'pg';
+
+/** pg-pool's own, also of a pool that has another. */
+const { connect } = pg.Pool.prototype;
 
 export type TakeCallback = (error: Error | undefined, client: pg.PoolClient | undefined) => void;
 
@@ -73,7 +76,7 @@ export function take(pool: pg.Pool, callback: TakeCallback): void {
     return;
   }
   if (pool.ending || !internals._isFull()) {
-    pool.connect(callback);
+    connect.call(pool, callback);
     return;
   }
   queue.push({

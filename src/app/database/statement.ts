@@ -53,7 +53,7 @@ export function isInTransaction(client: pg.ClientBase): boolean {
  * pg's own pool closes a connection after any error of `pool.query`, and keeps it after one of a client that
  * was checked out. So does this, where the error cannot have left a transaction behind.
  */
-function isUsableAfter(error: Error, { keeps, facts }: Statement): boolean {
+function isUsableAfter(error: Error, { keeps, facts }: Sending): boolean {
   if (!keeps || isBroken(error) || wasNotSent(error)) return false;
   return facts?.transaction.length === 0 && !facts.opaque && facts.pins === 'nothing';
 }
@@ -64,13 +64,17 @@ export function addressOf(client: pg.ClientBase): string {
   return `${host}:${port}`;
 }
 
+/** What of a statement counts when it has its connection. */
+export type Sending = Pick<Statement, 'config' | 'values'> &
+  Partial<Pick<Statement, 'facts' | 'signal' | 'onConnection' | 'keeps'>>;
+
 /**
  * Sends a statement on a connection that was taken from a pool, and gives the connection back.
  * @param done gets what pg gives; errors as they are
  */
 export function sendOn(
   client: pg.PoolClient,
-  statement: Statement,
+  statement: Sending,
   member: MemberState | undefined,
   done: Done,
 ): void {
