@@ -23,6 +23,7 @@ import { EventRelay } from './event-relay.ts';
 import { Holding, type HoldLimits, isAway } from './holding.ts';
 import { keyOf } from './members/member.ts';
 import { openOwnConnection } from './own-connection.ts';
+import { atMember, shareOf } from './place.ts';
 import {
   breakConnections,
   closeIdle,
@@ -79,8 +80,7 @@ type ConnectCallback = (
 ) => void;
 
 const pulseQueue = internalsOf(pg.Pool.prototype)._pulseQueue;
-/** pg-pool's own defaults. */
-const DEFAULT_MAX = 10;
+/** pg-pool's own default. */
 const IDLE_TIMEOUT_MS = 10_000;
 /** Of the question where the primary is, which takes a millisecond. */
 const CLOCK_TIMEOUT_MS = 1_000;
@@ -228,11 +228,10 @@ export class BanyanPool extends pg.Pool implements Pool, PrimaryPool {
       return undefined as never;
     }
     const isGiven = config !== null && config !== undefined && typeof config !== 'function';
-    const isPlain = isGiven && !this.ending && !isSubmittable(config);
-    if (!router || !isPlain) {
-      const watch = currentWatch();
-      if (watch || this.#single) return this.#queryWatched(watch, config, values, callback);
-      if (!isPlain) return this.#queryAsPg(config, values, callback);
+    if (!isGiven || this.ending || isSubmittable(config)) {
+      currentWatch()?.spoil('reads with a cursor or a stream');
+      this.#single?.scope().noteWrite();
+      return this.#queryAsPg(config, values, callback);
     }
     const own = (typeof values === 'function' ? undefined : values) as unknown[] | undefined;
     if (given) {
@@ -256,10 +255,9 @@ export class BanyanPool extends pg.Pool implements Pool, PrimaryPool {
       router.run(router.statement(config, values, done, staleness));
       return;
     }
-    this.connectPrimary((error, client) => {
-      if (client) sendOn(client, { config, values }, undefined, done);
-      else done(error);
-    }, performance.now());
+    const watch = currentWatch();
+    if (watch || this.#single) this.#sendWatched(watch, config, values, done);
+    else this.#send(config, values, done);
   }
 
   /** @internal As `query`, of a statement that is cancelled when a signal fires. */
@@ -288,48 +286,31 @@ export class BanyanPool extends pg.Pool implements Pool, PrimaryPool {
     }
   }
 
+  #send(config: QueryConfig, values: unknown[] | undefined, done: Done): void {
+    this.connectPrimary((error, client) => {
+      if (client) sendOn(client, { config, values }, undefined, done);
+      else done(error);
+    }, performance.now());
+  }
+
   /** For a function whose reads are told, before it is sent and when it has been answered; and for who has written. */
-  #queryWatched(
+  #sendWatched(
     watch: ReadWatch | undefined,
-    config: unknown,
-    values: unknown,
-    callback: unknown,
-  ): never {
+    config: QueryConfig,
+    values: unknown[] | undefined,
+    done: Done,
+  ): void {
     const single = this.#single;
     const scope = single?.scope();
     const { text, values: own } = partsOf(config, values);
-    if (typeof config === 'function' || isSubmittable(config)) {
-      watch?.spoil('reads with a cursor or a stream');
-      scope?.noteWrite();
-      return this.#queryAsPg(config, values, callback);
-    }
-    const done = (error: unknown, result?: unknown) => {
+    const answered: Done = (error, result) => {
       if (scope) single?.noteAnswer(text, scope);
       if (!error) watch?.answered(this, text, own, result);
+      done(error, result);
     };
     const wait = watch?.atPrimary(this, this.#address && keyOf(this.#address));
-    const given = typeof values === 'function' ? values : callback;
-    const list = typeof values === 'function' ? undefined : values;
-    if (typeof given === 'function') {
-      const answered = (error: Error | undefined, result: unknown) => {
-        done(error, result);
-        (given as Done)(error, result);
-      };
-      if (!wait) return this.#queryAsPg(config, list, answered);
-      void wait.then(() => this.#queryAsPg(config, list, answered));
-      return undefined as never;
-    }
-    const send = () => this.#queryAsPg(config, list, undefined) as Promise<unknown>;
-    return (wait ? wait.then(send) : send()).then(
-      result => {
-        done(undefined, result);
-        return result;
-      },
-      error => {
-        done(error);
-        throw error;
-      },
-    ) as never;
+    if (wait) void wait.then(() => this.#send(config, values, answered));
+    else this.#send(config, values, answered);
   }
 
   /** Without replicas `pool.query` comes by here as well; while all is well this costs one call more than pg-pool's own. */
@@ -503,20 +484,4 @@ for (const [name, count] of Object.entries({
 
 function away(): Error {
   return Object.assign(new Error('the primary is away'), { code: '57P03' });
-}
-
-/** What this server may hold, so that all of them together never take the database's last connection. */
-export function shareOf(map: RuntimeMap, wanted: number | undefined): number {
-  const share = map.database.connectionsPerServer;
-  if (share === undefined) return wanted ?? DEFAULT_MAX;
-  return Math.min(share, wanted ?? share);
-}
-
-/** The URL with another host and port; as it is without a member. */
-export function atMember(connectionString: string, member: Member | undefined): string {
-  if (!member) return connectionString;
-  const url = new URL(connectionString);
-  url.hostname = member.host.includes(':') ? `[${member.host}]` : member.host;
-  url.port = String(member.port);
-  return url.href;
 }

@@ -4,8 +4,9 @@ import { BanyanError } from '../../errors.ts';
 import { readRuntimeMap } from '../../map/map-file.ts';
 import type { RuntimeMap } from '../../map/runtime-map.ts';
 import { readEnvironment } from '../environment.ts';
-import { atMember, BanyanPool, type Pool, shareOf } from './banyan-pool.ts';
+import { BanyanPool, type Pool } from './banyan-pool.ts';
 import { type Staleness, stalenessMs } from './consistency/staleness.ts';
+import { atMember, shareOf } from './place.ts';
 import { ShardedPool } from './shards/sharded-pool.ts';
 
 export interface PoolOptions extends pg.PoolConfig {

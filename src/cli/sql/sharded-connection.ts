@@ -9,8 +9,8 @@
 import { randomBytes } from 'node:crypto';
 import { setFlagsFromString } from 'node:v8';
 import pg from 'pg';
-import { atMember } from '../../app/database/banyan-pool.ts';
 import { isBroken } from '../../app/database/breakage.ts';
+import { atMember } from '../../app/database/place.ts';
 import { createPool, type Pool } from '../../app/database/pool.ts';
 import { LEADING } from '../../app/database/shards/session-words.ts';
 import { log } from '../../app/telemetry/log.ts';

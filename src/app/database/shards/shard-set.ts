@@ -8,7 +8,8 @@
  */
 import type pg from 'pg';
 import type { RuntimeMap } from '../../../map/runtime-map.ts';
-import { atMember, BanyanPool, type BanyanPoolOptions, shareOf } from '../banyan-pool.ts';
+import { BanyanPool, type BanyanPoolOptions } from '../banyan-pool.ts';
+import { atMember, shareOf } from '../place.ts';
 import { ShardUnfinished } from './errors.ts';
 import { LoadSketch } from './hot/load-sketch.ts';
 import type { LaneKey } from './lanes.ts';
