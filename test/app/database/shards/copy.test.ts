@@ -366,7 +366,7 @@ describe('COPY TO STDOUT', () => {
     expect(many).toEqual(one);
   });
 
-  test('that nobody reads on leaves the client usable', async () => {
+  test('that nobody reads to its end keeps nobody else waiting', async () => {
     await onBoth(client =>
       copyIn(
         client,
