@@ -11,8 +11,11 @@ import type { RuntimeMap } from '../../../map/runtime-map.ts';
 import { log } from '../../telemetry/log.ts';
 import { RowBelongsElsewhere } from './misplaced.ts';
 
-/** Whoever moves rows fences the old place first and publishes the map after: a moment later. */
-const WAIT_MS = 500;
+/**
+ * Whoever moves rows fences the old place first and publishes the map after: a moment later, on a machine that may be
+ * busy. Only a trigger or a rule that changes keys makes anyone wait for so long in vain.
+ */
+const WAIT_MS = 2_000;
 const PAUSE_MS = 20;
 
 export class MapWatch {

@@ -91,6 +91,7 @@ export class ShardSet {
   /** What this process asks of each. */
   readonly load = new LoadSketch();
   #shards: readonly Shard[] = [];
+  #layout = '';
 
   constructor(options: ShardSetOptions) {
     this.#options = options;
@@ -103,6 +104,11 @@ export class ShardSet {
 
   get count(): number {
     return this.#shards.length;
+  }
+
+  /** Differs when other shards are there, or own other rows. */
+  get layout(): string {
+    return this.#layout;
   }
 
   at(index: number): Shard {
@@ -118,6 +124,7 @@ export class ShardSet {
 
   follow(map: RuntimeMap): void {
     const { url, wanted } = this.#options;
+    this.#layout = JSON.stringify(map.database.shards.map(({ id, range }) => [id, range]));
     const before = new Map(this.#shards.map(shard => [shard.id, shard]));
     this.#shards = map.database.shards.map(one => before.get(one.id) ?? this.#open(map, one.id));
     for (const [index, { pool }] of this.#shards.entries()) {

@@ -77,6 +77,9 @@ export class ShardedClient extends QueuedClient {
       get count() {
         return shards.count;
       },
+      get layout() {
+        return shards.layout;
+      },
       shard: index => shards.at(index),
       connect: async index => {
         await shards.seen(shards.at(index), coordinator);

@@ -128,6 +128,9 @@ export class ShardedPool extends pg.Pool implements Pool {
         get count() {
           return shards.count;
         },
+        get layout() {
+          return shards.layout;
+        },
         shard: index => shards.at(index),
         connect: async index => {
           await shards.seen(shards.at(index), coordinator);

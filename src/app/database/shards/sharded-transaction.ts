@@ -6,6 +6,8 @@
  *   every branch has the savepoints and settings of the whole.
  * - An error on one shard is one of the whole: until ROLLBACK, or ROLLBACK TO, nothing runs on any (25P02, as
  *   PostgreSQL has it). A connection that broke takes the transaction with it.
+ * - All of it runs by one layout of the shards. When that changes under it, it is broken: what it has done, and what it
+ *   would do now, may be about the same rows in two places.
  * - With branches on several shards a wait for a lock has a limit: two transactions may wait for each other over two
  *   servers, and neither of those sees it (`ShardDeadlock`).
  */
@@ -34,6 +36,8 @@ export interface TransactionSource {
   readonly coordinator: Coordinator;
   readonly count: number;
   shard(index: number): Shard;
+  /** Differs when the shards of the map are others, or own other rows. */
+  readonly layout?: string;
   /** A connection to the shard's primary. @returns with how to give it back; with an error it is to be closed */
   connect(index: number): Promise<[pg.PoolClient, (error: Error | undefined) => void]>;
   /** In milliseconds. */
@@ -49,6 +53,8 @@ export class ShardedTransaction implements Lanes {
   readonly #begin: string;
   readonly #branches = new Map<number, Promise<Branch>>();
   readonly #open = new Map<number, Branch>();
+  /** By which its branches were begun. */
+  #layout: string | undefined;
   #changesCatalog = false;
   #failed = false;
   #broken: TransactionBroken | undefined;
@@ -126,6 +132,12 @@ export class ShardedTransaction implements Lanes {
 
   /** The branch on a shard, begun unless it is there. @throws what connecting throws; TransactionBroken */
   async branch(index: number): Promise<Branch> {
+    if (this.#branches.size === 0) this.#layout = this.#source.layout;
+    else if (this.#layout !== this.#source.layout) {
+      this.#failed = true;
+      this.#broken ??= new TransactionBroken(new Error('the shards have changed since it began'));
+      throw this.#broken;
+    }
     let opening = this.#branches.get(index);
     if (!opening) {
       opening = this.#beginOn(index);

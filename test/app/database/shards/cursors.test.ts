@@ -131,6 +131,7 @@ describe('a cursor', () => {
       ['select * from tags', []],
       ["select code from tags union all select 'x'", []],
       ['update users set name = name where id < 4 returning id', []],
+      ["update users set email = 'new' || email where id = $1 returning email", [5]],
     ] as [string, unknown[]][]) {
       const [one, many] = await onBoth(client => read(client, text, values, 3));
       expect(many.map(String).sort(), text).toEqual(one.map(String).sort());

@@ -5,6 +5,7 @@ import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
 import { migrate } from '../../../../src/app/database/migrate.ts';
 import { hashExpression } from '../../../../src/app/database/shards/hash.ts';
 import { evenRanges, Ranges } from '../../../../src/app/database/shards/ranges.ts';
+import type { ShardedPool } from '../../../../src/app/database/shards/sharded-pool.ts';
 import { log } from '../../../../src/app/telemetry/log.ts';
 import { publishRuntimeMap, readRuntimeMap } from '../../../../src/map/map-file.ts';
 import { CreatedShards } from '../../../support/created-shards.ts';
@@ -128,6 +129,40 @@ describe('a write by an old map', () => {
     expect(attempts).toBe(2);
     expect(await where()).toEqual(expected([1, 2, 3, 4]));
     expect(await shards.servers.prepared()).toEqual([[], [], []]);
+  });
+
+  test('in a transaction that has begun by it breaks that, and pool.transaction repeats it', async () => {
+    const { shards: set } = shards.pool as ShardedPool;
+    const publish = await turn();
+    const before = set.layout;
+    await shards.withClient(async client => {
+      await client.query('begin');
+      await client.query('select count(*) from users');
+      await publish();
+      await until(() => set.layout !== before);
+      // By the new map it would look elsewhere than it has done.
+      await expect(client.query('select * from users where id = 1')).rejects.toMatchObject({
+        code: 'TRANSACTION_BROKEN',
+        safeToRetry: true,
+      });
+      await client.query('rollback');
+      expect((await client.query('select * from users where id = 1')).rows).toEqual([]);
+    });
+    const again = await turn();
+    let attempts = 0;
+    await shards.pool.transaction(async client => {
+      attempts++;
+      const { layout } = set;
+      await client.query('select count(*) from users');
+      if (attempts === 1) {
+        await again();
+        await until(() => set.layout !== layout);
+      }
+      await client.query('insert into users (id) values (1), (2), (3), (4)');
+    });
+    expect(attempts).toBe(2);
+    expect(await where()).toEqual(expected([1, 2, 3, 4]));
+    await shards.pool.query('delete from users');
   });
 
   test('is an error when there is no newer map, also of a transaction, which is not repeated', async () => {

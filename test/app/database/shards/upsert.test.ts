@@ -96,6 +96,26 @@ describe('by itself', () => {
   });
 });
 
+test('what MERGE writes is claimed as well', async () => {
+  const merge = (id: number, email: string) =>
+    shards.pool.query(
+      `merge into users u using (values ($1::bigint, $2::text)) s(id, email) on u.id = s.id
+        when matched then update set email = s.email
+        when not matched then insert (id, email) values (s.id, s.email)`,
+      [id, email],
+    );
+  await merge(1, 'a');
+  await merge(2, 'b');
+  await merge(1, 'c');
+  await expectLookups();
+  await expect(merge(3, 'b')).rejects.toMatchObject({
+    code: '23505',
+    constraint: 'users_email_key',
+  });
+  await merge(3, 'a');
+  await expectLookups();
+});
+
 test('of many at once none is told of a conflict, and each counts once', {
   timeout: 120_000,
 }, async () => {

@@ -5,8 +5,9 @@
  */
 import type { Node, WindowDef } from 'libpg-query';
 import { hasAggregate, windowsOf } from './expressions.ts';
-import { isStar, type Level } from './level.ts';
+import type { Level } from './level.ts';
 import { outputName } from './output-name.ts';
+import { isStar } from './select-shape.ts';
 import { namesOf } from './tree.ts';
 
 /** Groups, or aggregates, that have rows on several shards. */

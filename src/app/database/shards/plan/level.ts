@@ -13,32 +13,16 @@ import type { Analysis } from './analysis.ts';
 import { copyAdvice } from './copy-advice.ts';
 import { isCorrelated } from './correlation.ts';
 import { type Column, columnOf, Equalities, isEquals } from './equalities.ts';
-import { expressionsOf, subLinksOf, windowsOf } from './expressions.ts';
+import { expressionsOf, subLinksOf } from './expressions.ts';
 import { connected, onOf, regionConditions, regionOf } from './from.ts';
-import { outputName } from './output-name.ts';
+import { mergedOutputs, ownOutputs } from './outputs.ts';
 import { qualified } from './placement.ts';
 import { type Ctes, readFrom, Scope, type Source, withCtes } from './scope.ts';
-import { conjunctsOf, isUntyped, stringOf, walk } from './tree.ts';
+import { firstTable, isBarrier, writesInWith } from './select-shape.ts';
+import { unite } from './set-operations.ts';
+import { REFERENCE, type Spread } from './spread.ts';
+import { conjunctsOf, isUntyped } from './tree.ts';
 import { recordWrite } from './with-writes.ts';
-
-export type Spread =
-  /** Every shard gives the whole. */
-  | { readonly kind: 'reference' }
-  /** It is bound to the key of the row outside of it: all of it is where that is. */
-  | { readonly kind: 'local' }
-  /** The first shard gives the whole. */
-  | { readonly kind: 'home' }
-  /** Each shard gives a part; the columns that tell which. */
-  | { readonly kind: 'sharded'; readonly keys: readonly Column[] }
-  /** Each shard gives something from which the whole can be made, and `why` it is not a part. */
-  | {
-      readonly kind: 'global';
-      readonly why: string;
-      /** What it lacks is only that equal rows of several shards are made one. */
-      readonly isUnion?: boolean;
-    };
-
-const REFERENCE: Spread = { kind: 'reference' };
 
 export class Level {
   readonly select: SelectStmt;
@@ -73,10 +57,10 @@ export class Level {
         branch => new Level(analysis, branch, parent, this.ctes),
       );
       this.branches = branches as unknown as readonly [Level, Level];
-      this.outputs = this.#mergedOutputs();
+      this.outputs = mergedOutputs(this, analysis);
     } else {
       this.source = readFrom(select.fromClause ?? [], this.scope, this.ctes, analysis);
-      this.outputs = this.#ownOutputs();
+      this.outputs = ownOutputs(this, analysis);
     }
   }
 
@@ -148,114 +132,18 @@ export class Level {
     return new Level(this.#analysis, select, this.scope, this.ctes);
   }
 
-  // ---- what its output is
-
-  #ownOutputs(): Column[] | undefined {
-    const { targetList, valuesLists } = this.select;
-    if (valuesLists) {
-      const [first] = valuesLists;
-      const width = first && 'List' in first ? (first.List.items ?? []).length : 0;
-      return Array.from({ length: width }, (_, i) =>
-        this.#analysis.column(`column${i + 1}`, undefined),
-      );
-    }
-    const outputs: Column[] = [];
-    for (const node of targetList ?? []) {
-      if (!('ResTarget' in node)) continue;
-      const { val, name } = node.ResTarget;
-      if (val && 'ColumnRef' in val) {
-        const fields = val.ColumnRef.fields ?? [];
-        const last = fields.at(-1);
-        if (last && 'A_Star' in last) {
-          const star = this.scope.star(stringOf(fields.at(-2)));
-          if (!star) return undefined;
-          outputs.push(...star);
-          continue;
-        }
-      }
-      const column = columnOf(val, this.scope.resolve);
-      const named = name ?? outputName(val);
-      outputs.push(column ? { ...column, name: named } : this.#analysis.column(named, undefined));
-    }
-    return outputs;
-  }
-
-  #mergedOutputs(): Column[] | undefined {
-    const [left, right] = this.branches!;
-    if (!left.outputs || !right.outputs) return undefined;
-    return left.outputs.map(({ name, family }, i) =>
-      this.#analysis.column(name, family === right.outputs?.[i]?.family ? family : undefined),
-    );
-  }
-
   // ---- UNION, INTERSECT, EXCEPT
 
   #settleBranches(inherited: Equalities, outerKeys: readonly Column[]): Spread {
-    const { op, all = false } = this.select;
     const [left, right] = this.branches!;
     const [a, b] = [left.settle(inherited, outerKeys), right.settle(inherited, outerKeys)];
     this.equalities = inherited;
-    const spread = this.#unite(a, b, op, all);
+    const spread = unite(this, this.#analysis, a, b);
     this.from = spread;
     if (spread.kind !== 'sharded' && spread.kind !== 'global') return spread;
     const { limitCount, limitOffset } = this.select;
     if (limitCount || limitOffset) return { kind: 'global', why: 'has a LIMIT over all shards' };
     return spread;
-  }
-
-  #unite(left: Spread, right: Spread, op: SelectStmt['op'], all: boolean): Spread {
-    const isUnion = op === 'SETOP_UNION' && !all;
-    const union: Spread = { kind: 'global', why: 'is a UNION over all shards', isUnion: true };
-    const [a, b] = [left, right].map((spread, i) => {
-      if (spread.kind !== 'global' || (isUnion && spread.isUnion)) return spread;
-      return this.#answerFirst(this.branches![i]!, spread);
-    }) as [Spread, Spread];
-    const kinds = [a.kind, b.kind];
-    const both = (...allowed: Spread['kind'][]) => kinds.every(kind => allowed.includes(kind));
-    if (both('reference')) return a;
-    if (both('reference', 'home')) return { kind: 'home' };
-    if (both('reference', 'local')) return { kind: 'local' };
-    if (both('sharded')) {
-      const keys = this.#commonKeys(a, b);
-      if (op === 'SETOP_UNION' && all) return { kind: 'sharded', keys };
-      if (keys.length > 0) return { kind: 'sharded', keys };
-    }
-    if (isUnion && both('sharded', 'reference', 'global')) return union;
-    const rest = [a, b].map((spread, i) =>
-      spread.kind === 'sharded' ? this.#answerFirst(this.branches![i]!, spread) : spread,
-    );
-    const open = rest.find(({ kind }) => kind !== 'reference' && kind !== 'home');
-    if (open) return { kind: 'global', why: 'puts together rows of a shard and of all shards' };
-    return rest.some(({ kind }) => kind === 'home') ? { kind: 'home' } : REFERENCE;
-  }
-
-  /** A branch whose rows have to be known as a whole. */
-  #answerFirst(branch: Level, spread: Spread): Spread {
-    if (branch.isCorrelated) return spread;
-    if (branch.hasUntyped) {
-      this.#analysis.refuse(
-        'A part of a UNION, INTERSECT or EXCEPT that has to be answered first selects a constant or a parameter whose type is that of the other part',
-        'Cast it to its type',
-      );
-    }
-    this.#analysis.stage(branch);
-    return REFERENCE;
-  }
-
-  /** Places at which the rows of both have their shard key. */
-  #commonKeys(a: Spread, b: Spread): Column[] {
-    const [left, right] = this.branches!;
-    const isKey = (level: Level, spread: Spread, i: number) => {
-      const output = level.outputs?.[i];
-      return (
-        output !== undefined &&
-        spread.kind === 'sharded' &&
-        spread.keys.some(key => level.equalities.same(key, output))
-      );
-    };
-    return (this.outputs ?? []).filter(
-      ({ family }, i) => family && isKey(left, a, i) && isKey(right, b, i),
-    );
   }
 
   // ---- a plain SELECT
@@ -514,37 +402,4 @@ export class Level {
       }
     }
   }
-}
-
-/** Whether a condition on its output, taken in, would change which rows it counts, numbers or cuts off. */
-function isBarrier(select: SelectStmt): boolean {
-  const { limitCount, limitOffset, distinctClause, targetList, sortClause } = select;
-  if (limitCount || limitOffset || windowsOf([targetList, sortClause]).length > 0) return true;
-  return (distinctClause ?? []).some(node => Object.keys(node).length > 0);
-}
-
-export function isStar(node: Node): boolean {
-  if (!('ResTarget' in node)) return false;
-  const { val } = node.ResTarget;
-  if (!val || !('ColumnRef' in val)) return false;
-  const last = val.ColumnRef.fields?.at(-1);
-  return last !== undefined && 'A_Star' in last;
-}
-
-export function firstTable(tree: unknown): string | undefined {
-  let found: string | undefined;
-  walk(tree, (_type, fields) => {
-    if (found === undefined && typeof fields.relname === 'string') {
-      found = fields.schemaname ? `${fields.schemaname}.${fields.relname}` : fields.relname;
-    }
-    return found === undefined;
-  });
-  return found;
-}
-
-export function writesInWith(name: string): [what: string, remedy: string] {
-  return [
-    `WITH ${name} writes, and the statement goes to several shards`,
-    'Name the same shard key in each part of it, or run the parts one after the other in a transaction',
-  ];
 }

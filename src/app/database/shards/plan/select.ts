@@ -10,7 +10,7 @@ import type { Parser } from '../../route/parser.ts';
 import { aggregatesAcross, distinctByKey, windowAcross } from './across.ts';
 import { splitGroups } from './aggregate.ts';
 import type { Analysis } from './analysis.ts';
-import { isStar, type Level } from './level.ts';
+import type { Level } from './level.ts';
 import { outputName } from './output-name.ts';
 import type { KeyFamily } from './placement.ts';
 import {
@@ -23,6 +23,7 @@ import {
   type SortKey,
 } from './plan.ts';
 import { ShardRefused } from './refused.ts';
+import { isStar } from './select-shape.ts';
 import { clone, sameTree, stringOf, target, type Written, write } from './tree.ts';
 import { valueSource } from './values.ts';
 

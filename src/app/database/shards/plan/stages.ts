@@ -7,11 +7,11 @@ import type { Node, RangeVar, SelectStmt } from 'libpg-query';
 import type { Parser } from '../../route/parser.ts';
 import type { Analysis } from './analysis.ts';
 import { placeholderSelect, unusedPrefix } from './insert.ts';
-import { isStar } from './level.ts';
 import { outputName } from './output-name.ts';
 import type { StagedAction } from './plan.ts';
 import { ShardRefused } from './refused.ts';
 import { type Ctes, mentions } from './scope.ts';
+import { isStar } from './select-shape.ts';
 import { clone, keyOf, write } from './tree.ts';
 
 /** @throws ShardRefused when one does not stand by itself */

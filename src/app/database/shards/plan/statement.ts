@@ -13,7 +13,7 @@ import { Equalities } from './equalities.ts';
 import { checkSubLinks, planShardedInsert } from './insert.ts';
 import { planCopiedInsert } from './insert-copied.ts';
 import { withTypes } from './insert-values.ts';
-import { firstTable, Level, writesInWith } from './level.ts';
+import { Level } from './level.ts';
 import { planMerge } from './merge-statement.ts';
 import { FIRST, onAll, planOther, tablesOf } from './other-statements.ts';
 import { type Placement, qualified } from './placement.ts';
@@ -28,6 +28,7 @@ import {
 import { ShardRefused } from './refused.ts';
 import { withCtes } from './scope.ts';
 import { planScatter } from './select.ts';
+import { firstTable, writesInWith } from './select-shape.ts';
 import { staged } from './stages.ts';
 import { parametersOf, walk } from './tree.ts';
 import { recordWrite } from './with-writes.ts';

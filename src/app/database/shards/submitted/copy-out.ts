@@ -4,6 +4,8 @@
  * Holds true here: the shards begin at the same time, so what they show is of about one moment; each waits until it is
  * read. What stands at the beginning and at the end of a copy stands there once.
  */
+import type pg from 'pg';
+import { cancelRunning } from '../../cancel-request.ts';
 import type { CopyOutAction } from '../plan/copy.ts';
 import type { ShardedTransaction } from '../sharded-transaction.ts';
 import { CopyOutOfShard } from './copy-streams.ts';
@@ -38,8 +40,10 @@ export class CopyOutOfShards implements CopyOut {
   async *chunks(): AsyncGenerator<Buffer> {
     const { text, transaction, shards, onEnd } = this.#options;
     const copies = shards.map(() => new CopyOutOfShard(text));
+    const clients: pg.PoolClient[] = [];
     const statements = copies.map((copy, i) =>
       transaction.on(shards[i]!, false, client => {
+        clients.push(client);
         client.query(copy as never);
         return copy.done;
       }),
@@ -59,6 +63,8 @@ export class CopyOutOfShards implements CopyOut {
       throw failure;
     } finally {
       for (const copy of copies) copy.drop();
+      // The rest is of no use to anyone.
+      if (error !== undefined) await Promise.all(clients.map(cancelRunning));
       await Promise.allSettled(statements);
       await onEnd(error);
     }

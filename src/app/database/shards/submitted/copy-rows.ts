@@ -260,7 +260,7 @@ class BinaryRows implements RowCutter {
   }
 
   *take(chunk: Buffer): Generator<CopiedRow> {
-    if (this.#isOver) return;
+    if (this.#isOver && chunk.length > 0) throw wrong('received copy data after EOF marker');
     const bytes = this.#bytes.length > 0 ? Buffer.concat([this.#bytes, chunk]) : chunk;
     let at = this.#head ? 0 : this.#readHead(bytes);
     while (this.#head && !this.#isOver) {
@@ -290,9 +290,14 @@ class BinaryRows implements RowCutter {
   #row(bytes: Buffer, start: number): (CopiedRow & { end: number }) | undefined {
     if (bytes.length < start + 2) return undefined;
     const fields = bytes.readInt16BE(start);
-    if (fields < 0) {
+    if (fields === -1) {
+      if (bytes.length > start + 2) throw wrong('received copy data after EOF marker');
       this.#isOver = true;
       return undefined;
+    }
+    // PostgreSQL says that no row is like this.
+    if (fields < 0) {
+      return { key: undefined, bytes: Buffer.from(bytes.subarray(start)), end: bytes.length };
     }
     let at = start + 2;
     let key: string | undefined;

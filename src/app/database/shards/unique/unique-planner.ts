@@ -65,7 +65,8 @@ export class UniquePlanner implements ShardPlanner {
   }
 
   onlyShard(text: string, values: readonly unknown[] | undefined): number | undefined {
-    return this.#inner.onlyShard(text, values);
+    // What it writes has to be claimed after it.
+    return this.#concern(text)?.writes ? undefined : this.#inner.onlyShard(text, values);
   }
 
   async open(config: pg.QueryConfig, lanes: Lanes): Promise<RowSource> {
