@@ -42,6 +42,7 @@ test('a folder with a package.json alone gets sensible defaults', () => {
       shards: 1,
       tables: {},
       unique: [],
+      denormalize: {},
       replicas: 0,
       etcd: 1,
       strict: false,
@@ -86,6 +87,7 @@ test('what the topology says wins over every default', () => {
     shards: 3,
     tables: {},
     unique: [],
+    denormalize: {},
     replicas: 0,
     etcd: 3 as const,
     strict: true,
@@ -221,4 +223,14 @@ test('property: whatever the folder is called, the defaults are a valid topology
       expect(validateTopology(complete, 'defaults')).toEqual(complete);
     }),
   );
+});
+
+test('what a column is a copy of is read, and named in full', () => {
+  const { database } = completeTopology(
+    { database: { denormalize: { 'articles.author_name': 'users.name via author_id' } } },
+    folder({}),
+  );
+  expect(database.denormalize).toEqual({
+    'public.articles.author_name': { from: 'public.users.name', via: 'author_id' },
+  });
 });

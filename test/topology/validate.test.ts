@@ -279,3 +279,15 @@ describe('properties', () => {
     );
   });
 });
+
+test('a copied column says from where and by which way, and is of a database that Banyan runs', () => {
+  const denormalize = { 'articles.author_name': 'users.name via author_id' };
+  expect(validateTopology({ database: { denormalize } }, FILE)).toEqual({
+    database: { denormalize },
+  });
+  const paths = (database: unknown) => mistakesIn({ database }).map(({ path }) => path);
+  expect(paths({ denormalize: { 'articles.author_name': 'users.name' } })).toEqual([
+    'database.denormalize.articles.author_name',
+  ]);
+  expect(paths({ url: 'postgres://u:p@h/x', denormalize })).toEqual(['database.denormalize']);
+});

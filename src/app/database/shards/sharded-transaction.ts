@@ -52,6 +52,8 @@ export class ShardedTransaction implements Lanes {
   readonly #source: TransactionSource;
   readonly #begin: string;
   readonly #branches = new Map<number, Promise<Branch>>();
+  /** Of each branch's last statement. */
+  readonly #watches = new WeakMap<Branch, LockWatch>();
   readonly #open = new Map<number, Branch>();
   /** By which its branches were begun. */
   #layout: string | undefined;
@@ -247,12 +249,15 @@ export class ShardedTransaction implements Lanes {
   async #run<T>(branch: Branch, send: () => Promise<T>): Promise<T> {
     if (this.#broken) throw this.#broken;
     const watch = new LockWatch(branch, () => this.#open.size > 1, this.#source.deadlockTimeoutMs);
+    const before = this.#watches.get(branch);
+    this.#watches.set(branch, watch);
     try {
       return await send();
     } catch (error) {
       watch.stop();
       if (!hasCode(error, CANCELLED)) throw this.#note(error);
-      const waitedMs = await watch.cancelledAfterMs();
+      // A cancellation that was on its way when its statement ended hits the next one that waits.
+      const waitedMs = (await watch.cancelledAfterMs()) ?? (await before?.cancelledAfterMs());
       throw this.#note(
         waitedMs === undefined ? error : new ShardDeadlock(branch.shard.id, waitedMs, error),
       );

@@ -97,7 +97,7 @@ export class UniqueKeeper {
         left.push(...notes.slice(last + 1));
       }
       const { claimed, released } = net(left);
-      await this.#spread(lanes, column, released, releaseText(column));
+      await this.#release(lanes, column, released);
       try {
         await this.#spread(lanes, column, claimed, claimText(column));
       } catch (error) {
@@ -122,7 +122,34 @@ export class UniqueKeeper {
     return rows[0] ? this.shardOf(column.keyType, rows[0].key) : at;
   }
 
+  /**
+   * A commit is seen on one shard a moment before it is on another: the row that is changed here may be there, and its
+   * claim not yet to be seen, and so not to be deleted. Who inserts the same value waits for it.
+   */
+  async #release(lanes: Lanes, column: UniqueColumn, pairs: Pair[]): Promise<void> {
+    const text = releaseText(column);
+    await this.#onEach(column, pairs, async (shard, values, count) => {
+      const write = (statement: string) =>
+        lanes.query(shard, { text: statement, values }, { wantsWrite: true });
+      const { rowCount } = (await write(text)) as pg.QueryResult;
+      if (rowCount === count) return;
+      await write(`${claimText(column)} on conflict (value) do nothing`);
+      await write(text);
+    });
+  }
+
   async #spread(lanes: Lanes, column: UniqueColumn, pairs: Pair[], text: string): Promise<void> {
+    await this.#onEach(column, pairs, (shard, values) =>
+      lanes.query(shard, { text, values }, { wantsWrite: true }),
+    );
+  }
+
+  /** On the shards that own the values, side by side. */
+  async #onEach(
+    column: UniqueColumn,
+    pairs: Pair[],
+    run: (shard: number, values: [string[], string[]], count: number) => Promise<unknown>,
+  ): Promise<void> {
     const byShard = new Map<number, Pair[]>();
     for (const pair of pairs) {
       const shard = this.shardOf(column.valueType, pair[0]);
@@ -131,11 +158,7 @@ export class UniqueKeeper {
     }
     await Promise.all(
       [...byShard].map(([shard, own]) =>
-        lanes.query(
-          shard,
-          { text, values: [own.map(([value]) => value), own.map(([, key]) => key)] },
-          { wantsWrite: true },
-        ),
+        run(shard, [own.map(([value]) => value), own.map(([, key]) => key)], own.length),
       ),
     );
   }
