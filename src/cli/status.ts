@@ -128,11 +128,12 @@ function describeCache({ kind, invalidators, redis }: CacheStatus): string[] {
       );
     }
   }
-  const { hits = 0, misses = 0 } = counts;
-  if (hits + misses > 0) {
+  const { localHits = 0, sharedHits = 0, joined = 0, loads = 0 } = counts;
+  const hits = localHits + sharedHits + joined;
+  if (hits + loads > 0) {
     lines.push(
       pc.dim(
-        `  cache (${kind}): ${percent(hits / (hits + misses))} hits in ${listeners} processes`,
+        `  cache (${kind}): ${percent(hits / (hits + loads))} of ${hits + loads} answers without a load, in ${listeners} processes`,
       ),
     );
   }

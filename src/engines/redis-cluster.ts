@@ -181,10 +181,10 @@ export class RedisCluster {
       if (!viewOf.get(name)!.isMaster) await this.#promote(this.#member(name), staying);
     }
     await this.#spread(chosen.map(name => this.#member(name)));
-    await this.#replicate(staying, chosen);
+    const assigned = await this.#replicate(staying, chosen);
     await this.#forget(leaving);
     await this.#forgetLost(staying);
-    await this.#untilWell(staying, chosen);
+    await this.#untilWell(staying, chosen, assigned);
   }
 
   /** What each of them sees itself as. */
@@ -309,7 +309,11 @@ export class RedisCluster {
     }
   }
 
-  async #replicate(staying: readonly Member[], masters: readonly string[]): Promise<void> {
+  /** @returns who copies whom */
+  async #replicate(
+    staying: readonly Member[],
+    masters: readonly string[],
+  ): Promise<Map<string, string>> {
     const views = new Map<string, SeenNode>();
     for (const member of staying) views.set(member.node.name, await this.#self(member));
     const nameOf = new Map(staying.map(({ id, node }) => [id, node.name]));
@@ -319,7 +323,8 @@ export class RedisCluster {
         const { masterId } = views.get(name)!;
         return { name, of: masterId && nameOf.get(masterId) };
       });
-    for (const [name, master] of assignReplicas(masters, replicas)) {
+    const assigned = assignReplicas(masters, replicas);
+    for (const [name, master] of assigned) {
       const masterId = this.#member(master).id;
       const { client } = this.#member(name);
       const view = views.get(name)!;
@@ -334,6 +339,7 @@ export class RedisCluster {
         ),
       );
     }
+    return assigned;
   }
 
   /** Replicas first: when their master is forgotten, nobody is to take over. */
@@ -360,8 +366,12 @@ export class RedisCluster {
     }
   }
 
-  /** All see all slots with the masters, and copies are complete. */
-  async #untilWell(staying: readonly Member[], masters: readonly string[]): Promise<void> {
+  /** All see all slots with the masters, and who copies whom; the copies are complete. */
+  async #untilWell(
+    staying: readonly Member[],
+    masters: readonly string[],
+    assigned: ReadonlyMap<string, string>,
+  ): Promise<void> {
     const ids = masters.map(name => this.#member(name).id);
     const parts = partsOf(ids.length);
     await this.#until('not all see all slots with their masters', async () => {
@@ -371,6 +381,11 @@ export class RedisCluster {
           const [from, to] = parts[index]!;
           const slots = seen.find(each => each.id === id)?.slots ?? [];
           if (!slots.some(([a, b]) => a <= from && b >= to)) return false;
+        }
+        for (const [name, master] of assigned) {
+          const { id } = this.#member(name);
+          const masterId = seen.find(each => each.id === id)?.masterId;
+          if (masterId !== this.#member(master).id) return false;
         }
         const info = String(await member.client.sendCommand(['INFO', 'replication']));
         if (/role:slave/.test(info) && !/master_link_status:up/.test(info)) return false;

@@ -167,10 +167,11 @@ export class RunningDeployment extends EventEmitter<UpEvents> {
   async status(): Promise<Status> {
     const units = await this.#machine.states();
     const balancers = units.filter(({ tier, phase }) => tier === 'balancer' && phase === 'ready');
-    const servers =
-      this.#deployment && (await databaseServers(this.#deployment).catch(() => undefined));
-    const cache =
-      this.#deployment && (await cacheStatus(this.#deployment, units).catch(() => undefined));
+    const deployment = this.#deployment;
+    const [servers, cache] = await Promise.all([
+      deployment && databaseServers(deployment).catch(() => undefined),
+      deployment && cacheStatus(deployment, units).catch(() => undefined),
+    ]);
     const load = await readLoad(this.#paths.load);
     const traffic = await trafficOf(balancers.map(({ name }) => this.#paths.socketFor(name)));
     return {

@@ -32,6 +32,7 @@ import {
 import { explainCache } from './explain.ts';
 import { STOP_WATCHING } from './invalidator/coverage.ts';
 import { DATABASE_VARIABLE, PUBLICATION, SLOT } from './invalidator/names.ts';
+import { keepSlot } from './kept-slot.ts';
 import { type CacheStep, planCache } from './plan.ts';
 import { publishCache, publishFeeds } from './publish.ts';
 import type { CacheShape } from './shape.ts';
@@ -99,6 +100,8 @@ export class CacheTier {
         return this.#publish(step);
       case 'stop-redis':
         return this.#stopRedis(step.name);
+      case 'keep-slot':
+        return keepSlot(this.#context.deployment, true);
       case 'stop-following':
         return stopFollowing(this.#context);
     }
@@ -246,6 +249,7 @@ export async function stopFollowing({
   databaseUrl,
   isExternalDatabase,
 }: Pick<CacheContext, 'deployment' | 'databaseUrl' | 'isExternalDatabase'>): Promise<void> {
+  await keepSlot(deployment, false);
   const { shards } = readRuntimeMap(deployment.paths.map).database;
   const { secrets, database } = deployment;
   const connection = isExternalDatabase

@@ -11,6 +11,7 @@ import { readRuntimeMap } from '../../map/map-file.ts';
 import { withClient } from '../database/provision.ts';
 import type { Deployment } from '../deployment.ts';
 import { SLOT } from './invalidator/names.ts';
+import { isSlotUnkept } from './kept-slot.ts';
 import type { ObservedCache, ObservedRedis } from './plan.ts';
 import { credentialsOf } from './shape.ts';
 
@@ -106,6 +107,7 @@ export async function observeCache(context: CacheContext): Promise<ObservedCache
       .map(({ name, labels }) => ({ name, credentials: String(labels.credentials) })),
     published: publishedOf(cache, nodes),
     followed: await isFollowed(context),
+    unkept: !context.isExternalDatabase && (await isSlotUnkept(deployment).catch(() => false)),
   };
 }
 

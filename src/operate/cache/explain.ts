@@ -60,6 +60,13 @@ export function explainCache(step: CacheStep): ExplainedStep {
       };
     case 'stop-redis':
       return { mark: '-', what: `stop ${step.name}`, traffic: NOTHING, undo: 'start another' };
+    case 'keep-slot':
+      return {
+        mark: '~',
+        what: "let every database server keep the invalidator's place in the log",
+        traffic: 'each replica restarts once; reads go to the other servers for that second',
+        undo: 'only the primary keeps it',
+      };
     case 'stop-following':
       return {
         mark: '-',

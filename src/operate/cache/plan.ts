@@ -32,6 +32,8 @@ export interface ObservedCache {
     | { kind: 'single' | 'cluster'; nodes: number; external?: string };
   /** Something of the invalidators is left in the database. */
   followed: boolean;
+  /** The database is replicated, and a failover would lose the invalidator's place in the log. */
+  unkept: boolean;
 }
 
 export type CacheStep =
@@ -42,6 +44,7 @@ export type CacheStep =
   | { do: 'resize-redis'; names: string[]; memoryMb: number }
   | { do: 'publish-cache'; names: string[]; to: CacheShape['kind'] }
   | { do: 'stop-redis'; name: string }
+  | { do: 'keep-slot' }
   | { do: 'stop-following' };
 
 /** @param credentials by which the desired store is reached: an invalidator that has others is replaced */
@@ -62,6 +65,7 @@ export function planCache(
     steps.push(...stops(observed.redis));
   }
   steps.push(...invalidators.stops);
+  if (desired.kind !== 'none' && observed.unkept) steps.push({ do: 'keep-slot' });
   if (desired.kind === 'none' && (observed.followed || observed.invalidators.length > 0)) {
     steps.push({ do: 'stop-following' });
   }
@@ -97,7 +101,11 @@ function planSingle({ redis, published }: ObservedCache, desired: CacheShape): C
   else if (found.memoryMb !== desired.memoryMb) {
     steps.push({ do: 'resize-redis', names: [name], memoryMb: desired.memoryMb });
   }
-  const isNamed = published.kind === 'single' && !published.external && found?.published === true;
+  const isNamed =
+    published.kind === 'single' &&
+    !published.external &&
+    published.nodes === 1 &&
+    found?.published === true;
   if (!isNamed) steps.push({ do: 'publish-cache', names: [name], to: 'single' });
   return [...steps, ...stops(redis.filter(each => each.name !== name))];
 }

@@ -62,6 +62,16 @@ export class ClusterFollower {
   #told: bigint | undefined;
   #coverages: Coverages = {};
   #isCovering = false;
+  /**
+   * Which columns have tags is known: since the last gap, or since this process has begun. Before, a transaction cannot be told:
+   * entries of the time before may have tags that it would not be given.
+   */
+  #knowsTags = false;
+  /**
+   * Between a gap and the word of what is covered nothing is told. The line begins with that word: otherwise a standby that is
+   * behind could give a result of before it, whose tags nobody has told.
+   */
+  #isSilent = false;
   #coverAgain = false;
   #hasTrigger = false;
   #print: string | undefined;
@@ -172,6 +182,8 @@ export class ClusterFollower {
       this.#storedTo = undefined;
       this.#unstored = [];
       this.#coverages = {};
+      this.#knowsTags = false;
+      this.#isSilent = false;
       this.#options.feed.gap(this.#options.cluster, undefined, 'the log cannot be read');
     }
   }
@@ -195,7 +207,7 @@ export class ClusterFollower {
 
   /** What happened before `upto` is not known. */
   async #forget(upto: bigint, reason: string): Promise<void> {
-    const { cluster, feed, store, note } = this.#options;
+    const { cluster, feed, note } = this.#options;
     this.#gaps++;
     this.#lastGap = reason;
     await this.#storing;
@@ -203,9 +215,16 @@ export class ClusterFollower {
     this.#storedTo = upto;
     this.#unstored = [];
     this.#coverages = {};
+    this.#knowsTags = false;
+    this.#isSilent = true;
     feed.gap(cluster, upto, reason);
     note('everything is forgotten', { cluster, reason, upto: formatLsn(upto) });
-    // A bucket that does not hear of it has a hole, and finds that itself.
+    await this.#flushStore(upto);
+  }
+
+  /** A bucket that does not hear of it has a hole, and finds that itself. */
+  async #flushStore(upto: bigint): Promise<void> {
+    const { cluster, store, note } = this.#options;
     await store()
       ?.flush(cluster, upto)
       .catch(error => note('the store could not be told', { message: (error as Error).message }));
@@ -237,12 +256,19 @@ export class ClusterFollower {
 
   async #onTransaction(transaction: Transaction): Promise<void> {
     await this.#greet();
+    await this.#untilTagsAreKnown();
     const { endLsn, xid, committedAt, changes } = transaction;
     const told = this.#told;
-    // It came again after a break.
-    if (told === undefined || endLsn <= told) {
+    const isOfSchema = changes.some(({ schema, table }) => `${schema}.${table}` === SCHEMA_CHANGES);
+    // It came again after a break, or nothing is told at the moment.
+    if (told === undefined || endLsn <= told || this.#isSilent) {
+      if (told !== undefined && endLsn > told) this.#told = endLsn;
       this.#unacknowledged = transaction;
       this.#store();
+      if (this.#isSilent && isOfSchema) {
+        this.#gaps++;
+        void this.#cover();
+      }
       return;
     }
     const tags = this.#tagsOf(changes);
@@ -258,11 +284,18 @@ export class ClusterFollower {
     this.#sample(Date.now() - committedAt.getTime());
     this.#unstored.push(...invalidations);
     this.#unacknowledged = transaction;
-    if (changes.some(({ schema, table }) => `${schema}.${table}` === SCHEMA_CHANGES)) {
+    if (isOfSchema) {
       await this.#forget(endLsn, 'the schema has changed');
       void this.#cover();
     }
     this.#store();
+  }
+
+  async #untilTagsAreKnown(): Promise<void> {
+    while (!this.#knowsTags && !this.#isSilent && !this.#closing.signal.aborted) {
+      await this.#cover();
+      if (!this.#knowsTags) await delay(TICK_MS);
+    }
   }
 
   #tagsOf(changes: readonly Change[]): string[] {
@@ -293,10 +326,13 @@ export class ClusterFollower {
     this.#reader.ask();
     void this.#greet().then(() => {
       // On idle, when all that was read has been dealt with, the server's own place is the reader's.
-      if (this.#told !== undefined && applied !== undefined && applied > this.#told) {
+      const told = this.#told;
+      if (told !== undefined && applied !== undefined && applied > told) {
         const { cluster, feed } = this.#options;
-        feed.batch({ cluster, from: this.#told, upto: applied, invalidations: [] });
-        this.#told = applied;
+        if (this.#knowsTags) {
+          feed.batch({ cluster, from: told, upto: applied, invalidations: [] });
+          this.#told = applied;
+        } else if (this.#isSilent) this.#told = applied;
       }
       if (performance.now() - this.#storedAt > STORE_IDLE_MS) this.#store();
     });
@@ -321,7 +357,7 @@ export class ClusterFollower {
       this.#unacknowledged = undefined;
       this.#unstored = [];
       // An empty one as well: a bucket that has lost its marker gets a new one, on a quiet database too.
-      if (from !== undefined && upto !== undefined) {
+      if (from !== undefined && upto !== undefined && this.#knowsTags) {
         const applied = await store()
           ?.apply({ cluster, from, upto, invalidations })
           .catch((error: Error) => ({ unreachable: [{ bucket: 0, error: error as unknown }] }));
@@ -373,9 +409,14 @@ export class ClusterFollower {
           continue;
         }
         if (this.#told === undefined) break;
-        if (JSON.stringify(tables) === JSON.stringify(this.#coverages)) continue;
-        this.#coverages = tables;
-        feed.covers(cluster, from, tables);
+        if (this.#isSilent) await this.#breakSilence(from, tables);
+        else {
+          this.#knowsTags = true;
+          if (JSON.stringify(tables) === JSON.stringify(this.#coverages)) continue;
+          this.#coverages = tables;
+          // What was told already had the tags of before.
+          feed.covers(cluster, later(from, this.#told), tables);
+        }
         note('the log covers', { cluster, tables: Object.keys(tables).length });
       } while (this.#coverAgain && !this.#closing.signal.aborted);
     } catch (error) {
@@ -390,6 +431,28 @@ export class ClusterFollower {
       if (client) abandon(client);
       this.#isCovering = false;
     }
+  }
+
+  /** The line begins anew, with all that was committed until now before it. */
+  async #breakSilence(from: bigint, tables: Coverages): Promise<void> {
+    const { cluster, feed } = this.#options;
+    const gaps = this.#gaps;
+    const begin = later(from, this.#told ?? 0n);
+    await this.#storing;
+    await this.#flushStore(begin);
+    if (gaps !== this.#gaps || this.#told === undefined) {
+      this.#coverAgain = true;
+      return;
+    }
+    // What came meanwhile was told to nobody either.
+    this.#told = later(begin, this.#told);
+    this.#storedTo = this.#told;
+    this.#unstored = [];
+    this.#coverages = tables;
+    this.#knowsTags = true;
+    this.#isSilent = false;
+    feed.covers(cluster, this.#told, tables);
+    feed.batch({ cluster, from: this.#told, upto: this.#told, invalidations: [] });
   }
 
   /** Where no trigger may be made. */
