@@ -163,8 +163,8 @@ function run(
     else if (step === 'start') position ??= world.position(where, rule);
     else if (step === 'read' && position) {
       read ??= world.read(where);
-      if (rule === 'position after the read') position = world.position(where, rule);
     } else if (step === 'fill' && position && read !== undefined && !entry) {
+      if (rule === 'position after the read') position = world.position(where, rule);
       const judged = world.memory.judge([TAG], { '1': position });
       if (rule === 'none' || judged.kind === 'holds') entry = { value: read, position };
     }
