@@ -56,7 +56,9 @@ test('a Redis that is not there is said before anything is started', async () =>
   });
 });
 
-test('both are used: what is written to the database is told', { timeout: TIMEOUT_MS }, async () => {
+test('both are used: what is written to the database is told', {
+  timeout: TIMEOUT_MS,
+}, async () => {
   const url = await postgres.database();
   const pool = await postgres.pool({ connectionString: url });
   await pool.query('create table items (id int primary key, name text)');

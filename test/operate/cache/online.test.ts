@@ -126,9 +126,7 @@ test('none, one Redis, a cluster of three, of four, of three; undone; and none',
       const { redis } = readRuntimeMap(site.paths.map).cache!;
       expect(redis?.nodes).toHaveLength(servers === 1 ? 1 : servers * 2);
       const status = await site.status();
-      expect(status.units.filter(({ tier }) => tier === 'cache')).toHaveLength(
-        redis!.nodes.length,
-      );
+      expect(status.units.filter(({ tier }) => tier === 'cache')).toHaveLength(redis!.nodes.length);
       expect(status.units.every(({ phase }) => phase === 'ready')).toBe(true);
     }
     await site.ok('undo');
