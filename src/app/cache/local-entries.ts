@@ -28,10 +28,11 @@ export class LocalEntries {
   readonly #entries: LRUCache<string, LocalEntry>;
   readonly #byTag = new Map<string, Set<LocalEntry>>();
 
-  constructor(maxBytes: number) {
+  constructor(bytes: number) {
+    const maxBytes = Math.max(8, Math.floor(bytes));
     this.#entries = new LRUCache({
       maxSize: maxBytes,
-      maxEntrySize: Math.max(1, Math.floor(maxBytes / 8)),
+      maxEntrySize: Math.floor(maxBytes / 8),
       sizeCalculation: ({ bytes, tags, key }) =>
         bytes + key.length * 2 + ENTRY_BYTES + tags.length * TAG_BYTES,
       dispose: entry => this.#forget(entry),

@@ -37,6 +37,8 @@ const DEFAULT_TTL_MS = 3_600_000;
 /** Of UTF-8. Redis takes longer ones; a key that is a document is a mistake. */
 const MAX_KEY_BYTES = 512;
 const MAX_TAGS = 64;
+/** With it the keys of namespaces begin. */
+const AT = 64;
 
 /** @throws InvalidCacheOption */
 export function durationMs(value: Duration, name: string, least = 1): number {
@@ -89,7 +91,9 @@ export function fullKey(namespace: string, key: CacheKey): string {
       'Use a hash of what is long in it',
     );
   }
-  return `${namespace}:${text}`;
+  if (namespace !== '') return `@${namespace}:${text}`;
+  // As it is, mostly: a text that was put together anew has to be hashed anew.
+  return text.charCodeAt(0) === AT ? `@:${text}` : text;
 }
 
 function partsText(parts: CacheKey): string {

@@ -29,7 +29,8 @@ export class SessionNeeds {
     let found: Record<string, bigint> | undefined;
     let asked: Promise<void>[] | undefined;
     for (const { id: cluster, pool } of this.#reads.poolsByCluster()) {
-      pool.trackWrites(this.#isWrite);
+      // A shard that has come since.
+      if (!pool.positions) pool.trackWrites(this.#isWrite);
       const lsn = needOf(pool);
       if (lsn === undefined) continue;
       found ??= {};

@@ -6,7 +6,6 @@
  *   lets nobody wait until Redis answers again.
  * - What it gives holds, by the rule of README.md, as far as this process knows; else it gives nothing.
  */
-import { BrokenCircuitError, ConsecutiveBreaker, circuitBreaker, handleAll } from 'cockatiel';
 import { compressed, decode, decompressed } from './codec.ts';
 import {
   type CheckedTo,
@@ -37,20 +36,20 @@ export type Lookup =
 export class SharedEntries {
   readonly #store: RedisStore;
   readonly #memory: InvalidationMemory;
-  readonly #breaker = circuitBreaker(handleAll, {
-    halfOpenAfter: TRY_AGAIN_MS,
-    breaker: new ConsecutiveBreaker(FAILURES),
-  });
-  failures = 0;
+  /** In a row. */
+  #failures = 0;
+  /** By `performance.now()`: until then nobody asks. */
+  #openUntil = 0;
 
   constructor(store: RedisStore, memory: InvalidationMemory) {
     this.#store = store;
     this.#memory = memory;
   }
 
-  /** It answers, as far as is known. */
+  /** It answers, as far as is known, or it is time to try. */
   get isThere(): boolean {
-    return this.#breaker.state === 0 && this.#store.isReady;
+    if (!this.#store.isReady) return false;
+    return this.#failures < FAILURES || performance.now() >= this.#openUntil;
   }
 
   async get(key: string): Promise<Lookup> {
@@ -129,11 +128,21 @@ export class SharedEntries {
     await this.#try(() => this.#store.remove(key));
   }
 
+  /** The circuit breaker: a library's costs half as much as the question itself. */
   async #try<T>(ask: () => Promise<T>): Promise<T | typeof AWAY> {
+    if (this.#failures >= FAILURES) {
+      const now = performance.now();
+      if (now < this.#openUntil) return AWAY;
+      // One may try; who comes meanwhile does not wait for what comes of it.
+      this.#openUntil = now + TRY_AGAIN_MS;
+    }
     try {
-      return await this.#breaker.execute(ask);
-    } catch (error) {
-      if (!(error instanceof BrokenCircuitError)) this.failures++;
+      const answer = await ask();
+      this.#failures = 0;
+      return answer;
+    } catch {
+      this.#failures++;
+      if (this.#failures >= FAILURES) this.#openUntil = performance.now() + TRY_AGAIN_MS;
       return AWAY;
     }
   }

@@ -152,21 +152,7 @@ export class BanyanPool extends pg.Pool implements Pool, PrimaryPool {
 
   /** @internal Undefined where nobody keeps count of who wrote. */
   get positions(): ScopePositions | undefined {
-    const router = this.#router;
-    const single = this.#single;
-    if (router) {
-      return {
-        owner: router,
-        scope: () => router.scope(),
-        resolve: (scope, timeoutMs) => router.replicas.resolve(scope, timeoutMs),
-      };
-    }
-    if (!single) return undefined;
-    return {
-      owner: single,
-      scope: () => single.scope(),
-      resolve: (scope, timeoutMs) => single.resolve(scope, timeoutMs),
-    };
+    return this.#router?.positions ?? this.#single;
   }
 
   /** @internal Of a pool with replicas; undefined while the map has none. */

@@ -16,7 +16,7 @@ import { log } from '../telemetry/log.ts';
 import { isBroken, isRefusal, isStandbysTrouble, READ_ONLY, wasNotSent } from './breakage.ts';
 import { routeCancellation } from './cancel.ts';
 import { tick } from './consistency/position.ts';
-import { currentRequest, Scope, watchRequests } from './consistency/scope.ts';
+import { currentRequest, Scope, type ScopePositions, watchRequests } from './consistency/scope.ts';
 import { OutcomeUnknown } from './errors.ts';
 import { type HoldLimits, isAway } from './holding.ts';
 import { MemberState } from './members/member.ts';
@@ -135,6 +135,13 @@ export class Router {
   scope(): Scope {
     return currentRequest()?.of(this) ?? this.#processScope;
   }
+
+  /** Who has written, and what he has to be shown. */
+  readonly positions: ScopePositions = {
+    owner: this,
+    scope: () => this.scope(),
+    resolve: (scope, timeoutMs) => this.#replicas.resolve(scope, timeoutMs),
+  };
 
   /** The primary's, which stands for the cluster. */
   get pool(): PrimaryPool {

@@ -249,7 +249,7 @@ test('another process finds it in Redis, and forgets it when it changes', async 
   expect(await second.explain(['article', 1])).toMatchObject({
     in: ['process', 'redis'],
     holds: true,
-    tags: ['public.articles!', 'public.articles#id=1', '=:article:1'],
+    tags: ['public.articles!', 'public.articles#id=1', '=article:1'],
   });
   await other.query("update articles set title = 'Uno' where id = 1");
   await feed.told();

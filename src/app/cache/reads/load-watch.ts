@@ -39,6 +39,11 @@ export class LoadWatch implements ReadWatch {
   atPrimary(pool: Watched, address?: string): Promise<void> | undefined {
     const cluster = this.#clusterOf(pool);
     if (cluster === undefined) return undefined;
+    if (this.#memory.epochOf(cluster) === undefined) {
+      // Nothing will be kept, so nothing is asked.
+      this.spoil(`reads from ${cluster}, of whose changes nobody tells at the moment`);
+      return undefined;
+    }
     const known = this.#positions.get(cluster);
     if (known?.kind === 'replayed') {
       this.spoil('reads from a replica, and then from the primary');

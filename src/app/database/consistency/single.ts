@@ -8,9 +8,9 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import type { PrimaryClock } from '../primary-clock.ts';
 import { type Position, tick } from './position.ts';
-import { currentRequest, Scope, watchRequests } from './scope.ts';
+import { currentRequest, Scope, type ScopePositions, watchRequests } from './scope.ts';
 
-export class SingleConsistency {
+export class SingleConsistency implements ScopePositions {
   readonly #clock: PrimaryClock;
   readonly #isWrite: (text: string) => boolean;
   readonly #process = new Scope();
@@ -19,6 +19,10 @@ export class SingleConsistency {
   constructor(clock: PrimaryClock, isWrite: (text: string) => boolean) {
     this.#clock = clock;
     this.#isWrite = isWrite;
+  }
+
+  get owner(): object {
+    return this;
   }
 
   scope(): Scope {

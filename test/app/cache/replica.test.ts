@@ -1,0 +1,93 @@
+/** With a replica that is held back: what it gives is kept only when nothing that it has not replayed was invalidated. */
+import { afterAll, beforeAll, expect, test } from 'vitest';
+import type { Cache } from '../../../src/app/cache/cache.ts';
+import { createCache } from '../../../src/app/cache/create-cache.ts';
+import type { Pool } from '../../../src/app/database/pool.ts';
+import { Cluster } from '../../support/cluster.ts';
+import { LogFeed } from '../../support/log-feed.ts';
+import { RoutedPools } from '../../support/routed.ts';
+import { until } from '../../support/until.ts';
+
+let cluster: Cluster;
+let feed: LogFeed;
+let pool: Pool;
+let cache: Cache;
+
+beforeAll(async () => {
+  cluster = await Cluster.start();
+  await cluster.primary.ask("alter system set wal_level = 'logical'");
+  await cluster.primary.stop();
+  await cluster.primary.start();
+  await cluster.primary.ask('create table articles (id int primary key, title text)');
+  await cluster.primary.ask("insert into articles values (1, 'old')");
+  await cluster.caughtUp();
+  const pools = new RoutedPools(cluster);
+  await pools.prepare();
+  await pools.publish();
+  feed = await LogFeed.start(
+    () => cluster.members.map(({ host, port }) => ({ host, port })),
+    cluster.primary.url(),
+    '0',
+  );
+  pool = await pools.reading();
+  cache = createCache({ pool, mapFile: pools.mapFile }, { feed, clusters: ['0'] });
+  await cache.ready();
+});
+
+afterAll(async () => {
+  await cache?.close();
+  await feed?.close();
+  await cluster?.remove();
+});
+
+/** Where the loader reads: an answer may be old, so the replica gives it, however far behind it is. */
+const load = (key: string) =>
+  cache.get(key, async () => {
+    const { rows } = await pool.query<{ title: string; standby: boolean }>({
+      text: 'select title, pg_is_in_recovery() as standby from articles where id = 1',
+      staleness: '10m',
+    });
+    return rows[0]!;
+  });
+
+test('a result of a replica that has not replayed a change is given, and not kept', async () => {
+  await feed.told();
+  await until(async () => (await load(`${Math.random()}`)).standby, {
+    what: 'loaders reach the replica',
+  });
+  const refusals: string[] = [];
+  cache.events.on('refused', ({ why }) => refusals.push(why));
+  expect(await load('first')).toEqual({ title: 'old', standby: true });
+  expect(refusals).toEqual([]);
+  expect((await cache.explain('first'))?.positions['0']).toMatchObject({ kind: 'replayed' });
+
+  const replica = cluster.standbys[0]!;
+  await replica.pauseReplay();
+  try {
+    await cluster.primary.ask("update articles set title = 'new' where id = 1");
+    await feed.told();
+    expect(await cache.explain('first')).toBeUndefined();
+    // Stale as the application allowed: for whoever asked, and for nobody after him.
+    expect(await load('first')).toEqual({ title: 'old', standby: true });
+    expect(refusals).toEqual([expect.stringContaining('overtaken')]);
+    expect(await cache.explain('first')).toBeUndefined();
+  } finally {
+    await replica.resumeReplay();
+  }
+  await cluster.caughtUp();
+  await until(async () => (await load('first')).title === 'new');
+  expect(await cache.explain('first')).toMatchObject({ holds: true });
+});
+
+test('a loader whose first read is the primary’s stays there', async () => {
+  await until(async () => (await load(`${Math.random()}`)).standby);
+  const value = await cache.get('both', async () => {
+    const write = await pool.query(
+      'select title from articles where id = 1 and txid_current() > 0',
+    );
+    return write.rows.length;
+  });
+  expect(value).toBe(1);
+  // It did more than read, so it is not known what it depends on.
+  expect(await cache.explain('both')).toBeUndefined();
+});
