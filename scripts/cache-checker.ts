@@ -92,7 +92,9 @@ try {
     if (performance.now() > told + 10_000) {
       told = performance.now();
       const rate = Math.round(checker.reads / ((performance.now() - begun) / 1_000));
-      console.log(`${checker.reads} reads, ${checker.writes} writes, ${rate} reads/s`);
+      console.log(
+        `${checker.reads} reads, ${checker.writes} writes, ${checker.found} stale, ${rate} reads/s`,
+      );
     }
     if (performance.now() < next) continue;
     next = performance.now() + Number(values['kill-every']) * 1_000;

@@ -4,11 +4,10 @@
  * Holds true here: it is a cache. It writes nothing to the disk, and when it is full, what was not used for the longest goes.
  * One that is started anew is empty, and the store finds that out by itself (app/cache/README.md).
  */
-import { chown, mkdir } from 'node:fs/promises';
+import { chown, mkdir, rename, rm, writeFile } from 'node:fs/promises';
 import path from 'node:path';
 import { BanyanError } from '../errors.ts';
 import type { Account, Diagnosis, EngineSupport, Labels, UnitSpec } from '../machines/unit.ts';
-import { writeFileAtomic } from '../map/atomic-file.ts';
 import { findProgram } from './find-program.ts';
 import { askRedis } from './redis-question.ts';
 
@@ -112,8 +111,11 @@ export async function prepareRedis(options: RedisUnitOptions): Promise<UnitSpec>
   const command = findRedis();
   const file = path.join(folder, 'redis.conf');
   await mkdir(folder, { recursive: true, mode: 0o700 });
-  await writeFileAtomic(file, renderRedisConf(options));
-  for (const each of account ? [folder, file] : []) await chown(each, account!.uid, account!.gid);
+  const draft = `${file}.new`;
+  await rm(draft, { force: true });
+  await writeFile(draft, renderRedisConf(options), { mode: 0o600 });
+  for (const each of account ? [folder, draft] : []) await chown(each, account!.uid, account!.gid);
+  await rename(draft, file);
   const { name, host, port } = node;
   return {
     name,
