@@ -16,6 +16,7 @@ import { examineExternalRedis, withRedis } from '../../engines/redis-client.ts';
 import { RedisCluster } from '../../engines/redis-cluster.ts';
 import { freePort, onFreePort } from '../../machines/free-port.ts';
 import { readRuntimeMap } from '../../map/map-file.ts';
+import { keepSlot } from '../database/kept-slot.ts';
 import { shardUrls } from '../database/primary.ts';
 import { withClient } from '../database/provision.ts';
 import { superuserUrl } from '../database/running.ts';
@@ -32,7 +33,6 @@ import {
 import { explainCache } from './explain.ts';
 import { STOP_WATCHING } from './invalidator/coverage.ts';
 import { DATABASE_VARIABLE, PUBLICATION, SLOT } from './invalidator/names.ts';
-import { keepSlot } from './kept-slot.ts';
 import { type CacheStep, planCache } from './plan.ts';
 import { publishCache, publishFeeds } from './publish.ts';
 import type { CacheShape } from './shape.ts';
@@ -101,7 +101,7 @@ export class CacheTier {
       case 'stop-redis':
         return this.#stopRedis(step.name);
       case 'keep-slot':
-        return keepSlot(this.#context.deployment, true);
+        return keepSlot(this.#context.deployment, SLOT, true);
       case 'stop-following':
         return stopFollowing(this.#context);
     }
@@ -249,7 +249,7 @@ export async function stopFollowing({
   databaseUrl,
   isExternalDatabase,
 }: Pick<CacheContext, 'deployment' | 'databaseUrl' | 'isExternalDatabase'>): Promise<void> {
-  await keepSlot(deployment, false);
+  await keepSlot(deployment, SLOT, false);
   const { shards } = readRuntimeMap(deployment.paths.map).database;
   const { secrets, database } = deployment;
   const connection = isExternalDatabase

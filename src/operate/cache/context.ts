@@ -8,10 +8,10 @@ import { parseClusterNodes } from '../../engines/redis-cluster.ts';
 import { askRedis } from '../../engines/redis-question.ts';
 import type { Account, Machine, UnitState } from '../../machines/unit.ts';
 import { readRuntimeMap } from '../../map/map-file.ts';
+import { isSlotUnkept } from '../database/kept-slot.ts';
 import { withClient } from '../database/provision.ts';
 import type { Deployment } from '../deployment.ts';
 import { SLOT } from './invalidator/names.ts';
-import { isSlotUnkept } from './kept-slot.ts';
 import type { ObservedCache, ObservedRedis } from './plan.ts';
 import { credentialsOf } from './shape.ts';
 
@@ -107,7 +107,8 @@ export async function observeCache(context: CacheContext): Promise<ObservedCache
       .map(({ name, labels }) => ({ name, credentials: String(labels.credentials) })),
     published: publishedOf(cache, nodes),
     followed: await isFollowed(context),
-    unkept: !context.isExternalDatabase && (await isSlotUnkept(deployment).catch(() => false)),
+    unkept:
+      !context.isExternalDatabase && (await isSlotUnkept(deployment, SLOT).catch(() => false)),
   };
 }
 

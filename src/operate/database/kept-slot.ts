@@ -1,39 +1,42 @@
 /**
- * Lets Patroni have the invalidator's slot on every server of a replicated database, so that a failover loses nothing of
- * the log.
+ * Lets Patroni have a logical slot on every server of a replicated database, so that who reads the log loses nothing of
+ * it in a failover.
  *
  * A replica takes the slot over by a restart of its PostgreSQL, once: for that second it answers nothing, and the other
  * servers are asked.
  */
 import { setTimeout as delay } from 'node:timers/promises';
 import { readRuntimeMap } from '../../map/map-file.ts';
-import { primaryOf } from '../database/cluster.ts';
-import { ClusterHome } from '../database/cluster-home.ts';
-import { recordOf } from '../database/context.ts';
 import type { Deployment } from '../deployment.ts';
-import { SLOT } from './invalidator/names.ts';
+import { primaryOf } from './cluster.ts';
+import { ClusterHome } from './cluster-home.ts';
+import { recordOf } from './context.ts';
 
-/** Patroni looks once a second. */
+/** By then no node goes by settings that it read before: twice Patroni's `loop_wait`, and a little. */
 const LOOP_MS = 2_500;
 
 /** Whether some shard's servers do not have it yet. False for a database that is not replicated. */
-export async function isSlotUnkept(deployment: Deployment): Promise<boolean> {
+export async function isSlotUnkept(deployment: Deployment, name: string): Promise<boolean> {
   let isUnkept = false;
   await eachCluster(deployment, async config => {
-    isUnkept ||= !(SLOT in (config.slots ?? {}));
+    isUnkept ||= !(name in (config.slots ?? {}));
     return undefined;
   });
   return isUnkept;
 }
 
 /** Call it with `keeps: false` before the slot is dropped, or Patroni makes it again. */
-export async function keepSlot(deployment: Deployment, keeps: boolean): Promise<void> {
+export async function keepSlot(
+  deployment: Deployment,
+  name: string,
+  keeps: boolean,
+): Promise<void> {
   let isChanged = false;
   const slot = { type: 'logical', database: deployment.database, plugin: 'pgoutput' };
   await eachCluster(deployment, async config => {
-    if (SLOT in (config.slots ?? {}) === keeps) return undefined;
+    if (name in (config.slots ?? {}) === keeps) return undefined;
     isChanged = true;
-    return { slots: { [SLOT]: keeps ? slot : null } };
+    return { slots: { [name]: keeps ? slot : null } };
   });
   if (isChanged) await delay(LOOP_MS);
 }
