@@ -11,6 +11,7 @@ import { randomBytes } from 'node:crypto';
 import { setTimeout as delay } from 'node:timers/promises';
 import { type BulkheadPolicy, bulkhead } from 'cockatiel';
 import { tick } from '../database/consistency/position.ts';
+import { currentRequest } from '../database/consistency/scope.ts';
 import { currentWatch, watchReads } from '../database/read-watch.ts';
 import { type HeavyKey, SpaceSaving } from '../database/shards/hot/space-saving.ts';
 import { decode, encode } from './codec.ts';
@@ -67,6 +68,8 @@ export interface CacheParts {
 /** One load under way, or one look into Redis. */
 interface Flight {
   readonly begun: number;
+  /** Whose reads it makes: they have to show what was acknowledged before *that* request came. */
+  readonly request: object | undefined;
   readonly outcome: Promise<Outcome>;
 }
 
@@ -184,6 +187,19 @@ export class Cache {
   }
 }
 
+/**
+ * Whether it shows all that had been told. A snapshot of a primary does not say so by its LSN: what ended before that
+ * may have become visible after it was taken.
+ * @param told undefined: nothing is known to have been
+ */
+function shows({ positions }: Outcome, told: CheckedTo | undefined): boolean {
+  if (!positions || !told) return false;
+  return Object.entries(told).every(([cluster, lsn]) => {
+    const position = positions[cluster];
+    return position?.kind === 'replayed' && position.lsn >= lsn;
+  });
+}
+
 /** What all namespaces have in common. */
 class CacheState {
   readonly events = new CacheEmitter();
@@ -219,23 +235,30 @@ class CacheState {
         needed === undefined ||
         (!(needed instanceof Promise) && this.#satisfies(entry, needed))
       ) {
-        const now = Date.now();
-        if (now < entry.expiresAt) {
-          if (isDueEarly(entry, now)) this.#refresh(key, loader, options, namespace);
-          this.counts.localHits++;
-          return this.#given(entry);
-        }
-        if (now < entry.goneAt) {
-          this.#refresh(key, loader, options, namespace);
-          this.counts.localHits++;
-          this.counts.staleHits++;
-          return this.#given(entry);
-        }
+        const served = this.#serve(entry, key, loader, options, namespace);
+        if (served) return served;
         local.delete(key);
       }
     }
     checkOptions(options);
     return this.#getSlowly(key, loader, options, namespace);
+  }
+
+  /** Undefined when its time is over, and its grace. */
+  #serve(
+    entry: LocalEntry,
+    key: string,
+    loader: Loader<unknown>,
+    options: GetOptions,
+    namespace: string,
+  ): Promise<unknown> | undefined {
+    const now = Date.now();
+    if (now >= entry.goneAt) return undefined;
+    const isStale = now >= entry.expiresAt;
+    if (isStale) this.counts.staleHits++;
+    if (isStale || isDueEarly(entry, now)) this.#refresh(key, loader, options, namespace);
+    this.counts.localHits++;
+    return this.#given(entry);
   }
 
   #given(entry: LocalEntry): Promise<unknown> {
@@ -252,20 +275,21 @@ class CacheState {
     namespace: string,
   ): Promise<unknown> {
     const came = tick();
+    const told = this.#parts.memory.upto();
     const needed = await this.#parts.needs.current();
     const entry = this.#parts.local.peek(key);
-    const isUsable = entry && Date.now() < entry.expiresAt;
-    if (isUsable && this.#satisfies(entry, needed)) {
-      this.counts.localHits++;
-      return this.#given(entry);
-    }
-    if (isUsable) this.counts.tooOld++;
+    if (entry && this.#satisfies(entry, needed)) {
+      const served = this.#serve(entry, key, loader, options, namespace);
+      if (served) return served;
+    } else if (entry && Date.now() < entry.expiresAt) this.counts.tooOld++;
     for (let shared = 0; shared < MOST_SHARED; shared++) {
       const flight = this.#flights.get(key);
       if (!flight) break;
       const outcome = await flight.outcome;
-      // It began after one asked, or nothing had changed when it was done: it is as good as one's own.
-      const isFresh = outcome.holds || flight.begun > came;
+      // Nothing had changed when it was done, or it shows what had been told when one asked. That it began later is not
+      // enough: it reads for a request that may have come long before, from a replica that is as far as that.
+      const isOwn = flight.begun > came && flight.request === currentRequest();
+      const isFresh = outcome.holds || isOwn || shows(outcome, told);
       if (isFresh && (needed === undefined || this.#satisfies(outcome, needed))) {
         this.counts.joined++;
         return this.#take(key, outcome);
@@ -286,7 +310,7 @@ class CacheState {
   }
 
   #begin(key: string, fly: () => Promise<Outcome>): Flight {
-    const flight: Flight = { begun: tick(), outcome: fly() };
+    const flight: Flight = { begun: tick(), request: currentRequest(), outcome: fly() };
     this.#flights.set(key, flight);
     const over = () => {
       if (this.#flights.get(key) === flight) this.#flights.delete(key);
