@@ -5,14 +5,9 @@
  * - Nothing is asked for longer than `timeoutMs`: a server that is frozen answers nobody, and says nothing of it.
  * - While it is away nothing is queued: who asks hears so at once.
  * - It reconnects by itself, and an error of the connection ends nobody's process.
+ * - The library is loaded with the first connection: an application without Redis starts without it.
  */
-import {
-  createClient,
-  createCluster,
-  RESP_TYPES,
-  type RedisClientOptions,
-  type RedisClusterOptions,
-} from '@redis/client';
+import type { RedisClientOptions, RedisClusterOptions } from '@redis/client';
 import { BanyanError } from '../../../errors.ts';
 import type { Script } from './scripts.ts';
 
@@ -54,15 +49,22 @@ interface Sender {
   destroy(): void;
 }
 
-const BYTES = { typeMapping: { [RESP_TYPES.BLOB_STRING]: Buffer } };
+type Library = typeof import('@redis/client');
+
+/** Until there is another one. */
+const NOBODY: Sender = {
+  send: () => Promise.reject(new Error('there is no connection yet')),
+  isReady: false,
+  destroy() {},
+};
 
 export class RedisConnection {
-  readonly #sender: Sender;
   readonly #timeoutMs: number;
+  #sender = NOBODY;
+  #isClosed = false;
   #pending = 0;
 
-  private constructor(sender: Sender, timeoutMs: number) {
-    this.#sender = sender;
+  private constructor(timeoutMs: number) {
     this.#timeoutMs = timeoutMs;
   }
 
@@ -72,9 +74,17 @@ export class RedisConnection {
     onError: (error: unknown) => void,
     timeoutMs = TIMEOUT_MS,
   ): RedisConnection {
-    const sender =
-      target.mode === 'cluster' ? openCluster(target, onError) : openSingle(target, onError);
-    return new RedisConnection(sender, timeoutMs);
+    const connection = new RedisConnection(timeoutMs);
+    import('@redis/client')
+      .then(library => connection.#connect(library, target, onError))
+      .catch(onError);
+    return connection;
+  }
+
+  #connect(library: Library, target: RedisTarget, onError: (error: unknown) => void): void {
+    if (this.#isClosed) return;
+    const open = target.mode === 'cluster' ? openCluster : openSingle;
+    this.#sender = open(library, target, onError);
   }
 
   get isReady(): boolean {
@@ -132,6 +142,7 @@ export class RedisConnection {
   }
 
   close(): void {
+    this.#isClosed = true;
     this.#sender.destroy();
   }
 }
@@ -159,13 +170,18 @@ function socketOptions(target: RedisTarget, node: RedisNode): RedisClientOptions
   } as RedisClientOptions;
 }
 
-function openSingle(target: RedisTarget, onError: (error: unknown) => void): Sender {
+function openSingle(
+  { createClient, RESP_TYPES }: Library,
+  target: RedisTarget,
+  onError: (error: unknown) => void,
+): Sender {
+  const bytes = { typeMapping: { [RESP_TYPES.BLOB_STRING]: Buffer } };
   const client = createClient(socketOptions(target, target.nodes[0]!));
   client.on('error', onError);
   client.connect().catch(onError);
   return {
     send: (_key, args, asBytes) =>
-      client.sendCommand<Reply>(args, asBytes ? BYTES : undefined) as Promise<Reply>,
+      client.sendCommand<Reply>(args, asBytes ? bytes : undefined) as Promise<Reply>,
     get isReady() {
       return client.isReady;
     },
@@ -175,7 +191,12 @@ function openSingle(target: RedisTarget, onError: (error: unknown) => void): Sen
   };
 }
 
-function openCluster(target: RedisTarget, onError: (error: unknown) => void): Sender {
+function openCluster(
+  { createCluster, RESP_TYPES }: Library,
+  target: RedisTarget,
+  onError: (error: unknown) => void,
+): Sender {
+  const bytes = { typeMapping: { [RESP_TYPES.BLOB_STRING]: Buffer } };
   const { nodes } = target;
   const { socket, ...defaults } = socketOptions(target, nodes[0]!);
   const { host: _host, port: _port, ...each } = socket as { host?: string; port?: number };
@@ -202,7 +223,7 @@ function openCluster(target: RedisTarget, onError: (error: unknown) => void): Se
   connect(0);
   return {
     send: (key, args, asBytes) =>
-      client.sendCommand<Reply>(key, false, args, asBytes ? BYTES : undefined) as Promise<Reply>,
+      client.sendCommand<Reply>(key, false, args, asBytes ? bytes : undefined) as Promise<Reply>,
     get isReady() {
       return connected && !isClosed;
     },
