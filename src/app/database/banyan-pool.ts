@@ -38,7 +38,7 @@ import { PrimaryClock } from './primary-clock.ts';
 import { currentWatch, partsOf, type ReadWatch, unwatched } from './read-watch.ts';
 import { RoutedClient } from './routed-client.ts';
 import { type PrimaryPool, Router } from './router.ts';
-import { type Done, type QueryConfig, sendOn } from './statement.ts';
+import { type Done, type QueryConfig, sendOn, throwFromHere } from './statement.ts';
 import { isSubmittable } from './submittable.ts';
 import { type TransactionOptions, transaction } from './transaction.ts';
 import { watchClient } from './watched-client.ts';
@@ -299,7 +299,7 @@ export class BanyanPool extends pg.Pool implements Pool, PrimaryPool {
     else this.#send(config, values, answered);
   }
 
-  /** Without replicas `pool.query` comes by here as well; while all is well this costs one call more than pg-pool's own. */
+  /** Of `query` only what is not plainly a statement comes by here. */
   override connect(): Promise<pg.PoolClient>;
   override connect(callback: ConnectCallback): void;
   override connect(callback?: ConnectCallback): Promise<pg.PoolClient> | undefined {
@@ -446,12 +446,6 @@ export class BanyanPool extends pg.Pool implements Pool, PrimaryPool {
     if (!callback) return all;
     all.then(callback, callback);
   }
-}
-
-/** As pg-pool does: the error's stack leads to the application's line, not to the socket's. */
-function throwFromHere(error: unknown): never {
-  if (error instanceof Error) Error.captureStackTrace(error);
-  throw error;
 }
 
 for (const [name, count] of Object.entries({

@@ -44,6 +44,26 @@ export function cancelRunning(client: pg.ClientBase): Promise<void> {
 }
 
 /**
+ * Runs something on a connection that is used on after it, until a signal fires.
+ * @throws the signal's reason when it has fired before; what `run` throws, which is that it was cancelled
+ */
+export async function untilAborted<T>(
+  signal: AbortSignal | undefined,
+  client: pg.ClientBase,
+  run: () => Promise<T>,
+): Promise<T> {
+  if (!signal) return run();
+  signal.throwIfAborted();
+  const stop = cancelOn(signal, client);
+  try {
+    return await run();
+  } finally {
+    // It must not hit what follows on the connection.
+    await stop();
+  }
+}
+
+/**
  * Cancels what a connection runs when a signal fires.
  * @returns to be called when the statement has ended: undefined when nothing was cancelled; else what is to be waited
  *   for before the connection is used again

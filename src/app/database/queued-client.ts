@@ -8,7 +8,7 @@
  */
 import { EventEmitter } from 'node:events';
 import pg from 'pg';
-import type { Done, QueryConfig } from './statement.ts';
+import { type Done, type QueryConfig, throwFromHere } from './statement.ts';
 import { isSubmittable, type Submittable } from './submittable.ts';
 
 type Job = () => Promise<void>;
@@ -69,11 +69,7 @@ export abstract class QueuedClient extends EventEmitter {
     }
     const { promise, resolve, reject } = Promise.withResolvers<unknown>();
     this.#enqueue(() => run().then(resolve, reject));
-    return promise.catch(error => {
-      // As pg does: leads to the application's line, not to the socket's.
-      if (error instanceof Error) Error.captureStackTrace(error);
-      throw error;
-    });
+    return promise.catch(throwFromHere);
   }
 
   /** Gives the client back. @param error true, or an error, closes its connection */

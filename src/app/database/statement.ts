@@ -40,6 +40,12 @@ export interface Statement {
   keeps?(client: pg.PoolClient, member: MemberState | undefined): boolean;
 }
 
+/** As pg-pool does: the error's stack leads to the application's line, not to the socket's. For `catch`. */
+export function throwFromHere(error: unknown): never {
+  if (error instanceof Error) Error.captureStackTrace(error);
+  throw error;
+}
+
 /** A transaction is open on the connection, or it has failed and waits for its end. */
 export function isInTransaction(client: pg.ClientBase): boolean {
   const { getTransactionStatus } = client as unknown as {

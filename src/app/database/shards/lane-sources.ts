@@ -4,7 +4,7 @@
  */
 import type pg from 'pg';
 import { hasCode } from '../../../errors.ts';
-import { cancelOn } from '../cancel-request.ts';
+import { untilAborted } from '../cancel-request.ts';
 import { stalenessOf } from '../consistency/staleness.ts';
 import { TransactionBroken } from '../errors.ts';
 import { currentWatch, unwatched } from '../read-watch.ts';
@@ -57,8 +57,8 @@ export class AutocommitLanes implements Lanes {
     const { shards, coordinator } = this.#from;
     const shard = shards.at(index);
     if (coordinator.unfinished(shard.id)) await shards.seen(shard, coordinator);
-    const kept = this.#from.kept?.(index);
-    const sender = kept ? await kept : shard.pool;
+    const opening = this.#from.kept?.(index);
+    const kept = opening && (await opening);
     try {
       const sent = {
         ...statement,
@@ -67,10 +67,8 @@ export class AutocommitLanes implements Lanes {
       if (kept) currentWatch()?.spoil('reads over a connection with a session of its own');
       const { signal } = options;
       const send = () => {
-        if (!signal) return sender.query(sent);
-        return kept
-          ? cancellable(sender as pg.PoolClient, sent, signal)
-          : shard.pool.queryUntil(signal, sent);
+        if (kept) return untilAborted(signal, kept, () => kept.query(sent));
+        return signal ? shard.pool.queryUntil(signal, sent) : shard.pool.query(sent);
       };
       const result = (await shard.observed(options.key, () =>
         options.isAside ? unwatched(send) : send(),
@@ -96,21 +94,6 @@ export class AutocommitLanes implements Lanes {
         if ((!isBroken && !hasCode(error, DEADLOCK)) || attempt >= MAX_ATTEMPTS) throw error;
       }
     }
-  }
-}
-
-/** On a connection that is used on. */
-async function cancellable(
-  client: pg.ClientBase,
-  statement: pg.QueryConfig,
-  signal: AbortSignal,
-): Promise<pg.QueryResult> {
-  signal.throwIfAborted();
-  const stop = cancelOn(signal, client);
-  try {
-    return await client.query(statement);
-  } finally {
-    await stop();
   }
 }
 

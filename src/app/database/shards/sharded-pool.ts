@@ -7,7 +7,6 @@
  *   is kept, or nothing.
  * - What crashes left is recovered as long as it lives.
  */
-
 import pg from 'pg';
 import { hasCode } from '../../../errors.ts';
 import type { RuntimeMap } from '../../../map/runtime-map.ts';
@@ -16,7 +15,7 @@ import type { BanyanPool, BanyanPoolOptions, Pool } from '../banyan-pool.ts';
 import { EventRelay } from '../event-relay.ts';
 import { migrateAll, SHARDS } from '../migrate.ts';
 import type { StatementFacts } from '../route/facts.ts';
-import type { Done, QueryConfig } from '../statement.ts';
+import { type Done, type QueryConfig, throwFromHere } from '../statement.ts';
 import { isSubmittable, type Submittable, textOf } from '../submittable.ts';
 import { type TransactionOptions, transaction } from '../transaction.ts';
 import { type DirectRoute, DirectRoutes } from './direct.ts';
@@ -194,11 +193,7 @@ export class ShardedPool extends pg.Pool implements Pool {
       ? this.#writeDirectly(direct, config as QueryConfig, own)
       : this.#run(config as QueryConfig, own);
     if (!given) {
-      return answer.catch(error => {
-        // As pg-pool does: leads to the application's line, not to the socket's.
-        if (error instanceof Error) Error.captureStackTrace(error);
-        throw error;
-      }) as never;
+      return answer.catch(throwFromHere) as never;
     }
     answer.then(
       result => process.nextTick(given, undefined, result),

@@ -14,7 +14,7 @@
 import type pg from 'pg';
 import { hasCode } from '../../../errors.ts';
 import { isBroken, wasNotSent } from '../breakage.ts';
-import { cancelOn } from '../cancel-request.ts';
+import { untilAborted } from '../cancel-request.ts';
 import { TransactionBroken } from '../errors.ts';
 import { currentWatch } from '../read-watch.ts';
 import { ShardDeadlock } from './errors.ts';
@@ -111,7 +111,7 @@ export class ShardedTransaction implements Lanes {
     return this.#source
       .shard(index)
       .observed(key, () =>
-        this.#run(branch, () => sendUntil(signal, branch, statement)),
+        this.#run(branch, () => untilAborted(signal, branch.client, () => branch.send(statement))),
       ) as Promise<pg.QueryResult<never>>;
   }
 
@@ -271,21 +271,5 @@ export class ShardedTransaction implements Lanes {
     if (!isBroken(error) && !wasNotSent(error)) return error;
     this.#broken ??= new TransactionBroken(error);
     return this.#broken;
-  }
-}
-
-async function sendUntil(
-  signal: AbortSignal | undefined,
-  branch: Branch,
-  statement: LaneStatement,
-): Promise<pg.QueryResult> {
-  if (!signal) return branch.send(statement);
-  signal.throwIfAborted();
-  const stop = cancelOn(signal, branch.client);
-  try {
-    return await branch.send(statement);
-  } finally {
-    // It must not hit the ROLLBACK that follows.
-    await stop();
   }
 }

@@ -16,11 +16,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import type pg from 'pg';
 import type { Schema } from '../../../app/database/shards/declaration/schema.ts';
 import { Ranges } from '../../../app/database/shards/ranges.ts';
-import {
-  lookupName,
-  type UniqueColumn,
-  uniqueColumns,
-} from '../../../app/database/shards/unique/columns.ts';
+import { lookupName, uniqueColumns } from '../../../app/database/shards/unique/columns.ts';
 import {
   dropUniqueGuard,
   dropUniqueTables,
@@ -69,14 +65,14 @@ export async function keepUnique(
     ({ lookup }) => !present.every(lookups => lookups.get(lookup) === mark),
   );
   if (missing.length === 0) return;
-  await everywhere(urls, missing, column => `begin; ${uniqueNotes(column)} commit`);
+  await each(urls, missing, column => `begin; ${uniqueNotes(column)} commit`);
   try {
     const names = unique.filter(name => missing.some(({ lookup }) => lookup === lookupName(name)));
     if (online) {
       await online.announce([...new Set([...kept, ...names])], names);
       await delay(GRACE_MS);
     }
-    await everywhere(urls, missing, column => `begin; ${uniqueGuard(column)} commit`);
+    await each(urls, missing, column => `begin; ${uniqueGuard(column)} commit`);
     const ranges = new Ranges(database.shards.map(({ range }) => range));
     for (const column of missing) {
       await fillLookups(urls, column, ranges);
@@ -88,7 +84,7 @@ export async function keepUnique(
     await take(urls, lookups, kept, online && { ...online, before: [...kept, ...unique] });
     throw error;
   }
-  await everywhere(urls, missing, column => `comment on table ${lookupTable(column)} is '${mark}'`);
+  await each(urls, missing, column => `comment on table ${lookupTable(column)} is '${mark}'`);
 }
 
 /** @param kept what stays unique, in the map */
@@ -110,14 +106,6 @@ async function take(
     await delay(GRACE_MS);
   }
   await each(urls, lookups, dropUniqueTables);
-}
-
-function everywhere(
-  urls: readonly string[],
-  columns: readonly UniqueColumn[],
-  text: (column: UniqueColumn) => string,
-): Promise<void> {
-  return each(urls, columns, text);
 }
 
 async function each<T>(
