@@ -21,7 +21,13 @@ import {
 } from './runtime-map.ts';
 
 /** A missed file system event is noticed after this long. Reading a kilobyte costs next to nothing. */
-export const MAP_POLL_MS = 2_000;
+const POLL_INTERVAL_MS = 2_000;
+
+/** By then every process that works has read a map, also one that missed the change of the file. */
+export const MAP_SEEN_MS = POLL_INTERVAL_MS + 500;
+
+/** What a map says, without what it is known by. */
+export type MapContents = Omit<RuntimeMap, 'epoch' | 'format'>;
 
 /** The environment variable that tells an application process where its map lies. */
 export const MAP_VARIABLE = 'BANYAN_MAP';
@@ -46,10 +52,7 @@ function readText(file: string): string {
  * A damaged map on disk is replaced; its epoch is lost, so the clock's seconds stand in: they are
  * above any epoch that counting from one can have reached.
  */
-export async function publishRuntimeMap(
-  file: string,
-  next: Omit<RuntimeMap, 'epoch' | 'format'>,
-): Promise<RuntimeMap> {
+export async function publishRuntimeMap(file: string, next: MapContents): Promise<RuntimeMap> {
   let epoch = 1;
   try {
     const current = readRuntimeMap(file);
@@ -63,6 +66,15 @@ export async function publishRuntimeMap(
   const map: RuntimeMap = { format: MAP_FORMAT, epoch, ...next };
   await writeFileAtomic(file, `${JSON.stringify(map, null, 2)}\n`, 0o644);
   return map;
+}
+
+/** Publishes what `change` makes of the map on disk. @throws RuntimeMapMissing, InvalidRuntimeMap */
+export function changeRuntimeMap(
+  file: string,
+  change: (map: MapContents) => MapContents,
+): Promise<RuntimeMap> {
+  const { epoch: _epoch, format: _format, ...map } = readRuntimeMap(file);
+  return publishRuntimeMap(file, change(map));
 }
 
 /**
@@ -105,7 +117,7 @@ export function watchRuntimeMap(
   } catch {
     // Out of watches (ENOSPC): the poll alone serves, only slower.
   }
-  const poll = setInterval(() => void look(), MAP_POLL_MS);
+  const poll = setInterval(() => void look(), POLL_INTERVAL_MS);
   poll.unref();
 
   const stop = () => {

@@ -2,7 +2,7 @@
 import type pg from 'pg';
 import { readRuntimeMap, watchRuntimeMap } from '../../map/map-file.ts';
 import type { CacheMap, RuntimeMap } from '../../map/runtime-map.ts';
-import { CACHE_URL_VARIABLE, readEnvironment } from '../environment.ts';
+import { readEnvironment } from '../environment.ts';
 import { log } from '../telemetry/log.ts';
 import { Cache, type CacheParts } from './cache.ts';
 import { InvalidCacheOption } from './errors.ts';
@@ -14,6 +14,7 @@ import { InvalidationMemory } from './memory.ts';
 import { DatabaseReads } from './reads/database-reads.ts';
 import type { RedisTarget } from './redis/connection.ts';
 import { RedisStore } from './redis/redis-store.ts';
+import { storeOfMap } from './redis/store-of-map.ts';
 import { SessionNeeds } from './session-needs.ts';
 import { SharedEntries } from './shared-entries.ts';
 
@@ -133,10 +134,8 @@ class RedisLink {
     if (of === this.#of) return;
     this.#of = of;
     void this.close();
-    if (!redis) return;
-    const { buckets, mode, nodes, tls } = redis;
-    const target = { mode, nodes, ...credentials(), ...(tls ? { tls } : {}) };
-    this.open({ target, prefix: `${deployment}:${generation}`, buckets });
+    const store = storeOfMap(deployment, cache);
+    if (store) this.open(store);
   }
 
   async close(): Promise<void> {
@@ -153,16 +152,6 @@ class RedisLink {
     this.#complaint = complaint;
     log.warn({ err: error }, 'Redis cannot be reached; the database serves until it can');
   }
-}
-
-function credentials(): Pick<RedisTarget, 'username' | 'password'> {
-  const url = process.env[CACHE_URL_VARIABLE];
-  if (!url) return {};
-  const { username, password } = new URL(url);
-  return {
-    ...(username ? { username: decodeURIComponent(username) } : {}),
-    ...(password ? { password: decodeURIComponent(password) } : {}),
-  };
 }
 
 function reportOf(cache: Cache): CacheReport {

@@ -15,7 +15,7 @@ import { prepareRedis, type RedisNode } from '../../engines/redis.ts';
 import { examineExternalRedis, withRedis } from '../../engines/redis-client.ts';
 import { RedisCluster } from '../../engines/redis-cluster.ts';
 import { freePort, onFreePort } from '../../machines/free-port.ts';
-import { readRuntimeMap } from '../../map/map-file.ts';
+import { MAP_SEEN_MS, readRuntimeMap } from '../../map/map-file.ts';
 import { keepSlot } from '../database/kept-slot.ts';
 import { shardUrls } from '../database/primary.ts';
 import { withClient } from '../database/provision.ts';
@@ -38,9 +38,6 @@ import { publishCache, publishFeeds } from './publish.ts';
 import type { CacheShape } from './shape.ts';
 
 const LOOPBACK = '127.0.0.1';
-
-/** A process sees a new map within two seconds, whatever the file system tells it; then it uses the old store no more. */
-const MAP_SEEN_MS = 2_500;
 
 /** What is told of the steps. */
 export interface CacheProgress {
@@ -226,6 +223,7 @@ export class CacheTier {
 
   async #stopRedis(name: string): Promise<void> {
     const { machine, deployment } = this.#context;
+    // A process that has seen the new map uses the old store no more.
     const sinceMs = performance.now() - (this.#publishedAt ?? Number.NEGATIVE_INFINITY);
     if (sinceMs < MAP_SEEN_MS) await delay(MAP_SEEN_MS - sinceMs);
     await machine.stop(name);

@@ -1,7 +1,7 @@
 /** Writes into the runtime map where the cache is. */
 import { randomBytes } from 'node:crypto';
 import { CLUSTER_BUCKETS } from '../../app/cache/redis/buckets.ts';
-import { publishRuntimeMap, readRuntimeMap } from '../../map/map-file.ts';
+import { changeRuntimeMap } from '../../map/map-file.ts';
 import type { CacheMap, RuntimeMap } from '../../map/runtime-map.ts';
 import type { DeploymentPaths } from '../deployment.ts';
 
@@ -21,10 +21,9 @@ export async function publishCache(
   redis: Omit<PublishedRedis, 'buckets'> | null | undefined,
   feeds: readonly string[],
 ): Promise<void> {
-  const { epoch: _epoch, format: _format, cache: before, ...map } = readRuntimeMap(paths.map);
-  const next: Omit<RuntimeMap, 'epoch' | 'format'> =
-    redis === undefined ? map : { ...map, cache: cacheOf(paths, map, before, redis, feeds) };
-  await publishRuntimeMap(paths.map, next);
+  await changeRuntimeMap(paths.map, ({ cache: before, ...map }) =>
+    redis === undefined ? map : { ...map, cache: cacheOf(paths, map, before, redis, feeds) },
+  );
 }
 
 /** Names the invalidators anew; where the cache is stays as it is. */
@@ -32,12 +31,9 @@ export async function publishFeeds(
   paths: DeploymentPaths,
   feeds: readonly string[],
 ): Promise<void> {
-  const { epoch: _epoch, format: _format, ...map } = readRuntimeMap(paths.map);
-  if (!map.cache) return;
-  await publishRuntimeMap(paths.map, {
-    ...map,
-    cache: { ...map.cache, feeds: feedsOf(paths, map, feeds) },
-  });
+  await changeRuntimeMap(paths.map, map =>
+    map.cache ? { ...map, cache: { ...map.cache, feeds: feedsOf(paths, map, feeds) } } : map,
+  );
 }
 
 function feedsOf(

@@ -7,7 +7,7 @@
  */
 import { randomUUID } from 'node:crypto';
 import { BanyanError } from '../../errors.ts';
-import { publishRuntimeMap, readRuntimeMap } from '../../map/map-file.ts';
+import { changeRuntimeMap } from '../../map/map-file.ts';
 import type { Member } from '../../map/runtime-map.ts';
 import type { DeploymentPaths } from '../deployment.ts';
 import { pollUntil } from '../poll.ts';
@@ -35,8 +35,7 @@ export async function publishMembers(
   hold?: { id: string; forMs: number },
   shard = 0,
 ): Promise<void> {
-  const { epoch: _epoch, format: _format, ...map } = readRuntimeMap(file);
-  await publishRuntimeMap(file, {
+  await changeRuntimeMap(file, map => ({
     ...map,
     database: {
       ...map.database,
@@ -46,7 +45,7 @@ export async function publishMembers(
           : { ...present, ...(before ? { hold: before } : {}) },
       ),
     },
-  });
+  }));
 }
 
 /**

@@ -1,6 +1,6 @@
 /** What the operations on the web tier work with. */
 import type { Machine, SocketAddress } from '../../machines/unit.ts';
-import { publishRuntimeMap, readRuntimeMap } from '../../map/map-file.ts';
+import { changeRuntimeMap } from '../../map/map-file.ts';
 import { applicationEnv } from '../application-env.ts';
 import type { Circumstances } from '../control/protocol.ts';
 import type { Deployment } from '../deployment.ts';
@@ -46,11 +46,10 @@ export function webContext(options: {
     publicPort: circumstances.publicPort,
     releaseFolder: release => releaseFolder(paths, release),
     async shareConnections(connectionsPerServer) {
-      const { epoch: _epoch, format: _format, ...map } = readRuntimeMap(paths.map);
-      await publishRuntimeMap(paths.map, {
+      await changeRuntimeMap(paths.map, map => ({
         ...map,
         database: { ...map.database, connectionsPerServer },
-      });
+      }));
     },
   };
 }

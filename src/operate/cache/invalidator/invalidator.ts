@@ -13,15 +13,15 @@ import { setTimeout as delay } from 'node:timers/promises';
 import type pg from 'pg';
 import pino from 'pino';
 import { RedisStore } from '../../../app/cache/redis/redis-store.ts';
+import { storeOfMap } from '../../../app/cache/redis/store-of-map.ts';
 import type { InvalidationStore } from '../../../app/cache/store.ts';
 import { SUPERUSER } from '../../../engines/postgres.ts';
 import { AlreadyRunning, takeLock } from '../../../machines/lock.ts';
-import { publishRuntimeMap, readRuntimeMap, watchRuntimeMap } from '../../../map/map-file.ts';
+import { changeRuntimeMap, readRuntimeMap, watchRuntimeMap } from '../../../map/map-file.ts';
 import type { CacheMap, RuntimeMap } from '../../../map/runtime-map.ts';
 import { NotRunning } from '../../control/client.ts';
 import { type Deployment, type DeploymentPaths, existingDeployment } from '../../deployment.ts';
 import { newGeneration } from '../publish.ts';
-import { targetOf } from '../target.ts';
 import { ExplicitLine } from './explicit.ts';
 import { FeedServer } from './feed-server.ts';
 import { ClusterFollower } from './follower.ts';
@@ -186,11 +186,10 @@ class Invalidator {
     const old = this.#store;
     this.#storeOf = wanted;
     this.#storeTrouble = undefined;
-    this.#store = cache?.redis
+    const store = storeOfMap(this.#map.deployment, cache);
+    this.#store = store
       ? new RedisStore({
-          target: targetOf(cache.redis, process.env),
-          prefix: `${this.#map.deployment}:${cache.generation}`,
-          buckets: cache.redis.buckets,
+          ...store,
           onError: error => log.debug({ error: String(error) }, 'the store'),
           timeoutMs: 1_000,
         })
@@ -202,10 +201,12 @@ class Invalidator {
   /** What the store holds was checked against another line of positions: another generation of keys begins. */
   async #renewStore(): Promise<void> {
     const { map: file } = this.#deployment.paths;
-    const { epoch: _epoch, format: _format, ...map } = readRuntimeMap(file);
-    if (!map.cache?.redis) return;
-    await publishRuntimeMap(file, { ...map, cache: { ...map.cache, generation: newGeneration() } });
-    this.#onMap(readRuntimeMap(file));
+    const map = await changeRuntimeMap(file, present =>
+      present.cache?.redis
+        ? { ...present, cache: { ...present.cache, generation: newGeneration() } }
+        : present,
+    );
+    this.#onMap(map);
   }
 
   #status(): InvalidatorStatus {

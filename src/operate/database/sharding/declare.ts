@@ -16,7 +16,7 @@ import {
   type Schema,
 } from '../../../app/database/shards/declaration/schema.ts';
 import { BanyanError } from '../../../errors.ts';
-import { publishRuntimeMap, readRuntimeMap } from '../../../map/map-file.ts';
+import { changeRuntimeMap, readRuntimeMap } from '../../../map/map-file.ts';
 import type { Member, RuntimeMap } from '../../../map/runtime-map.ts';
 import type { Deployment } from '../../deployment.ts';
 import { recordOf } from '../context.ts';
@@ -134,8 +134,7 @@ async function publishDeclaration(
   file: string,
   change: (database: RuntimeMap['database']) => RuntimeMap['database'],
 ): Promise<void> {
-  const { epoch: _epoch, format: _format, ...map } = readRuntimeMap(file);
-  await publishRuntimeMap(file, { ...map, database: change(map.database) });
+  await changeRuntimeMap(file, map => ({ ...map, database: change(map.database) }));
 }
 
 /** @returns how many tables were guarded anew */

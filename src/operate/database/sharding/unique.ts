@@ -24,13 +24,10 @@ import {
   uniqueGuard,
   uniqueNotes,
 } from '../../../app/database/shards/unique/tables.ts';
-import { MAP_POLL_MS } from '../../../map/map-file.ts';
+import { MAP_SEEN_MS } from '../../../map/map-file.ts';
 import type { RuntimeMap } from '../../../map/runtime-map.ts';
 import { withClient } from '../provision.ts';
 import { fillLookups, forgetStaleClaims } from './unique-fill.ts';
-
-/** By then every process that works has read a map: it looks that often, should it have missed the change of the file. */
-const GRACE_MS = MAP_POLL_MS + 500;
 
 /** For a database that an application uses meanwhile. */
 export interface Online {
@@ -70,7 +67,7 @@ export async function keepUnique(
     const names = unique.filter(name => missing.some(({ lookup }) => lookup === lookupName(name)));
     if (online) {
       await online.announce([...new Set([...kept, ...names])], names);
-      await delay(GRACE_MS);
+      await delay(MAP_SEEN_MS);
     }
     await each(urls, missing, column => `begin; ${uniqueGuard(column)} commit`);
     const ranges = new Ranges(database.shards.map(({ range }) => range));
@@ -98,12 +95,12 @@ async function take(
   if (online) {
     const going = online.before.filter(name => lookups.includes(lookupName(name)));
     await online.announce([...new Set([...kept, ...going])], going);
-    await delay(GRACE_MS);
+    await delay(MAP_SEEN_MS);
   }
   await each(urls, lookups, dropUniqueGuard);
   if (online) {
     await online.announce(kept, []);
-    await delay(GRACE_MS);
+    await delay(MAP_SEEN_MS);
   }
   await each(urls, lookups, dropUniqueTables);
 }
