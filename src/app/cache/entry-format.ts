@@ -7,14 +7,8 @@
  */
 import { randomBytes } from 'node:crypto';
 import { Packr } from 'msgpackr';
-import {
-  lsnText,
-  type Position,
-  type Positions,
-  parseLsnText,
-  parseSnapshot,
-  renderSnapshot,
-} from './position.ts';
+import { parseSnapshot, renderSnapshot } from '../changes/snapshot.ts';
+import { lsnText, type Position, type Positions, parseLsnText } from './position.ts';
 import { CHECKED_AT } from './redis/scripts.ts';
 
 const VERSION = 1;

@@ -10,9 +10,11 @@
  *
  * Pure: it is told and asked, and does nothing by itself.
  */
+
+import { fullXid } from '../changes/snapshot.ts';
 import type { CheckedTo } from './entry-format.ts';
 import type { Batch, FeedEvent } from './feed.ts';
-import { type Commit, type Position, type Positions, sees, widen } from './position.ts';
+import { type Commit, type Position, type Positions, sees } from './position.ts';
 import type { Coverages } from './tags.ts';
 
 /** Of one tag. A table that is written to all the time is asked about by its last writes. */
@@ -261,6 +263,6 @@ function raise(bound: Bound, { lsn, xid }: Commit): void {
 function seesAll(position: Position | undefined, bound: Bound): boolean {
   if (!position) return false;
   if (position.kind === 'replayed') return position.lsn >= bound.lsn;
-  const { xmin, xmax } = position.snapshot;
-  return bound.xid !== undefined && widen(bound.xid, xmax) <= xmin;
+  const { snapshot } = position;
+  return bound.xid !== undefined && fullXid(bound.xid, snapshot) <= snapshot.xmin;
 }

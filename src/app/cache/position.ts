@@ -3,13 +3,7 @@
  *
  * Holds true here: pure, and conservative. A transaction that is not certain to be seen is not seen.
  */
-
-/** `pg_current_snapshot()`: transactions below `xmin` are over, those from `xmax` on had not begun, `inProgress` were running. */
-export interface Snapshot {
-  readonly xmin: bigint;
-  readonly xmax: bigint;
-  readonly inProgress: readonly bigint[];
-}
+import { fullXid, hasEnded, type Snapshot } from '../changes/snapshot.ts';
 
 /** What an entry's reads in one cluster saw, at least. */
 export type Position =
@@ -32,15 +26,13 @@ export interface Commit {
   readonly lsn: bigint;
 }
 
-const XID_RANGE = 1n << 32n;
-const HALF_RANGE = 1n << 31n;
-
 /** Whether a reader at `position` sees what the transaction did. */
 export function sees(position: Position | undefined, commit: Commit): boolean {
   if (!position) return false;
   if (commit.lsn > position.lsn) return false;
   if (position.kind === 'replayed') return true;
-  return commit.xid !== undefined && isVisible(position.snapshot, commit.xid);
+  const { snapshot } = position;
+  return commit.xid !== undefined && hasEnded(fullXid(commit.xid, snapshot), snapshot);
 }
 
 /**
@@ -54,7 +46,7 @@ export function weaker(a: Position, b: Position): Position | undefined {
   const snapshot = {
     xmin: least(a.snapshot.xmin, b.snapshot.xmin),
     xmax: least(a.snapshot.xmax, b.snapshot.xmax),
-    inProgress: [...new Set([...a.snapshot.inProgress, ...b.snapshot.inProgress])],
+    running: new Set([...a.snapshot.running, ...b.snapshot.running]),
   };
   return { kind: 'snapshot', snapshot, lsn };
 }
@@ -73,35 +65,6 @@ export function covers(position: Position | undefined, lsn: bigint): boolean {
 
 function least(a: bigint, b: bigint): bigint {
   return a < b ? a : b;
-}
-
-/** @param xid the lower 32 bits: one of two billion around `xmax` is meant */
-export function isVisible(snapshot: Snapshot, xid: number): boolean {
-  const full = widen(xid, snapshot.xmax);
-  if (full < snapshot.xmin) return true;
-  return full < snapshot.xmax && !snapshot.inProgress.includes(full);
-}
-
-/** The transaction id with these lower 32 bits that is nearest to `near`. */
-export function widen(xid: number, near: bigint): bigint {
-  const full = near - (near % XID_RANGE) + BigInt(xid);
-  if (full - near > HALF_RANGE) return full - XID_RANGE;
-  if (near - full > HALF_RANGE) return full + XID_RANGE;
-  return full;
-}
-
-/** @param text of `pg_current_snapshot()`: `742:746:742,744` */
-export function parseSnapshot(text: string): Snapshot {
-  const [xmin = '', xmax = '', list = ''] = text.split(':');
-  return {
-    xmin: BigInt(xmin),
-    xmax: BigInt(xmax),
-    inProgress: list === '' ? [] : list.split(',').map(BigInt),
-  };
-}
-
-export function renderSnapshot({ xmin, xmax, inProgress }: Snapshot): string {
-  return `${xmin}:${xmax}:${inProgress.join(',')}`;
 }
 
 /** 16 hexadecimal digits: texts compare as the numbers do, in Lua too, where numbers are doubles. */

@@ -21,6 +21,7 @@ import { type ChangeEvent, formatLsn, type Gap, type Lsn, type Transaction } fro
 import { NotReading } from './errors.ts';
 import { type Address, abandon, askInTurn, connect, findPrimary, type Primary } from './primary.ts';
 import { type PublicationOptions, preparePublication } from './publication.ts';
+import { type Ask, currentSnapshot, untilAllEnded } from './settle.ts';
 import {
   dropSlot,
   endGap,
@@ -34,7 +35,7 @@ import {
   whereabouts,
   writeNote,
 } from './slot.ts';
-import { fullXid, hasEnded, parseSnapshot, type Snapshot } from './snapshot.ts';
+import { fullXid, hasEnded, type Snapshot } from './snapshot.ts';
 import { LogStream } from './stream.ts';
 
 export interface ChangeReaderOptions {
@@ -231,7 +232,7 @@ export class ChangeReader {
   async settled(): Promise<void> {
     const client = this.#session?.primary.client;
     if (!client) throw new NotReading(this.#where);
-    await this.#untilAllEnded(client);
+    await untilAllEnded(asking(client));
   }
 
   /** Ends it. The slot stays, and keeps the log for the next reader: {@link removeSlot} takes it away. */
@@ -253,7 +254,7 @@ export class ChangeReader {
   }
 
   async #untilVisible(client: pg.Client, shortXid: number): Promise<bigint> {
-    let snapshot = this.#snapshot ?? (await this.#look(client));
+    let snapshot = this.#snapshot ?? (await currentSnapshot(asking(client)));
     for (let pause = 0; ; pause = Math.min(Math.max(LOOK_MS, pause * 1.5), LOOK_LIMIT_MS)) {
       const xid = fullXid(shortXid, snapshot);
       if (hasEnded(xid, snapshot)) {
@@ -262,24 +263,8 @@ export class ChangeReader {
       }
       // The first one is mostly older than the transaction: it is asked for again at once.
       if (pause > 0) await delay(pause);
-      snapshot = await this.#look(client);
+      snapshot = await currentSnapshot(asking(client));
     }
-  }
-
-  /** What was committed in the log but not visible when a slot was made is in neither: the log tells what came later. */
-  async #untilAllEnded(client: pg.Client): Promise<void> {
-    const { running } = await this.#look(client);
-    for (const xid of running) {
-      while (!hasEnded(xid, await this.#look(client))) await delay(LOOK_LIMIT_MS);
-    }
-  }
-
-  async #look(client: pg.Client): Promise<Snapshot> {
-    const { rows } = await askInTurn<{ snapshot: string }>(
-      client,
-      'select pg_current_snapshot()::text as snapshot',
-    );
-    return parseSnapshot(rows[0]!.snapshot);
   }
 
   async #open(): Promise<Session> {
@@ -326,7 +311,8 @@ export class ChangeReader {
       }
       const { system, timeline } = here;
       await writeNote(client, slot, { system, timeline, reader: this.#id, gap });
-      if (gap) await this.#untilAllEnded(client);
+      // What was committed in the log but not visible when a slot was made is in neither: the log tells what came later.
+      if (gap) await untilAllEnded(asking(client));
       const told: Gap | undefined = gap && { kind: 'gap', ...gap, endLsn: from };
       return this.#begin({
         here,
@@ -404,4 +390,8 @@ export class ChangeReader {
     this.#failure = error;
     this.#state = hasCode(error, '55006') ? 'waiting' : 'searching';
   }
+}
+
+function asking(client: pg.Client): Ask {
+  return text => askInTurn(client, text);
 }

@@ -28,6 +28,11 @@ export function parseSnapshot(text: string): Snapshot {
   };
 }
 
+/** The text of {@link parseSnapshot}. */
+export function renderSnapshot({ xmin, xmax, running }: Snapshot): string {
+  return `${xmin}:${xmax}:${[...running].join(',')}`;
+}
+
 /** Whether a transaction had ended when the snapshot was taken; its outcome is then seen by all. */
 export function hasEnded(xid: bigint, { xmin, xmax, running }: Snapshot): boolean {
   return xid < xmin || (xid < xmax && !running.has(xid));

@@ -93,12 +93,13 @@ class World {
     if (where === 'standby') {
       if (rule !== 'snapshot on the standby') return { kind: 'replayed', lsn: replayedTo };
       // As a standby answers: nothing is in progress.
-      const snapshot = { xmin: this.#xid, xmax: this.#xid, inProgress: [] };
+      const snapshot = { xmin: this.#xid, xmax: this.#xid, running: new Set<bigint>() };
       return { kind: 'snapshot', snapshot, lsn: this.#lsn };
     }
     if (rule === 'lsn on the primary') return { kind: 'replayed', lsn: this.#lsn };
-    const inProgress = [...this.#running.keys()];
-    const snapshot = { xmin: inProgress[0] ?? this.#xid, xmax: this.#xid, inProgress };
+    const [first] = this.#running.keys();
+    const running = new Set(this.#running.keys());
+    const snapshot = { xmin: first ?? this.#xid, xmax: this.#xid, running };
     return { kind: 'snapshot', snapshot, lsn: this.#lsn };
   }
 

@@ -2,10 +2,11 @@
 import { afterAll, afterEach, beforeAll, expect, test } from 'vitest';
 import { readEntry, writeEntry } from '../../../src/app/cache/entry-format.ts';
 import type { Batch } from '../../../src/app/cache/feed.ts';
-import { type Positions, parseSnapshot } from '../../../src/app/cache/position.ts';
+import type { Positions } from '../../../src/app/cache/position.ts';
 import { hashTagOf, slotOf } from '../../../src/app/cache/redis/buckets.ts';
 import { RedisStore } from '../../../src/app/cache/redis/redis-store.ts';
 import { RECENT_BATCHES } from '../../../src/app/cache/redis/scripts.ts';
+import { parseSnapshot } from '../../../src/app/changes/snapshot.ts';
 import { TestRedis } from '../../support/redis.ts';
 import { until } from '../../support/until.ts';
 

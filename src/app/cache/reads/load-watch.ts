@@ -6,10 +6,12 @@
  * - Of each that it does not read from the position is where the feed was when the load began.
  * - What is not certain spoils it: the result is given to who asked, and not kept.
  */
+
+import { parseSnapshot } from '../../changes/snapshot.ts';
 import type { ReadWatch, Watched } from '../../database/read-watch.ts';
 import type { CheckedTo, EntryInfo } from '../entry-format.ts';
 import type { InvalidationMemory } from '../memory.ts';
-import { capped, type Position, type Positions, parseSnapshot, weaker } from '../position.ts';
+import { capped, type Position, type Positions, weaker } from '../position.ts';
 import type { DatabaseReads } from './database-reads.ts';
 
 /** What a load turned out to depend on, or why that is not known. */

@@ -156,8 +156,8 @@ export class RedisStore implements InvalidationStore {
       const checked = lsnText(checkedTo[name]!);
       const lsn = lsnText(position.lsn);
       if (position.kind === 'replayed') return [name, checked, 'r', '', '', '', lsn];
-      const { xmin, xmax, inProgress } = position.snapshot;
-      return [name, checked, 's', String(xmin), String(xmax), inProgress.join(','), lsn];
+      const { xmin, xmax, running } = position.snapshot;
+      return [name, checked, 's', String(xmin), String(xmax), [...running].join(','), lsn];
     });
     const [word, ...rest] = (await this.#connection.run(
       FILL,

@@ -8,14 +8,11 @@
  *   trigger writes a row into `banyan.schema_changes`, which comes through the log in its place. Where we may not make one
  *   (an external database), the catalog's fingerprint is compared every few seconds.
  */
-import { setTimeout as delay } from 'node:timers/promises';
 import type pg from 'pg';
 import type { ColumnFamily, Coverages } from '../../../app/cache/tags.ts';
 import { hasCode } from '../../../errors.ts';
 
 export const SCHEMA_CHANGES = 'banyan.schema_changes';
-
-const ENDED_POLL_MS = 50;
 
 interface Row {
   table: string;
@@ -68,21 +65,6 @@ export async function logEnd(client: pg.ClientBase): Promise<string> {
     'select pg_current_wal_insert_lsn()::text as lsn',
   );
   return rows[0]!.lsn;
-}
-
-/** Waits until all transactions that run now have ended. */
-export async function untilAllEnded(client: pg.ClientBase, signal: AbortSignal): Promise<void> {
-  const { rows } = await client.query<{ xmax: string }>(
-    'select pg_snapshot_xmax(pg_current_snapshot())::text as xmax',
-  );
-  for (;;) {
-    const answer = await client.query<{ ended: boolean }>(
-      'select pg_snapshot_xmin(pg_current_snapshot()) >= $1::text::xid8 as ended',
-      [rows[0]!.xmax],
-    );
-    if (answer.rows[0]!.ended) return;
-    await delay(ENDED_POLL_MS, undefined, { signal });
-  }
 }
 
 /** The schema's own objects are no concern of what the application reads; temporary ones neither. */

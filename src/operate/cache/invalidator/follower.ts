@@ -15,17 +15,11 @@ import { type Coverages, EVERYTHING, tagsOfChange, wholesaleTag } from '../../..
 import { type Change, formatLsn, type Gap, type Transaction } from '../../../app/changes/change.ts';
 import { type Address, abandon, findPrimary } from '../../../app/changes/primary.ts';
 import { ChangeReader } from '../../../app/changes/reader.ts';
+import { untilAllEnded } from '../../../app/changes/settle.ts';
 import type { Whereabouts } from '../../../app/changes/slot.ts';
 import { leftAt, parseLsn } from '../../../app/database/timelines.ts';
 import { BanyanError } from '../../../errors.ts';
-import {
-  fingerprint,
-  logEnd,
-  readCoverage,
-  SCHEMA_CHANGES,
-  untilAllEnded,
-  watchSchema,
-} from './coverage.ts';
+import { fingerprint, logEnd, readCoverage, SCHEMA_CHANGES, watchSchema } from './coverage.ts';
 import type { FeedServer } from './feed-server.ts';
 import { PUBLICATION, SLOT } from './names.ts';
 import type { ClusterStatus } from './protocol.ts';
@@ -398,7 +392,8 @@ export class ClusterFollower {
         this.#hasTrigger = await watchSchema(client);
         if (!this.#hasTrigger) await this.#comparePrint(client);
         await this.#reader.refreshPublication();
-        await untilAllEnded(client, this.#closing.signal);
+        const asked = client;
+        await untilAllEnded(text => asked.query(text), this.#closing.signal);
         const from = parseLsn(await logEnd(client));
         const tables = await readCoverage(client, PUBLICATION);
         abandon(client);

@@ -12,7 +12,7 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import type pg from 'pg';
 import { escapeIdentifier as id } from 'pg';
-import { hasEnded, parseSnapshot } from '../../../app/changes/snapshot.ts';
+import { untilAllEnded } from '../../../app/changes/settle.ts';
 import type { Ranges } from '../../../app/database/shards/ranges.ts';
 import type { UniqueColumn } from '../../../app/database/shards/unique/columns.ts';
 import { lookupTable } from '../../../app/database/shards/unique/tables.ts';
@@ -110,7 +110,7 @@ async function fillFrom(
       deadline = performance.now() + PATIENCE_MS;
     } catch (error) {
       await client.query('rollback').catch(() => {});
-      if (error instanceof MayBeUnderWay) await withClient(error.url, untilAllEnded);
+      if (error instanceof MayBeUnderWay) await withClient(error.url, untilEnded);
       else if (!hasCode(error, '55P03', '40P01') || performance.now() > deadline) throw error;
       else await delay(PAUSE_MS);
     }
@@ -189,7 +189,7 @@ export async function forgetStaleClaims(
 ): Promise<void> {
   const suspects = await missingRows(urls, column, ranges, undefined);
   if (suspects.every(list => list.length === 0)) return;
-  for (const url of urls) await withClient(url, untilAllEnded);
+  for (const url of urls) await withClient(url, untilEnded);
   const stale = await missingRows(urls, column, ranges, suspects);
   for (const [shard, url] of urls.entries()) {
     const own = stale[shard]!;
@@ -252,16 +252,8 @@ async function withoutRow(
   return missing;
 }
 
-async function untilAllEnded(client: pg.ClientBase): Promise<void> {
-  const look = async () => {
-    const { rows } = await client.query<{ snapshot: string }>(
-      'select pg_current_snapshot()::text as snapshot',
-    );
-    return parseSnapshot(rows[0]!.snapshot);
-  };
-  for (const xid of (await look()).running) {
-    while (!hasEnded(xid, await look())) await delay(PAUSE_MS);
-  }
+async function untilEnded(client: pg.ClientBase): Promise<void> {
+  await untilAllEnded(text => client.query(text));
 }
 
 function tableOf({ schema, table }: UniqueColumn): string {
