@@ -9,6 +9,7 @@
  */
 import type pg from 'pg';
 import { escapeIdentifier } from 'pg';
+import { sqlName } from '../database/sql-name.ts';
 import { NoIdentity, NoSuchTable } from './errors.ts';
 
 export interface PublicationOptions {
@@ -123,7 +124,5 @@ function titleOf({ schema, name }: Pick<Table, 'schema' | 'name'>): string {
 }
 
 function listOf(tables: readonly Pick<Table, 'schema' | 'name'>[]): string {
-  return tables
-    .map(({ schema, name }) => `${escapeIdentifier(schema)}.${escapeIdentifier(name)}`)
-    .join(', ');
+  return tables.map(({ schema, name }) => sqlName(schema, name)).join(', ');
 }

@@ -6,7 +6,6 @@
 import { rm } from 'node:fs/promises';
 import path from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
-import type { Address } from '../../app/changes/primary.ts';
 import { removeSlot } from '../../app/changes/remove.ts';
 import { CACHE_URL_VARIABLE } from '../../app/environment.ts';
 import { invalidatorUnit } from '../../engines/invalidator.ts';
@@ -17,7 +16,7 @@ import { RedisCluster } from '../../engines/redis-cluster.ts';
 import { freePort, onFreePort } from '../../machines/free-port.ts';
 import { MAP_SEEN_MS, readRuntimeMap } from '../../map/map-file.ts';
 import { keepSlot } from '../database/kept-slot.ts';
-import { shardUrls } from '../database/primary.ts';
+import { findPrimary } from '../database/primary.ts';
 import { withClient } from '../database/provision.ts';
 import { superuserUrl } from '../database/running.ts';
 import {
@@ -112,8 +111,6 @@ export class CacheTier {
     await machine.stop(name);
     // One of an earlier run must not be taken for this one's.
     await rm(socket, { force: true });
-    // The command that runs at this moment, whether it was built or runs from its sources.
-    const program = [...process.execArgv, process.argv[1]!];
     const env = {
       ...environment,
       NODE_COMPILE_CACHE: paths.compileCache,
@@ -121,7 +118,7 @@ export class CacheTier {
       ...(isExternalDatabase ? { [DATABASE_VARIABLE]: databaseUrl } : {}),
     };
     await machine.start({
-      ...invalidatorUnit({ name, program, folder: paths.app, socket, env }),
+      ...invalidatorUnit(name, paths.app, socket, env),
       labels: { credentials: credentialsFor(this.#context) },
     });
     await publishFeeds(paths, await this.#feeds());
@@ -254,19 +251,10 @@ export async function stopFollowing({
     ? { connectionString: databaseUrl }
     : { user: SUPERUSER, password: secrets.superuserPassword, database };
   for (const { members } of shards) {
-    await removeSlot({
-      members: members as readonly Address[],
-      connection,
-      slot: SLOT,
-      publication: PUBLICATION,
-    });
-  }
-  const urls = isExternalDatabase ? [databaseUrl] : await shardUrls(deployment);
-  for (const url of urls) {
-    const { hostname, port } = new URL(url);
-    const asSuperuser = isExternalDatabase
-      ? url
-      : superuserUrl(deployment, { host: hostname, port: Number(port) }, database);
-    await withClient(asSuperuser, client => client.query(STOP_WATCHING));
+    await removeSlot({ members, connection, slot: SLOT, publication: PUBLICATION });
+    const url = isExternalDatabase
+      ? databaseUrl
+      : superuserUrl(deployment, await findPrimary(deployment, members), database);
+    await withClient(url, client => client.query(STOP_WATCHING));
   }
 }

@@ -237,9 +237,7 @@ export class WebTier {
   async #startAutoscaler(): Promise<void> {
     const { machine, deployment, environment } = this.#context;
     await machine.stop(AUTOSCALER);
-    // The command that runs at this moment, whether it was built or runs from its sources.
-    const program = [...process.execArgv, process.argv[1]!];
-    await machine.start(autoscalerUnit(program, deployment.paths.app, environment));
+    await machine.start(autoscalerUnit(deployment.paths.app, environment));
   }
 
   async #writeConfigs(): Promise<void> {

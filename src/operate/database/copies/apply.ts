@@ -42,11 +42,7 @@ export async function applyCopies(
   if (names.length === 0) return removeCopies(machine, deployment);
   await keepSlot(deployment, COPIES_SLOT, true);
   const runs = (await machine.states()).some(({ name }) => name === COPIES);
-  if (!runs) {
-    // The command that runs at this moment, whether it was built or runs from its sources.
-    const program = [...process.execArgv, process.argv[1]!];
-    await machine.start(copiesUnit(program, deployment.paths.app, environment));
-  }
+  if (!runs) await machine.start(copiesUnit(deployment.paths.app, environment));
   const filled = await pollUntil(patienceMs, async () => {
     const told = await copiesStanding(deployment.paths);
     return names.every(name => told?.filled.includes(name)) || undefined;

@@ -10,6 +10,7 @@
 import type pg from 'pg';
 import { escapeIdentifier as id } from 'pg';
 import type { Ranges } from '../../../app/database/shards/ranges.ts';
+import { sqlName } from '../../../app/database/sql-name.ts';
 import type { Copy, TypedColumn } from './copies.ts';
 
 /** Rows that one statement writes, and keys that one asks for. Far fewer than what the log tells row by row. */
@@ -87,7 +88,7 @@ export class Settler {
   /** All rows of the target on one shard. */
   async settleAll(copy: Copy, shard: number): Promise<void> {
     const { target, via } = copy;
-    const table = nameOf(target);
+    const table = sqlName(target.schema, target.table);
     for (;;) {
       const { rowCount } = await this.#shards.query(shard, withoutViaText(copy));
       if ((rowCount ?? 0) < BATCH) break;
@@ -123,7 +124,7 @@ export class Settler {
       byShard.set(shard, [...(byShard.get(shard) ?? []), key]);
     }
     const text = `select ${id(sourceKey.name)}::text as key, ${id(from.name)}::text as value
-      from ${nameOf(source)} where ${id(sourceKey.name)} = any ($1::text[]::${arrayOf(sourceKey)})`;
+      from ${sqlName(source.schema, source.table)} where ${id(sourceKey.name)} = any ($1::text[]::${arrayOf(sourceKey)})`;
     for (const [shard, own] of byShard) {
       const { rows } = await this.#shards.query<{ key: string; value: string | null }>(
         shard,
@@ -149,10 +150,6 @@ function* batches<T>(list: readonly T[]): Generator<T[]> {
   for (let at = 0; at < list.length; at += BATCH) yield list.slice(at, at + BATCH);
 }
 
-function nameOf({ schema, table }: { schema: string; table: string }): string {
-  return `${id(schema)}.${id(table)}`;
-}
-
 /** `character varying(20)` would cut a value that is cast to an array of it, silently. */
 function plain({ type }: TypedColumn): string {
   return type.replace(/\s*\([^)]*\)/, '');
@@ -165,7 +162,7 @@ function arrayOf(column: TypedColumn): string {
 /** `$1`: keys of the source, `$2`: what the copies of each should be. */
 function keysText({ target, column, via, key }: Copy): string {
   const keys = key.map(({ name }) => id(name));
-  const table = nameOf(target);
+  const table = sqlName(target.schema, target.table);
   const copy = id(column.name);
   return `
     with due as (
@@ -189,7 +186,7 @@ function rowsText({ target, column, via, key }: Copy): { text: string; types: st
   return {
     types,
     text: `
-    update ${nameOf(target)} t set ${copy} = n.value
+    update ${sqlName(target.schema, target.table)} t set ${copy} = n.value
     from unnest(${lists.join(', ')}) as n(${names.join(', ')})
     where ${key.map(({ name }, i) => `t.${id(name)} = n.k${i}`).join(' and ')}
       and t.${id(via.name)} is not distinct from n.via and t.${copy} is distinct from n.value`,
@@ -198,7 +195,7 @@ function rowsText({ target, column, via, key }: Copy): { text: string; types: st
 
 function withoutViaText({ target, column, via, key }: Copy): string {
   const keys = key.map(({ name }) => id(name)).join(', ');
-  const table = nameOf(target);
+  const table = sqlName(target.schema, target.table);
   return `update ${table} set ${id(column.name)} = null
     where (${keys}) in (select ${keys} from ${table}
       where ${id(via.name)} is null and ${id(column.name)} is not null limit ${BATCH})

@@ -2,7 +2,9 @@
  * What stands in the way of a move by logical replication, looked for before anything is touched; and what is made
  * ready for it.
  */
-import pg from 'pg';
+
+import type pg from 'pg';
+import { sqlName } from '../../../app/database/sql-name.ts';
 import { BanyanError } from '../../../errors.ts';
 
 /** Whatever runs a query: a client or a pool. */
@@ -129,5 +131,5 @@ export async function giveIdentities(source: Queryable): Promise<void> {
 
 /** As SQL names it. */
 export function nameOf({ schema, name }: MovedTable): string {
-  return `${pg.escapeIdentifier(schema)}.${pg.escapeIdentifier(name)}`;
+  return sqlName(schema, name);
 }

@@ -6,10 +6,12 @@
  * guarded as it was or as it shall be, and every row fits. That takes a lock that keeps writers out for as long as the
  * look takes; a table that was just made is empty.
  */
+
 import pg from 'pg';
 import { hashExpression, type KeyType } from '../../../app/database/shards/hash.ts';
 import { GUARD } from '../../../app/database/shards/misplaced.ts';
 import type { HashRange } from '../../../app/database/shards/ranges.ts';
+import { sqlName } from '../../../app/database/sql-name.ts';
 import { BanyanError, hasCode } from '../../../errors.ts';
 
 /** A lock that is not to be had in this time is held by a long transaction, and all others would queue behind us. */
@@ -58,7 +60,7 @@ export async function guardShard(
   }
   for (const name of present.keys()) {
     const [schema, table] = name.split('.');
-    await client.query(`alter table ${quoted(schema!, table!)} drop constraint ${GUARD}`);
+    await client.query(`alter table ${sqlName(schema!, table!)} drop constraint ${GUARD}`);
     changed.push(name);
   }
   return changed;
@@ -97,7 +99,7 @@ async function replaceGuard(
   { schema, name, key, keyType }: Guarded,
   isThere: boolean,
 ): Promise<void> {
-  const table = quoted(schema, name);
+  const table = sqlName(schema, name);
   const condition = guardCondition(keyType, key, range);
   await client.query('begin');
   try {
@@ -120,8 +122,4 @@ async function replaceGuard(
 export function guardCondition(keyType: KeyType, key: string, { from, to }: HashRange): string {
   const hash = hashExpression(keyType, pg.escapeIdentifier(key));
   return `${hash} >= '${from}'::bigint and ${hash} <= '${to}'::bigint`;
-}
-
-function quoted(schema: string, name: string): string {
-  return `${pg.escapeIdentifier(schema)}.${pg.escapeIdentifier(name)}`;
 }

@@ -16,6 +16,7 @@ import { untilAllEnded } from '../../../app/changes/settle.ts';
 import type { Ranges } from '../../../app/database/shards/ranges.ts';
 import type { UniqueColumn } from '../../../app/database/shards/unique/columns.ts';
 import { lookupTable } from '../../../app/database/shards/unique/tables.ts';
+import { sqlName } from '../../../app/database/sql-name.ts';
 import { BanyanError, hasCode } from '../../../errors.ts';
 import { withClient } from '../provision.ts';
 
@@ -257,7 +258,7 @@ async function untilEnded(client: pg.ClientBase): Promise<void> {
 }
 
 function tableOf({ schema, table }: UniqueColumn): string {
-  return `${id(schema)}.${id(table)}`;
+  return sqlName(schema, table);
 }
 
 /** `$1`: values, `$2`: keys. A length in the type would cut them, silently. */
