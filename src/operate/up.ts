@@ -25,8 +25,7 @@ import { type CompleteTopology, connectionsPerServer } from '../topology/default
 import { applicationEnv } from './application-env.ts';
 import { BackupKeeper } from './backup/keeper.ts';
 import { convergeCache, stopFollowing } from './cache/carry-out.ts';
-import type { CacheContext } from './cache/context.ts';
-import { SLOT } from './cache/invalidator/names.ts';
+import { type CacheContext, hasSlot } from './cache/context.ts';
 import { precheckCache } from './cache/precheck.ts';
 import { CACHE_SHAPE, cacheShapeOf } from './cache/shape.ts';
 import { cacheStatus } from './cache/status.ts';
@@ -467,7 +466,7 @@ export class RunningDeployment extends EventEmitter<UpEvents> {
     };
     if (shape.kind !== 'none') {
       await convergeCache(context, shape, { note: text => this.emit('note', text) });
-    } else if (await hasSlot(catalog)) {
+    } else if (await hasSlot(catalog.pool)) {
       // It was taken out of the configuration while nothing ran, and holds back the log.
       await stopFollowing(context);
     }
@@ -501,13 +500,6 @@ export class RunningDeployment extends EventEmitter<UpEvents> {
     this.emit('done', step, summary, performance.now() - begun);
     return result;
   }
-}
-
-async function hasSlot({ pool }: Catalog): Promise<boolean> {
-  const { rowCount } = await pool.query('select from pg_replication_slots where slot_name = $1', [
-    SLOT,
-  ]);
-  return rowCount !== 0;
 }
 
 /** `3 × \`node server.ts\` behind a balancer` */

@@ -65,6 +65,15 @@ export interface CacheParts {
   readonly onClose: () => Promise<void>;
 }
 
+/** One call of `get`. */
+interface Ask {
+  /** With its namespace. */
+  readonly key: string;
+  readonly loader: Loader<unknown>;
+  readonly options: GetOptions;
+  readonly namespace: string;
+}
+
 /** One load under way, or one look into Redis. */
 interface Flight {
   readonly begun: number;
@@ -241,7 +250,7 @@ class CacheState {
       }
     }
     checkOptions(options);
-    return this.#getSlowly(key, loader, options, namespace);
+    return this.#getSlowly({ key, loader, options, namespace });
   }
 
   /** Undefined when its time is over, and its grace. */
@@ -256,7 +265,7 @@ class CacheState {
     if (now >= entry.goneAt) return undefined;
     const isStale = now >= entry.expiresAt;
     if (isStale) this.counts.staleHits++;
-    if (isStale || isDueEarly(entry, now)) this.#refresh(key, loader, options, namespace);
+    if (isStale || isDueEarly(entry, now)) this.#refresh({ key, loader, options, namespace });
     this.counts.localHits++;
     return this.#given(entry);
   }
@@ -268,12 +277,8 @@ class CacheState {
     return entry.answer;
   }
 
-  async #getSlowly(
-    key: string,
-    loader: Loader<unknown>,
-    options: GetOptions,
-    namespace: string,
-  ): Promise<unknown> {
+  async #getSlowly(ask: Ask): Promise<unknown> {
+    const { key, loader, options, namespace } = ask;
     const came = tick();
     const told = this.#parts.memory.upto();
     const needed = await this.#parts.needs.current();
@@ -295,7 +300,7 @@ class CacheState {
         return this.#take(key, outcome);
       }
     }
-    const flight = this.#begin(key, () => this.#fly(key, loader, options, namespace, needed));
+    const flight = this.#begin(key, () => this.#fly(ask, needed));
     return this.#take(key, await flight.outcome);
   }
 
@@ -319,36 +324,26 @@ class CacheState {
     return flight;
   }
 
-  async #fly(
-    key: string,
-    loader: Loader<unknown>,
-    options: GetOptions,
-    namespace: string,
-    needed: CheckedTo | undefined,
-  ): Promise<Outcome> {
+  async #fly(ask: Ask, needed: CheckedTo | undefined): Promise<Outcome> {
+    const { key } = ask;
     const { shared } = this.#parts;
     let lease = '';
     if (shared?.isThere) {
-      const found = await this.#find(key, loader, options, namespace, needed);
+      const found = await this.#find(ask, needed);
       if (found) return found;
       lease = randomBytes(8).toString('base64url');
       if ((await shared.lease(key, lease, LEASE_MS)) === false) {
-        const others = await this.#awaitOthers(key, loader, options, namespace, needed);
+        const others = await this.#awaitOthers(ask, needed);
         if (others) return others;
         lease = '';
       }
     }
-    return this.#load(key, loader, options, namespace, lease);
+    return this.#load(ask, lease);
   }
 
   /** Looks into Redis. */
-  async #find(
-    key: string,
-    loader: Loader<unknown>,
-    options: GetOptions,
-    namespace: string,
-    needed: CheckedTo | undefined,
-  ): Promise<Outcome | undefined> {
+  async #find(ask: Ask, needed: CheckedTo | undefined): Promise<Outcome | undefined> {
+    const { key } = ask;
     const lookup = await this.#parts.shared!.get(key);
     if (lookup.kind === 'miss') return undefined;
     const { entry, value } = lookup.found;
@@ -367,37 +362,25 @@ class CacheState {
     this.counts.sharedHits++;
     if (now >= entry.expiresAt) this.counts.staleHits++;
     if (now >= entry.expiresAt || isDueEarly(entry, now)) {
-      this.#refresh(key, loader, options, namespace);
+      this.#refresh(ask);
     }
     return { value, positions: entry.positions, holds: true };
   }
 
   /** Another server loads it. */
-  async #awaitOthers(
-    key: string,
-    loader: Loader<unknown>,
-    options: GetOptions,
-    namespace: string,
-    needed: CheckedTo | undefined,
-  ): Promise<Outcome | undefined> {
+  async #awaitOthers(ask: Ask, needed: CheckedTo | undefined): Promise<Outcome | undefined> {
     const deadline = performance.now() + LEASE_WAIT_MS;
     let pause = FIRST_PAUSE_MS;
     while (performance.now() < deadline && this.#parts.shared!.isThere) {
       await delay(pause);
       pause = Math.min(LONGEST_PAUSE_MS, pause * 2);
-      const found = await this.#find(key, loader, options, namespace, needed);
+      const found = await this.#find(ask, needed);
       if (found) return found;
     }
     return undefined;
   }
 
-  async #load(
-    key: string,
-    loader: Loader<unknown>,
-    options: GetOptions,
-    namespace: string,
-    lease: string,
-  ): Promise<Outcome> {
+  async #load({ key, loader, options, namespace }: Ask, lease: string): Promise<Outcome> {
     const { memory, reads, shared } = this.#parts;
     const watch = new LoadWatch(reads, memory);
     const begun = performance.now();
@@ -460,7 +443,8 @@ class CacheState {
   }
 
   /** Computes it anew beside the requests: once here, and by one server. */
-  #refresh(key: string, loader: Loader<unknown>, options: GetOptions, namespace: string): void {
+  #refresh(ask: Ask): void {
+    const { key } = ask;
     if (this.#refreshing.has(key) || this.#flights.has(key)) return;
     this.#refreshing.add(key);
     const refresh = async () => {
@@ -470,7 +454,7 @@ class CacheState {
         lease = randomBytes(8).toString('base64url');
         if ((await shared.lease(key, lease, LEASE_MS)) === false) return;
       }
-      const flight = this.#begin(key, () => this.#load(key, loader, options, namespace, lease));
+      const flight = this.#begin(key, () => this.#load(ask, lease));
       await flight.outcome;
     };
     this.#beside(

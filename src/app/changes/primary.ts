@@ -5,6 +5,7 @@
  * that is frozen keeps nobody: every connection attempt and question has a limit.
  */
 import pg from 'pg';
+import { CURRENT_TIMELINE } from '../database/timelines.ts';
 
 export interface Address {
   readonly host: string;
@@ -21,7 +22,7 @@ export interface Primary {
 const TIMEOUT_MS = 3_000;
 
 const TIMELINE = `select pg_is_in_recovery() as standby, case when not pg_is_in_recovery()
-  then ('x' || substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8))::bit(32)::int end as timeline`;
+  then ${CURRENT_TIMELINE} end as timeline`;
 
 /** No member says that it is the primary. */
 export class NoPrimary extends Error {}

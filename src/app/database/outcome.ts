@@ -46,7 +46,13 @@ import { randomBytes } from 'node:crypto';
 import { setTimeout as delay } from 'node:timers/promises';
 import type pg from 'pg';
 import { hasCode } from '../../errors.ts';
-import { leftAt, parseHistory, parseLsn, type TimelineHistory } from './timelines.ts';
+import {
+  CURRENT_TIMELINE,
+  leftAt,
+  parseHistory,
+  parseLsn,
+  type TimelineHistory,
+} from './timelines.ts';
 
 /** What has to be known of a transaction to find out later what became of it. Taken by {@link markCommit}. */
 export interface CommitMark extends Whereabouts {
@@ -76,7 +82,7 @@ const TOKEN_BYTES = 16;
 
 const WHEREABOUTS = `
   (select system_identifier::text from pg_control_system()) as system,
-  ('x' || substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8))::bit(32)::int as timeline,
+  ${CURRENT_TIMELINE} as timeline,
   extract(epoch from pg_stat_get_bgwriter_stat_reset_time())::text as memory`;
 
 const MARK = `select pg_current_xact_id_if_assigned()::text as xid,

@@ -9,6 +9,7 @@
 import type pg from 'pg';
 import { endOfLastRecord } from './consistency/position.ts';
 import { addressOf } from './statement.ts';
+import { CURRENT_TIMELINE } from './timelines.ts';
 
 export interface Moment {
   /** `pg_current_snapshot()`. */
@@ -26,7 +27,7 @@ const QUESTION = {
   text: `select pg_current_snapshot()::text as snapshot,
     (pg_current_wal_insert_lsn() - '0/0')::text as lsn,
     pg_size_bytes(current_setting('wal_segment_size'))::text as segment,
-    ('x' || substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8))::bit(32)::int::text as timeline`,
+    (${CURRENT_TIMELINE})::text as timeline`,
 };
 
 type Row = Record<'snapshot' | 'lsn' | 'segment' | 'timeline', string>;

@@ -9,6 +9,10 @@
  * position where it was left, and why. Timeline 1 has no file. (src/backend/access/transam/timeline.c)
  */
 
+/** What a primary writes on now, in SQL. A standby refuses it. */
+export const CURRENT_TIMELINE =
+  "('x' || substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8))::bit(32)::int";
+
 /** A position in the log, in bytes: PostgreSQL's `pg_lsn`. */
 export type Lsn = bigint;
 

@@ -1,5 +1,6 @@
 /** What the operations on the cache tier work with, and what is observed of it. */
 import path from 'node:path';
+import type pg from 'pg';
 import { deriveKeyFrom } from '../../app/environment.ts';
 import { isRoot, SYSTEM_FOLDER, settleFolder, unprivilegedAccount } from '../../engines/account.ts';
 import type { RedisNode } from '../../engines/redis.ts';
@@ -106,7 +107,7 @@ export async function observeCache(context: CacheContext): Promise<ObservedCache
       .filter(({ tier }) => tier === 'invalidation')
       .map(({ name, labels }) => ({ name, credentials: String(labels.credentials) })),
     published: publishedOf(cache, nodes),
-    followed: await isFollowed(context),
+    followed: await withClient(context.databaseUrl, hasSlot).catch(() => false),
     unkept:
       !context.isExternalDatabase && (await isSlotUnkept(deployment, SLOT).catch(() => false)),
   };
@@ -151,16 +152,10 @@ async function lookAt({ host, port }: RedisNode, password: string): Promise<Look
 }
 
 /** Whether the invalidator left its slot in the database. */
-async function isFollowed({ databaseUrl }: CacheContext): Promise<boolean> {
-  try {
-    return await withClient(databaseUrl, async client => {
-      const { rowCount } = await client.query(
-        'select from pg_replication_slots where slot_name = $1',
-        [SLOT],
-      );
-      return rowCount !== 0;
-    });
-  } catch {
-    return false;
-  }
+export async function hasSlot(database: pg.ClientBase | pg.Pool): Promise<boolean> {
+  const { rowCount } = await database.query(
+    'select from pg_replication_slots where slot_name = $1',
+    [SLOT],
+  );
+  return rowCount !== 0;
 }
