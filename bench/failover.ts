@@ -56,7 +56,9 @@ async function report(
   for (let time = 0; time < count; time++) {
     await untilWell(site, SERVERS);
     const account = await fault(site);
-    outages.push(account.longestOutageMs / 1_000);
+    const seconds = account.longestOutageMs / 1_000;
+    outages.push(seconds);
+    console.log(`  ${what} ${time + 1}: ${seconds.toFixed(2)} s, ended ${new Date().toISOString()}`);
     sum.acknowledged += account.writes.acknowledged;
     sum.unknown += account.writes.unknown;
     sum.reads += account.reads.answered;
