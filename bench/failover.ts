@@ -58,7 +58,9 @@ async function report(
     const account = await fault(site);
     const seconds = account.longestOutageMs / 1_000;
     outages.push(seconds);
-    console.log(`  ${what} ${time + 1}: ${seconds.toFixed(2)} s, ended ${new Date().toISOString()}`);
+    console.log(
+      `  ${what} ${time + 1}: ${seconds.toFixed(2)} s, ended ${new Date().toISOString()}`,
+    );
     sum.acknowledged += account.writes.acknowledged;
     sum.unknown += account.writes.unknown;
     sum.reads += account.reads.answered;
