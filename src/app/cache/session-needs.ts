@@ -11,8 +11,8 @@ import type { DatabaseReads } from './reads/database-reads.ts';
 
 /** The primary takes a millisecond to say; longer, and the database is asked for everything. */
 const TIMEOUT_MS = 500;
-/** Beyond every position. */
-const NOWHERE = 2n ** 64n - 1n;
+/** Beyond every position: nothing is known to show what the session has to see. */
+export const NOWHERE = 2n ** 64n - 1n;
 
 export class SessionNeeds {
   readonly #reads: DatabaseReads;

@@ -114,6 +114,13 @@ export class LoadWatch implements ReadWatch {
     this.#spoilt ??= why;
   }
 
+  /** All that it read was on primaries at the time: it shows what had been acknowledged before the load began. */
+  get isOfPrimaries(): boolean {
+    if (this.#spoilt !== undefined || this.#caps.size > 0) return false;
+    for (const { kind } of this.#positions.values()) if (kind !== 'snapshot') return false;
+    return true;
+  }
+
   /** When the loader has returned. @param explicit tags that the application gave */
   dependencies(explicit: readonly string[]): Dependencies {
     if (this.#spoilt !== undefined) return { kind: 'spoilt', why: this.#spoilt };
@@ -141,8 +148,13 @@ export class LoadWatch implements ReadWatch {
   async #ask(cluster: string, pool: Watched): Promise<void> {
     const epoch = this.#memory.epochOf(cluster);
     try {
-      const { snapshot, lsn, address } = await this.#reads.moment(pool);
-      const position: Position = { kind: 'snapshot', snapshot: parseSnapshot(snapshot), lsn };
+      const { before, snapshot, lsn, address } = await this.#reads.moment(pool);
+      const position: Position = {
+        kind: 'snapshot',
+        snapshot: parseSnapshot(snapshot),
+        lsn,
+        before,
+      };
       this.#addresses.set(cluster, address);
       if (epoch !== undefined) this.#memory.noteSnapshot(cluster, position, epoch);
       this.#add(cluster, position);
