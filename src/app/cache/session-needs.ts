@@ -31,8 +31,9 @@ export class SessionNeeds {
     for (const { id: cluster, pool } of this.#reads.poolsByCluster()) {
       // A shard that has come since.
       if (!pool.positions) pool.trackWrites(this.#isWrite);
-      const lsn = needOf(pool);
+      let lsn = needOf(pool);
       if (lsn === undefined) continue;
+      if (this.#reads.isUnfinished(cluster)) lsn = NOWHERE;
       found ??= {};
       if (typeof lsn === 'bigint') found[cluster] = lsn;
       else {

@@ -138,6 +138,11 @@ export function currentRequest(): RequestScopes | undefined {
   return scopes;
 }
 
+/** Runs what a process asks for itself: whatever it does there, nobody has to be shown that. */
+export function forNobody<T>(fn: () => T): T {
+  return requests.run(new RequestScopes(), fn);
+}
+
 /**
  * For a request of somebody who brings no session that could tell what he wrote, such as a client of an API with its token: from here
  * on all that it reads, through the cache too, is at least as new as everything that was acknowledged before it came. That costs one small
