@@ -7,8 +7,8 @@
 import { LRUCache } from 'lru-cache';
 import type pg from 'pg';
 import { BanyanPool } from '../../database/banyan-pool.ts';
-import type { Moment } from '../../database/primary-clock.ts';
 import { forNobody } from '../../database/consistency/scope.ts';
+import type { Moment } from '../../database/primary-clock.ts';
 import { unwatched } from '../../database/read-watch.ts';
 import { ShardedPool } from '../../database/shards/sharded-pool.ts';
 import { StatementReader } from '../../database/shards/statement-reader.ts';
