@@ -10,9 +10,13 @@
  */
 import type pg from 'pg';
 import type { ColumnFamily, Coverages } from '../../../app/cache/tags.ts';
+import { LOOKUP_TABLES } from '../../../app/database/shards/unique/columns.ts';
 import { hasCode } from '../../../errors.ts';
 
 export const SCHEMA_CHANGES = 'banyan.schema_changes';
+
+/** Banyan's own tables of which the log tells: that one, and those by which a row is found on its shard. */
+export const OWN_TABLES = ['^banyan\\.schema_changes$', LOOKUP_TABLES];
 
 interface Row {
   table: string;
@@ -29,7 +33,7 @@ const COVERAGE = `
     select c.oid, n.nspname || '.' || c.relname as table, c.relreplident
     from pg_publication p join pg_publication_rel r on r.prpubid = p.oid
       join pg_class c on c.oid = r.prrelid join pg_namespace n on n.oid = c.relnamespace
-    where p.pubname = $1 and n.nspname <> 'banyan'
+    where p.pubname = $1 and n.nspname || '.' || c.relname <> '${SCHEMA_CHANGES}'
   ), usable as (
     select p.oid, a.attnum, a.attname::text as name,
       case a.atttypid when 'uuid'::regtype then 'uuid' when 'text'::regtype then 'text' when 'varchar'::regtype then 'text'
