@@ -36,6 +36,7 @@ import { NOWHERE, type SessionNeeds } from './session-needs.ts';
 import type { SharedEntries } from './shared-entries.ts';
 import { type CacheCounts, CacheEmitter, noCounts } from './stats.ts';
 import { explicitTag, keyTag } from './tags.ts';
+import { turnNow } from './turn-clock.ts';
 
 export type Loader<T> = () => T | Promise<T>;
 
@@ -279,7 +280,7 @@ class CacheState {
     options: GetOptions,
     namespace: string,
   ): Promise<unknown> | undefined {
-    const now = Date.now();
+    const now = turnNow();
     if (now >= entry.goneAt) return undefined;
     const isStale = now >= entry.expiresAt;
     if (isStale) this.counts.staleHits++;

@@ -90,6 +90,18 @@ export class RequestScopes {
     return scope;
   }
 
+  /** Somebody who shares it has to be shown a write, of before or of its own. */
+  get isOfWriter(): boolean {
+    if (this.#mayHaveWritten) return true;
+    const own = this.#scope;
+    if (own && (own.hasWritten || own.hasWrittenBefore)) return true;
+    if (!this.#others) return false;
+    for (const { hasWritten, hasWrittenBefore } of this.#others.values()) {
+      if (hasWritten || hasWrittenBefore) return true;
+    }
+    return false;
+  }
+
   /** Whoever sent it may have written before, anywhere, and nothing proves how far that was. */
   mayHaveWritten(): void {
     this.#mayHaveWritten = true;
