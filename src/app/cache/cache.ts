@@ -370,14 +370,16 @@ class CacheState {
     const { key } = ask;
     const lookup = await this.#parts.shared!.get(key);
     if (lookup.kind === 'miss') return undefined;
-    const { entry, value } = lookup.found;
+    const { entry, value, version } = lookup.found;
     if (needed && !this.#satisfies(entry, needed)) await this.#untilTold(needed);
     const now = Date.now();
     if (now >= entry.goneAt) return undefined;
     // Something may have come while it was unpacked: from here on nothing is awaited until it is where batches find it.
     const { memory } = this.#parts;
-    if (memory.judge(entry.tags, entry.positions, entry.checkedTo).kind !== 'holds')
+    const isAsFound = memory.version === version;
+    if (!isAsFound && memory.judge(entry.tags, entry.positions, entry.checkedTo).kind !== 'holds') {
       return undefined;
+    }
     if (!this.#satisfies(entry, needed)) {
       this.counts.tooOld++;
       return undefined;
