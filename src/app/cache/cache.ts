@@ -231,7 +231,7 @@ class CacheState {
   readonly #parts: CacheParts;
   readonly #flights = new Map<string, Flight>();
   readonly #refreshing = new Set<string>();
-  /** What was last loaded for them cannot be kept: there is no use in waiting for somebody else's. */
+  /** What was last loaded for them can neither be kept nor shared: there is no use in waiting for somebody else's. */
   readonly #unkept = new LRUCache<string, true>({ max: UNKEPT_KEYS });
   /** Who waits until something has been told. */
   readonly #waiting = new Set<() => void>();
@@ -435,7 +435,7 @@ class CacheState {
     const explicit = (options.tags ?? []).map(tag => explicitTag(namespace, tag));
     const known = watch.dependencies([keyTag(key), ...explicit]);
     if (known.kind === 'spoilt' || bytes.length > MOST_BYTES) {
-      this.#unkept.set(key, true);
+      if (!watch.isOfPrimaries) this.#unkept.set(key, true);
       this.#refuse(key, known.kind === 'spoilt' ? known.why : 'is too large');
       this.#giveBack(key, lease);
       return { value, positions: undefined, holds: false, isOfPrimaries: watch.isOfPrimaries };

@@ -256,6 +256,32 @@ test('a result that was overtaken is shared by all who came before its load bega
   expect(cache.counts).toMatchObject({ refusedFills: 2, joined: 49 });
 });
 
+test('while nobody tells what changes nothing is kept, and of all who ask at the same time no more than two load', async () => {
+  const gate = Promise.withResolvers<void>();
+  const begun = Promise.withResolvers<void>();
+  let loads = 0;
+  const ask = () =>
+    cache.get('untold', async () => {
+      const number = ++loads;
+      const { rows } = await pool.query('select title from articles where id = 1');
+      if (number === 1) {
+        begun.resolve();
+        await gate.promise;
+      }
+      return rows[0].title;
+    });
+  feed.gap();
+  feed.hold();
+  const first = ask();
+  await begun.promise;
+  await other.query("update articles set title = 'Uno' where id = 1");
+  const others = Array.from({ length: 50 }, ask);
+  gate.resolve();
+  expect(await first).toBe('One');
+  expect(new Set(await Promise.all(others))).toEqual(new Set(['Uno']));
+  expect(loads).toBe(2);
+});
+
 test('of what can never be kept nobody waits for another’s, and few are loaded at a time', async () => {
   const limited = newCache(pool, { maxConcurrentLoads: 3 });
   await limited.ready();
