@@ -170,7 +170,7 @@ async function underRequests(site: Site, body: () => Promise<void>): Promise<str
 }
 
 test('from our own Redis to one of somebody else’s and back, online; full, it takes nothing and fails nobody', {
-  timeout: TIMEOUT_MS,
+  timeout: 2 * TIMEOUT_MS,
 }, async () => {
   const configOf = (cache: string) => `export default { cache: ${cache} };`;
   const own = '{ servers: 1, memoryMb: 32 }';
