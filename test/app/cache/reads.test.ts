@@ -259,6 +259,24 @@ async function make(made: Change): Promise<string[] | undefined> {
 
 const asSet = (rows: unknown[]) => rows.map(row => JSON.stringify(row)).sort();
 
+test('of a key of several columns the last tells: before it stands whose it is', () => {
+  const tagsOf = (text: string, result?: object) =>
+    reads.tagsOf(text, [], result, COVERAGES) as { tags: readonly string[] };
+  expect(tagsOf("select 1 from g where aid = 1 and tag = 'x'").tags).toEqual([
+    'public.g!',
+    'public.g#tag=x',
+  ]);
+  expect(tagsOf("select 1 from g where tag = 'x' and aid = 1").tags).toEqual([
+    'public.g!',
+    'public.g#tag=x',
+  ]);
+  // Fewer values are better still.
+  expect(tagsOf("select 1 from g where aid = 1 and tag in ('x', 'y')").tags).toEqual([
+    'public.g!',
+    'public.g#aid=1',
+  ]);
+});
+
 test('a change that makes a result another one has a tag that the result has', async () => {
   let narrow = 0;
   await fc.assert(
