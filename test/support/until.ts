@@ -1,6 +1,9 @@
 /** Waits for a condition instead of for a time. */
 import { setTimeout as delay } from 'node:timers/promises';
 
+/** Often enough; what is asked has work of its own to do. */
+const PAUSE_MS = 20;
+
 export interface UntilOptions {
   /** What is waited for, for the error. */
   what?: string;
@@ -29,6 +32,6 @@ export async function until<T>(
     if (performance.now() > deadline) {
       throw new Error(`waited ${timeoutMs} ms in vain until ${what}`, { cause });
     }
-    await delay(10);
+    await delay(PAUSE_MS);
   }
 }

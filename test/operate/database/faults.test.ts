@@ -5,6 +5,7 @@
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { deployFiles, type Site } from '../../support/deployment.ts';
 import { LEDGER_APP } from '../../support/ledger.ts';
+import { signalAll } from '../../support/processes.ts';
 import {
   killPostgres,
   postgresPid,
@@ -71,11 +72,11 @@ describe('the primary', () => {
     const frozen = [await site.pidOf(primary), ...postgresProcesses(site, primary)];
     try {
       const account = await witnessed(site, async () => {
-        for (const pid of frozen) process.kill(pid, 'SIGSTOP');
+        signalAll(frozen, 'SIGSTOP');
       });
       expectHeld(account, SESSIONS);
     } finally {
-      for (const pid of frozen) process.kill(pid, 'SIGCONT');
+      signalAll(frozen, 'SIGCONT');
     }
     await until(async () => (await primaryOf(site)) !== primary, {
       what: 'another is the primary',

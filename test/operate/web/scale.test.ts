@@ -6,7 +6,7 @@ import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { HaproxyRuntime } from '../../../src/engines/haproxy-runtime.ts';
 import { type Site, siteOf, spawnBanyan } from '../../support/deployment.ts';
 import { LEDGER_APP, LedgerSubject } from '../../support/ledger.ts';
-import { nothingRuns, processesOf } from '../../support/processes.ts';
+import { nothingRuns, processesOf, signalAll } from '../../support/processes.ts';
 import { until } from '../../support/until.ts';
 import { expectUnnoticed } from '../../support/verdict.ts';
 import { type Account, Witness } from '../../support/witness.ts';
@@ -120,18 +120,11 @@ test('the database stands still: the balancer does not give all servers up, requ
   await still.up();
   const watching = new Witness(new LedgerSubject(still.address, still.pool())).start();
   await watching.untilAcknowledged(50);
-  const database = processesOf(still.folder).filter(({ command }) => /postgres/.test(command));
-  const signal = (name: NodeJS.Signals) => {
-    for (const { pid } of database) {
-      try {
-        process.kill(pid, name);
-      } catch {
-        // A session that has ended in the meantime.
-      }
-    }
-  };
+  const database = processesOf(still.folder)
+    .filter(({ command }) => /postgres/.test(command))
+    .map(({ pid }) => pid);
   const runtime = new HaproxyRuntime(still.paths.socketFor('balancer-1'));
-  signal('SIGSTOP');
+  signalAll(database, 'SIGSTOP');
   try {
     await until(
       async () => {
@@ -143,7 +136,7 @@ test('the database stands still: the balancer does not give all servers up, requ
     // What needs no database is answered, as it was before.
     expect((await fetch(`${still.address}/who`)).status).toBe(200);
   } finally {
-    signal('SIGCONT');
+    signalAll(database, 'SIGCONT');
   }
   await watching.untilAcknowledged(50);
   expectClean(await watching.stop());
