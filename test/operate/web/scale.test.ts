@@ -22,9 +22,9 @@ beforeAll(async () => {
 });
 afterAll(() => site.remove());
 
-async function witness(method: 'POST' | 'PUT' = 'POST'): Promise<Witness> {
-  await site.pool().query('delete from entries');
-  return new Witness(new LedgerSubject(site.address, site.pool(), { method })).start();
+async function witness(method: 'POST' | 'PUT' = 'POST', of = site): Promise<Witness> {
+  await of.pool().query('delete from entries');
+  return new Witness(new LedgerSubject(of.address, of.pool(), { method })).start();
 }
 
 function expectClean(account: Account): void {
@@ -112,13 +112,18 @@ test('the balancer is reloaded, killed and comes back with the servers that run'
 });
 
 test('the database stands still: the balancer does not give all servers up, requests wait', async () => {
-  await scale(3);
-  const watching = await witness();
+  // With more patience than the others' site has.
+  await using still = await siteOf({
+    ...LEDGER_APP,
+    'banyan.config.ts': `export default { web: { servers: 3 }, balancer: { checkTimeoutMs: 500 } };`,
+  });
+  await still.up();
+  const watching = await witness('POST', still);
   await watching.untilAcknowledged(50);
-  const database = processesOf(site.folder)
+  const database = processesOf(still.folder)
     .filter(({ command }) => /postgres/.test(command))
     .map(({ pid }) => pid);
-  const runtime = new HaproxyRuntime(site.paths.socketFor('balancer-1'));
+  const runtime = new HaproxyRuntime(still.paths.socketFor('balancer-1'));
   signalAll(database, 'SIGSTOP');
   try {
     await until(
@@ -129,7 +134,7 @@ test('the database stands still: the balancer does not give all servers up, requ
       { what: 'not one server passes its check', timeoutMs: 40_000 },
     );
     // What needs no database is answered, as it was before.
-    expect((await fetch(`${site.address}/who`)).status).toBe(200);
+    expect((await fetch(`${still.address}/who`)).status).toBe(200);
   } finally {
     signalAll(database, 'SIGCONT');
   }
