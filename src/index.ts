@@ -6,6 +6,7 @@ export { type CacheOptions, createCache } from './app/cache/create-cache.ts';
 export { InvalidCacheKey, InvalidCacheOption, NotStorable } from './app/cache/errors.ts';
 export type { CacheKey, Duration, GetOptions } from './app/cache/options.ts';
 export type { CacheCounts, CacheEvents } from './app/cache/stats.ts';
+export { readOwnWrites } from './app/database/consistency/scope.ts';
 export type { Staleness } from './app/database/consistency/staleness.ts';
 export { NeedsPrimary, OutcomeUnknown, TransactionBroken } from './app/database/errors.ts';
 export { DatabaseAway } from './app/database/holding.ts';

@@ -1,14 +1,13 @@
-/** The whole application on a pool: the API under `/api`, the pages, static files. */
-import { honoAssets, type Pool } from 'banyan';
+/** The whole application: the API under `/api`, the pages, static files. */
+import { honoAssets } from 'banyan';
 import { Hono } from 'hono';
 import { secureHeaders } from 'hono/secure-headers';
 import { apiRoutes } from './api/routes.ts';
 import { avatarRoutes } from './pages/avatars.ts';
 import { pageRoutes } from './pages/routes.ts';
-import { createServices } from './services.ts';
+import type { Services } from './services.ts';
 
-export function createApp(pool: Pool): Hono {
-  const services = createServices(pool);
+export function createApp(services: Services): Hono {
   const app = new Hono();
   // Before the headers that keep other sites from using what is ours: whoever uses the API shows pictures.
   app.route('/', avatarRoutes(services));

@@ -2,7 +2,9 @@
 import path from 'node:path';
 import {
   type Assets,
+  type Cache,
   createAssets,
+  createCache,
   createSessions,
   type Pool,
   type Sessions,
@@ -20,6 +22,8 @@ export interface SessionData {
 
 export interface Services {
   db: Database;
+  /** Of what is the same for all who ask; what changes in the database it sees by itself. */
+  cache: Cache;
   sessions: Sessions<SessionData>;
   tokens: Tokens;
   /** The files of `public/`, under `/static`. */
@@ -40,6 +44,7 @@ export function createServices(pool: Pool): Services {
   const folder = path.join(import.meta.dirname, 'public');
   return {
     db: openDatabase(pool),
+    cache: createCache({ pool }),
     sessions: createSessions({ pool }),
     tokens: createTokens(),
     assets: createAssets({ folder, prefix: '/static' }),

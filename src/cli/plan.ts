@@ -1,7 +1,9 @@
 /** `banyan plan` and `banyan apply`: from what runs to what banyan.config.ts says. */
+
 import { isDeepStrictEqual } from 'node:util';
 import pc from 'picocolors';
 import { readSchema } from '../app/database/shards/declaration/schema.ts';
+import { cacheNotes } from '../operate/cache/precheck.ts';
 import { type CacheShape, cacheShapeOf, describeCache } from '../operate/cache/shape.ts';
 import { type Controller, withController } from '../operate/controller.ts';
 import { resolveCopies } from '../operate/database/copies/copies.ts';
@@ -34,7 +36,7 @@ export async function plan(options: CommonOptions): Promise<void> {
       goalOf(controller, wanted.after, wanted.database, wanted.cache),
       controller.present,
     );
-    const notes = [...notesOf(controller), ...(await declarationNotes(controller))];
+    const notes = await allNotes(controller);
     if (options.json) printJson({ steps: explained, notes });
     else process.stdout.write(`${renderPlan(wanted.summary, explained, notes)}\n`);
   });
@@ -50,7 +52,7 @@ export async function apply(options: ApplyOptions): Promise<void> {
         goalOf(controller, wanted.after, wanted.database, wanted.cache),
         controller.present,
       );
-      const notes = [...notesOf(controller), ...(await declarationNotes(controller))];
+      const notes = await allNotes(controller);
       process.stdout.write(`${renderPlan(wanted.summary, steps, notes)}\n`);
       if (steps.length > 0 && !options.yes && !(await agrees('Do this?', 'banyan apply --yes'))) {
         process.stdout.write('Nothing was changed.\n');
@@ -187,6 +189,15 @@ async function declarationNotes({ topology, databaseUrl }: Controller): Promise<
 }
 
 /** What the configuration says and no running deployment can take on. */
+async function allNotes(controller: Controller): Promise<string[]> {
+  const { cacheContext, topology } = controller;
+  return [
+    ...notesOf(controller),
+    ...(await declarationNotes(controller)),
+    ...(await cacheNotes(cacheContext, topology.cache)),
+  ];
+}
+
 function notesOf({ topology, circumstances, present, presentDatabase }: Controller): string[] {
   const notes: string[] = [];
   const { port } = topology.web;

@@ -11,12 +11,16 @@ import { BanyanError, hasCode } from '../errors.ts';
 import { identify, isRunning, type ProcessIdentity } from './process-identity.ts';
 
 export class AlreadyRunning extends BanyanError {
+  /** Of who holds it. */
+  readonly pid: number;
+
   constructor(where: string, pid: number) {
     super('ALREADY_RUNNING', {
       what: `This deployment is already up, under the supervisor with pid ${pid}`,
       where,
       remedy: 'See it with `banyan status`; stop it with `banyan down`',
     });
+    this.pid = pid;
   }
 }
 

@@ -19,7 +19,7 @@ import { LocalMachine } from '../machines/local.ts';
 import { takeLock } from '../machines/lock.ts';
 import type { UnitState } from '../machines/unit.ts';
 import type { UnitLogs } from '../machines/unit-log.ts';
-import { publishRuntimeMap, readRuntimeMap } from '../map/map-file.ts';
+import { readRuntimeMap } from '../map/map-file.ts';
 import type { RuntimeMap } from '../map/runtime-map.ts';
 import { type CompleteTopology, connectionsPerServer } from '../topology/defaults.ts';
 import { applicationEnv } from './application-env.ts';
@@ -30,6 +30,7 @@ import { precheckCache } from './cache/precheck.ts';
 import { CACHE_SHAPE, cacheShapeOf } from './cache/shape.ts';
 import { cacheStatus } from './cache/status.ts';
 import { Catalog } from './catalog.ts';
+import { publishMap } from './change-map.ts';
 import type { Circumstances } from './control/protocol.ts';
 import { serveControl } from './control/server.ts';
 import { recordOf } from './database/context.ts';
@@ -404,7 +405,7 @@ export class RunningDeployment extends EventEmitter<UpEvents> {
   }
 
   #publishMap({ name, maxConnections }: RunningDatabase, servers: number): Promise<RuntimeMap> {
-    return publishRuntimeMap(this.#paths.map, {
+    return publishMap(this.#paths.map, {
       deployment: this.#topology.name,
       dataCentre: DATA_CENTRE,
       database: {

@@ -14,9 +14,10 @@ import { viewerOf } from './viewer.ts';
 /** The document knows no pages of tags; people invent them without end. */
 const TAG_LIMIT = 1_000;
 
-export function articleRoutes({ db }: Services) {
+export function articleRoutes(services: Services) {
+  const { db } = services;
   const respond = async (c: Context<ApiEnv>, slug: string) => {
-    const article = await findArticle(db, slug, c.get('viewer')?.id);
+    const article = await findArticle(services, slug, c.get('viewer')?.id);
     if (!article) throw notFound('article');
     return articleJson(c, article);
   };
@@ -25,12 +26,14 @@ export function articleRoutes({ db }: Services) {
     .get('/articles', async c => {
       const { limit, offset, ...filter } = validate(articleQuery, c.req.query());
       const viewerId = c.get('viewer')?.id;
-      return c.json(articlesJson(c, await listArticles(db, filter, { limit, offset }, viewerId)));
+      return c.json(
+        articlesJson(c, await listArticles(services, filter, { limit, offset }, viewerId)),
+      );
     })
     .get('/articles/feed', async c => {
       const viewer = viewerOf(c);
       const page = validate(pageQuery, c.req.query());
-      return c.json(articlesJson(c, await listFeed(db, viewer.id, page)));
+      return c.json(articlesJson(c, await listFeed(services, viewer.id, page)));
     })
     .post('/articles', async c => {
       const viewer = viewerOf(c);
@@ -59,5 +62,5 @@ export function articleRoutes({ db }: Services) {
       await unfavorite(db, viewer.id, c.req.param('slug'));
       return c.json(await respond(c, c.req.param('slug')));
     })
-    .get('/tags', async c => c.json({ tags: await popularTags(db, TAG_LIMIT) }));
+    .get('/tags', async c => c.json({ tags: await popularTags(services, TAG_LIMIT) }));
 }

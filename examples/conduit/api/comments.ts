@@ -7,10 +7,11 @@ import type { ApiEnv, Services } from '../services.ts';
 import { commentJson, readJson } from './json.ts';
 import { viewerOf } from './viewer.ts';
 
-export function commentRoutes({ db }: Services) {
+export function commentRoutes(services: Services) {
+  const { db } = services;
   return new Hono<ApiEnv>()
     .get('/articles/:slug/comments', async c => {
-      const found = await listComments(db, c.req.param('slug'), c.get('viewer')?.id);
+      const found = await listComments(services, c.req.param('slug'), c.get('viewer')?.id);
       return c.json({ comments: found.map(comment => commentJson(c, comment)) });
     })
     .post('/articles/:slug/comments', async c => {

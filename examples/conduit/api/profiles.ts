@@ -7,7 +7,8 @@ import type { ApiEnv, Services } from '../services.ts';
 import { profileJson } from './json.ts';
 import { viewerOf } from './viewer.ts';
 
-export function profileRoutes({ db }: Services) {
+export function profileRoutes(services: Services) {
+  const { db } = services;
   const existing = async (username: string): Promise<User> => {
     const user = await findUserByName(db, username);
     if (!user) throw notFound('profile');
@@ -16,7 +17,7 @@ export function profileRoutes({ db }: Services) {
 
   return new Hono<ApiEnv>()
     .get('/profiles/:username', async c => {
-      const profile = await findProfile(db, c.req.param('username'), c.get('viewer')?.id);
+      const profile = await findProfile(services, c.req.param('username'), c.get('viewer')?.id);
       if (!profile) throw notFound('profile');
       return c.json({ profile: profileJson(c, profile) });
     })

@@ -1,4 +1,5 @@
 /** The JSON API of `openapi.yml`, to be mounted under `/api`. */
+import { readOwnWrites } from 'banyan';
 import { Hono } from 'hono';
 import { bodyLimit } from 'hono/body-limit';
 import { cors } from 'hono/cors';
@@ -46,6 +47,11 @@ export function apiRoutes(services: Services) {
   api.use(async (c, next) => {
     // PostgreSQL's text cannot hold NUL, so nothing has a name with one.
     if (hasNul(c.req.path)) throw notFound('path');
+    await next();
+  });
+  // Clients of an API keep no cookie that could tell what they wrote.
+  api.use(async (_, next) => {
+    readOwnWrites();
     await next();
   });
   api.use(readToken(services));

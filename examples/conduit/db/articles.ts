@@ -2,12 +2,16 @@
  * Reading articles: one, and lists of them, newest first.
  *
  * Holds true here:
- * - An article comes with its author in one query, since both have the same key. What the viewer did
- *   (favourites, follows) has the viewer's key: one query each for a whole list, however long.
+ * - What is the same for everybody is kept in the cache, which sees by itself when it changes. Authors are looked up by their keys,
+ *   not joined: so a list is computed anew when one of *its* authors changes, not when anybody does.
+ * - What the viewer did (favourites, follows) is for nobody else, and is asked each time: one query each for a whole list,
+ *   however long.
  * - The number of all results comes from a counter where there is one; nothing counts a big table.
  */
+import { createHash } from 'node:crypto';
 import { and, desc, eq, type SQL, sql } from 'drizzle-orm';
-import { anyOf, type Database } from './database.ts';
+import { MAX_SLUG_LENGTH } from '../text/slug.ts';
+import { anyOf, type Database, type Store } from './database.ts';
 import { followedBy } from './follows.ts';
 import { articles, articleTags, articleTotals, favorites, follows, tags, users } from './schema.ts';
 import { findUserByName, type Profile } from './users.ts';
@@ -50,7 +54,17 @@ export interface ArticleFilter {
   favorited?: string | undefined;
 }
 
-const EMPTY: ArticleList = { articles: [], total: 0 };
+/** As it is for everybody. */
+type SharedArticle = Omit<ArticleSummary, 'favorited' | 'author'> & {
+  author: Omit<Profile, 'following'>;
+};
+
+interface SharedList {
+  articles: SharedArticle[];
+  total: number;
+}
+
+const EMPTY: SharedList = { articles: [], total: 0 };
 
 const SUMMARY = {
   id: articles.id,
@@ -62,31 +76,57 @@ const SUMMARY = {
   createdAt: articles.createdAt,
   updatedAt: articles.updatedAt,
   favoritesCount: articles.favoritesCount,
-  author: { username: users.username, bio: users.bio, image: users.image },
 };
 
 const NEWEST = [desc(articles.createdAt), desc(articles.id)];
 
 export async function findArticle(
-  db: Database,
+  { db, cache }: Store,
   slug: string,
   viewerId: bigint | undefined,
 ): Promise<Article | undefined> {
-  const found = await db
-    .select({ ...SUMMARY, body: articles.body })
-    .from(articles)
-    .innerJoin(users, eq(users.id, articles.authorId))
-    .where(eq(articles.slug, slug));
-  const [article] = await asSeenBy(db, viewerId, found);
+  if (slug.length > MAX_SLUG_LENGTH) return undefined;
+  const found = await cache.get(['article', slug], async () => {
+    const rows = await db
+      .select({ ...SUMMARY, body: articles.body })
+      .from(articles)
+      .where(eq(articles.slug, slug));
+    return (await withAuthors(db, rows))[0];
+  });
+  if (!found) return undefined;
+  const [article] = await asSeenBy(db, viewerId, [found]);
   return article;
 }
 
 export async function listArticles(
-  db: Database,
+  { db, cache }: Store,
   filter: ArticleFilter,
   page: Page,
   viewerId: bigint | undefined,
 ): Promise<ArticleList> {
+  const key = ['articles', digest(filter), page.limit, page.offset];
+  const { articles: found, total } = await cache.get(key, () => sharedList(db, filter, page));
+  return { articles: await asSeenBy(db, viewerId, found), total };
+}
+
+/** The articles of all whom the viewer follows. */
+export async function listFeed(
+  { db, cache }: Store,
+  viewerId: bigint,
+  page: Page,
+): Promise<ArticleList> {
+  const key = ['feed', viewerId, page.limit, page.offset];
+  const { articles: found, total } = await cache.get(key, () => sharedFeed(db, viewerId, page));
+  return { articles: await asSeenBy(db, viewerId, found), total };
+}
+
+/** Any length becomes the same: a key may have 512 bytes. */
+function digest({ tag, author, favorited }: ArticleFilter): string {
+  const text = JSON.stringify([tag ?? null, author ?? null, favorited ?? null]);
+  return createHash('sha256').update(text).digest('base64url');
+}
+
+async function sharedList(db: Database, filter: ArticleFilter, page: Page): Promise<SharedList> {
   const { tag, author, favorited } = filter;
   const [writer, fan] = await Promise.all([
     author === undefined ? undefined : findUserByName(db, author),
@@ -94,17 +134,16 @@ export async function listArticles(
   ]);
   if ((author !== undefined && !writer) || (favorited !== undefined && !fan)) return EMPTY;
 
-  if (fan) return listFavorites(db, fan.id, { tag, authorId: writer?.id }, page, viewerId);
-  if (tag !== undefined) return listTagged(db, tag, writer?.id, page, viewerId);
+  if (fan) return listFavorites(db, fan.id, { tag, authorId: writer?.id }, page);
+  if (tag !== undefined) return listTagged(db, tag, writer?.id, page);
   const [found, total] = await Promise.all([
     select(db, writer && eq(articles.authorId, writer.id), page),
     writer ? writer.articlesCount : countAll(db),
   ]);
-  return { articles: await asSeenBy(db, viewerId, found), total };
+  return { articles: found, total };
 }
 
-/** The articles of all whom the viewer follows. */
-export async function listFeed(db: Database, viewerId: bigint, page: Page): Promise<ArticleList> {
+async function sharedFeed(db: Database, viewerId: bigint, page: Page): Promise<SharedList> {
   const followed = await followedBy(db, viewerId);
   if (followed.length === 0) return EMPTY;
   const [found, [counted]] = await Promise.all([
@@ -114,7 +153,7 @@ export async function listFeed(db: Database, viewerId: bigint, page: Page): Prom
       .from(users)
       .where(anyOf(users.id, followed)),
   ]);
-  return { articles: await asSeenBy(db, viewerId, found), total: counted!.total };
+  return { articles: found, total: counted!.total };
 }
 
 async function listTagged(
@@ -122,8 +161,7 @@ async function listTagged(
   tag: string,
   authorId: bigint | undefined,
   { limit, offset }: Page,
-  viewerId: bigint | undefined,
-): Promise<ArticleList> {
+): Promise<SharedList> {
   const isWanted = and(
     eq(articleTags.tag, tag),
     authorId === undefined ? undefined : eq(articleTags.authorId, authorId),
@@ -136,14 +174,14 @@ async function listTagged(
         articles,
         and(eq(articles.authorId, articleTags.authorId), eq(articles.id, articleTags.articleId)),
       )
-      .innerJoin(users, eq(users.id, articles.authorId))
       .where(isWanted)
       .orderBy(desc(articleTags.createdAt), desc(articleTags.articleId))
       .limit(limit)
-      .offset(offset),
+      .offset(offset)
+      .then(rows => withAuthors(db, rows)),
     authorId === undefined ? countTagged(db, tag) : db.$count(articleTags, isWanted),
   ]);
-  return { articles: await asSeenBy(db, viewerId, found), total };
+  return { articles: found, total };
 }
 
 /**
@@ -155,8 +193,7 @@ async function listFavorites(
   fanId: bigint,
   { tag, authorId }: { tag: string | undefined; authorId: bigint | undefined },
   page: Page,
-  viewerId: bigint | undefined,
-): Promise<ArticleList> {
+): Promise<SharedList> {
   const isWanted = and(
     eq(favorites.userId, fanId),
     authorId === undefined ? undefined : eq(favorites.authorId, authorId),
@@ -173,33 +210,46 @@ async function listFavorites(
       db.$count(favorites, isWanted),
     ]);
     const found = await select(db, withKeys(keys), { limit: page.limit, offset: 0 });
-    return { articles: await asSeenBy(db, viewerId, found), total };
+    return { articles: found, total };
   }
   const isTagged = and(withKeys(await chosen), sql`${tag} = any(${articles.tagList})`);
   const [found, total] = await Promise.all([
     select(db, isTagged, page),
     db.$count(articles, isTagged),
   ]);
-  return { articles: await asSeenBy(db, viewerId, found), total };
+  return { articles: found, total };
 }
 
-type FoundArticle = Omit<ArticleSummary, 'favorited' | 'author'> & {
-  author: Omit<Profile, 'following'>;
-};
-
-function select(
+async function select(
   db: Database,
   where: SQL | undefined,
   { limit, offset }: Page,
-): Promise<FoundArticle[]> {
-  return db
+): Promise<SharedArticle[]> {
+  const rows = await db
     .select(SUMMARY)
     .from(articles)
-    .innerJoin(users, eq(users.id, articles.authorId))
     .where(where)
     .orderBy(...NEWEST)
     .limit(limit)
     .offset(offset);
+  return withAuthors(db, rows);
+}
+
+async function withAuthors<Row extends { authorId: bigint }>(
+  db: Database,
+  rows: Row[],
+): Promise<(Row & { author: Omit<Profile, 'following'> })[]> {
+  if (rows.length === 0) return [];
+  const authorIds = new Set(rows.map(({ authorId }) => authorId));
+  const authors = await db
+    .select({ id: users.id, username: users.username, bio: users.bio, image: users.image })
+    .from(users)
+    .where(anyOf(users.id, authorIds));
+  const authorOf = new Map(authors.map(({ id, ...author }) => [id, author]));
+  return rows.flatMap(row => {
+    const author = authorOf.get(row.authorId);
+    return author ? [{ ...row, author }] : [];
+  });
 }
 
 /** Ids alone would do; the authors say in which database to look. */
@@ -215,10 +265,10 @@ function withKeys(keys: { id: bigint; authorId: bigint }[]): SQL | undefined {
 }
 
 /** Adds what depends on who is looking. */
-async function asSeenBy<Found extends FoundArticle>(
+async function asSeenBy<Found extends SharedArticle>(
   db: Database,
   viewerId: bigint | undefined,
-  found: Found[],
+  found: readonly Found[],
 ): Promise<(Found & { favorited: boolean; author: Profile })[]> {
   let favorited = new Set<bigint>();
   let following = new Set<bigint>();

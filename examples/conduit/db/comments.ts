@@ -1,9 +1,10 @@
-/** Comments: they live with the article; who wrote them is looked up for all of them at once. */
+/** Comments: they live with the article; who wrote them is looked up for all of them at once. Kept in the cache for all who read. */
 import { and, desc, eq } from 'drizzle-orm';
 import { forbidden, notFound } from '../problem.ts';
+import { MAX_SLUG_LENGTH } from '../text/slug.ts';
 import { findArticleKey } from './article-writes.ts';
 import { followedAmong } from './articles.ts';
-import { anyOf, type Database, postgresError } from './database.ts';
+import { anyOf, type Database, postgresError, type Store } from './database.ts';
 import { comments, users } from './schema.ts';
 import type { Profile, User } from './users.ts';
 
@@ -26,12 +27,30 @@ const COMMENT = {
   updatedAt: comments.updatedAt,
 };
 
+/** As it is for everybody. */
+type SharedComment = Omit<Comment, 'author'> & {
+  author: Omit<Profile, 'following'> & { id: bigint };
+};
+
 /** Newest first. @throws Problem 404 when there is no such article */
 export async function listComments(
-  db: Database,
+  { db, cache }: Store,
   slug: string,
   viewerId: bigint | undefined,
 ): Promise<Comment[]> {
+  if (slug.length > MAX_SLUG_LENGTH) throw notFound('article');
+  const found = await cache.get(['comments', slug], () => sharedComments(db, slug));
+  if (found.length === 0) return [];
+  const authorIds = new Set(found.map(({ author }) => author.id));
+  const following =
+    viewerId === undefined ? new Set<bigint>() : await followedAmong(db, viewerId, authorIds);
+  return found.map(comment => ({
+    ...comment,
+    author: { ...comment.author, following: following.has(comment.author.id) },
+  }));
+}
+
+async function sharedComments(db: Database, slug: string): Promise<SharedComment[]> {
   const article = await findArticleKey(db, slug);
   const found = await db
     .select(COMMENT)
@@ -40,21 +59,14 @@ export async function listComments(
     .orderBy(desc(comments.createdAt), desc(comments.id))
     .limit(COMMENT_LIMIT);
   if (found.length === 0) return [];
-
-  const authorIds = new Set(found.map(({ authorId }) => authorId));
-  const [authors, following] = await Promise.all([
-    db
-      .select({ id: users.id, username: users.username, bio: users.bio, image: users.image })
-      .from(users)
-      .where(anyOf(users.id, authorIds)),
-    viewerId === undefined ? new Set<bigint>() : followedAmong(db, viewerId, authorIds),
-  ]);
+  const authors = await db
+    .select({ id: users.id, username: users.username, bio: users.bio, image: users.image })
+    .from(users)
+    .where(anyOf(users.id, new Set(found.map(({ authorId }) => authorId))));
   const authorOf = new Map(authors.map(author => [author.id, author]));
   return found.flatMap(comment => {
     const author = authorOf.get(comment.authorId);
-    return author
-      ? [{ ...comment, author: { ...author, following: following.has(author.id) } }]
-      : [];
+    return author ? [{ ...comment, author }] : [];
   });
 }
 

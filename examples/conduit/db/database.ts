@@ -1,10 +1,16 @@
 /** The database as the rest of the application knows it, and what its errors mean. */
-import type { Pool } from 'banyan';
+import type { Cache, Pool } from 'banyan';
 import { type AnyColumn, type SQL, sql } from 'drizzle-orm';
 import { drizzle } from 'drizzle-orm/node-postgres';
 
 export type Database = ReturnType<typeof openDatabase>;
 export type Transaction = Parameters<Parameters<Database['transaction']>[0]>[0];
+
+/** What is read by many, or often: from the cache, else from the database. */
+export interface Store {
+  db: Database;
+  cache: Cache;
+}
 
 export function openDatabase(pool: Pool) {
   return drizzle(pool);

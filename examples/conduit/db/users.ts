@@ -2,7 +2,7 @@
 import { nextId } from 'banyan';
 import { and, eq, sql } from 'drizzle-orm';
 import { invalid } from '../problem.ts';
-import { brokenUnique, type Database } from './database.ts';
+import { brokenUnique, type Database, type Store } from './database.ts';
 import { follows, users } from './schema.ts';
 
 export type User = typeof users.$inferSelect;
@@ -92,26 +92,49 @@ export async function findUserByName(db: Database, username: string): Promise<Us
 }
 
 export async function findProfile(
-  db: Database,
+  store: Store,
   username: string,
   viewerId: bigint | undefined,
 ): Promise<Profile | undefined> {
-  const user = await findUserByName(db, username);
-  return user && { ...user, following: await isFollowing(db, viewerId, user.id) };
+  const user = await findPublic(store, username);
+  return user && { ...user, following: await isFollowing(store.db, viewerId, user.id) };
 }
 
 export async function findProfileDetails(
-  db: Database,
+  store: Store,
   username: string,
   viewerId: bigint | undefined,
 ): Promise<ProfileDetails | undefined> {
-  const user = await findUserByName(db, username);
+  const { db, cache } = store;
+  const user = await findPublic(store, username);
   if (!user) return undefined;
   const [following, followingCount] = await Promise.all([
     isFollowing(db, viewerId, user.id),
-    db.$count(follows, eq(follows.followerId, user.id)),
+    cache.get(['following', user.id], () => db.$count(follows, eq(follows.followerId, user.id))),
   ]);
   return { ...user, following, followingCount };
+}
+
+/** What everybody may see of a person: no address, and nothing of the password, lies in the cache. */
+async function findPublic({ db, cache }: Store, username: string) {
+  if (username.length > MAX_USERNAME_LENGTH) return undefined;
+  const key = usernameKey(username);
+  return cache.get(['profile', key], async () => {
+    const { id, bio, image, articlesCount, followersCount, createdAt } = users;
+    const [user] = await db
+      .select({
+        id,
+        username: users.username,
+        bio,
+        image,
+        articlesCount,
+        followersCount,
+        createdAt,
+      })
+      .from(users)
+      .where(eq(users.usernameKey, key));
+    return user;
+  });
 }
 
 async function isFollowing(
@@ -126,6 +149,9 @@ async function isFollowing(
     .where(and(eq(follows.followerId, viewerId), eq(follows.followedId, userId)));
   return found.length > 0;
 }
+
+/** Of what can be one: longer than the longest (input/schemas.ts), since a letter may be written with marks of its own. */
+const MAX_USERNAME_LENGTH = 100;
 
 export function usernameKey(username: string): string {
   return username.normalize('NFC').toLowerCase();

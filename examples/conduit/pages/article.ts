@@ -14,12 +14,13 @@ import { articleView } from './views/article.ts';
 import { EMPTY_FORM, type FormState } from './views/form.ts';
 import { articlePath, localPath } from './views/html.ts';
 
-export function articlePages({ db }: Services, render: Render) {
+export function articlePages(services: Services, render: Render) {
+  const { db } = services;
   const show = async (c: PageContext, slug: string, commentForm: FormState, status: 200 | 422) => {
     const viewer = c.get('viewer');
     const [article, comments] = await Promise.all([
-      findArticle(db, slug, viewer?.id),
-      listComments(db, slug, viewer?.id),
+      findArticle(services, slug, viewer?.id),
+      listComments(services, slug, viewer?.id),
     ]);
     if (!article) throw notFound('article');
     const text = await renderMarkdown(article.body);

@@ -11,7 +11,8 @@ import { editorView } from './views/editor.ts';
 import { EMPTY_FORM, type FormState } from './views/form.ts';
 import { articlePath } from './views/html.ts';
 
-export function editorPages({ db }: Services, render: Render) {
+export function editorPages(services: Services, render: Render) {
+  const { db } = services;
   return new Hono<PageEnv>()
     .get('/editor', c => {
       memberOf(c);
@@ -29,7 +30,7 @@ export function editorPages({ db }: Services, render: Render) {
     })
     .get('/editor/:slug', async c => {
       const viewer = memberOf(c);
-      const article = await findArticle(db, c.req.param('slug'), viewer.id);
+      const article = await findArticle(services, c.req.param('slug'), viewer.id);
       if (!article) throw notFound('article');
       if (article.authorId !== viewer.id) throw forbidden('article');
       const { title, description, body, tagList } = article;

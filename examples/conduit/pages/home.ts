@@ -11,9 +11,9 @@ const POPULAR_TAGS = 20;
 
 type Shown = Pick<HomeOptions, 'feed' | 'path' | 'empty'> & { title: string; tag?: string };
 
-export function homePages({ db }: Services, render: Render) {
+export function homePages(services: Services, render: Render) {
   const show = async (c: PageContext, list: Promise<ArticleList>, { title, ...shown }: Shown) => {
-    const [found, tags] = await Promise.all([list, popularTags(db, POPULAR_TAGS)]);
+    const [found, tags] = await Promise.all([list, popularTags(services, POPULAR_TAGS)]);
     const isMember = c.get('viewer') !== undefined;
     const { page } = readPage(c);
     return render(c, title, homeView({ ...shown, list: found, page, isMember, popularTags: tags }));
@@ -21,7 +21,7 @@ export function homePages({ db }: Services, render: Render) {
 
   return new Hono<PageEnv>()
     .get('/', c =>
-      show(c, listArticles(db, {}, readPage(c).range, c.get('viewer')?.id), {
+      show(c, listArticles(services, {}, readPage(c).range, c.get('viewer')?.id), {
         title: 'Home',
         feed: 'global',
         path: '/',
@@ -29,7 +29,7 @@ export function homePages({ db }: Services, render: Render) {
       }),
     )
     .get('/feed', c =>
-      show(c, listFeed(db, memberOf(c).id, readPage(c).range), {
+      show(c, listFeed(services, memberOf(c).id, readPage(c).range), {
         title: 'Your feed',
         feed: 'following',
         path: '/feed',
@@ -38,7 +38,7 @@ export function homePages({ db }: Services, render: Render) {
     )
     .get('/tag/:tag', c => {
       const tag = c.req.param('tag');
-      return show(c, listArticles(db, { tag }, readPage(c).range, c.get('viewer')?.id), {
+      return show(c, listArticles(services, { tag }, readPage(c).range, c.get('viewer')?.id), {
         title: `#${tag}`,
         feed: 'tag',
         tag,

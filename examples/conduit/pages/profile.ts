@@ -11,14 +11,15 @@ import { type ProfileViewOptions, profileView } from './views/profile.ts';
 
 const EMPTY = { articles: 'Nothing written yet.', favorites: 'No favourites yet.' };
 
-export function profilePages({ db }: Services, render: Render) {
+export function profilePages(services: Services, render: Render) {
+  const { db } = services;
   const show = async (c: PageContext, username: string, shows: ProfileViewOptions['shows']) => {
     const viewer = c.get('viewer');
     const { page, range } = readPage(c);
     const filter = shows === 'articles' ? { author: username } : { favorited: username };
     const [profile, list] = await Promise.all([
-      findProfileDetails(db, username, viewer?.id),
-      listArticles(db, filter, range, viewer?.id),
+      findProfileDetails(services, username, viewer?.id),
+      listArticles(services, filter, range, viewer?.id),
     ]);
     if (!profile) throw notFound('profile');
     const own = profilePath(profile.username);

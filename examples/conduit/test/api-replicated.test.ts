@@ -6,3 +6,4 @@ import './api/on-replicas.ts';
 import './api/users.ts';
 import './api/articles.ts';
 import './api/every-operation.ts';
+import './api/was-cached.ts';

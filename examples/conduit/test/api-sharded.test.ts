@@ -3,3 +3,4 @@ import './api/on-shards.ts';
 import './api/users.ts';
 import './api/articles.ts';
 import './api/every-operation.ts';
+import './api/was-cached.ts';

@@ -33,6 +33,9 @@ export function* slugCandidates(title: string, tries = 5): Generator<string> {
   for (let count = 0; count < tries; count++) yield `${slug}-${randomSuffix()}`;
 }
 
+/** In UTF-16: a letter may take two, and a suffix may follow. No slug is longer. */
+export const MAX_SLUG_LENGTH = 2 * MAX_LENGTH + 1 + SUFFIX_LENGTH;
+
 function randomSuffix(): string {
   let suffix = '';
   while (suffix.length < SUFFIX_LENGTH) suffix += SUFFIX_LETTERS[randomInt(SUFFIX_LETTERS.length)];

@@ -10,6 +10,7 @@
 import { randomBytes } from 'node:crypto';
 import { setTimeout as delay } from 'node:timers/promises';
 import { type BulkheadPolicy, bulkhead } from 'cockatiel';
+import { LRUCache } from 'lru-cache';
 import { tick } from '../database/consistency/position.ts';
 import { currentRequest } from '../database/consistency/scope.ts';
 import { currentWatch, watchReads } from '../database/read-watch.ts';
@@ -31,10 +32,11 @@ import {
 import { covers, type Positions } from './position.ts';
 import type { DatabaseReads } from './reads/database-reads.ts';
 import { LoadWatch } from './reads/load-watch.ts';
-import type { SessionNeeds } from './session-needs.ts';
+import { NOWHERE, type SessionNeeds } from './session-needs.ts';
 import type { SharedEntries } from './shared-entries.ts';
 import { type CacheCounts, CacheEmitter, noCounts } from './stats.ts';
 import { explicitTag, keyTag } from './tags.ts';
+import { turnNow } from './turn-clock.ts';
 
 export type Loader<T> = () => T | Promise<T>;
 
@@ -88,6 +90,8 @@ interface Outcome {
   readonly positions: Positions | undefined;
   /** Nothing had changed when it was there. */
   readonly holds: boolean;
+  /** It shows what had been acknowledged before it began, whoever asks. */
+  readonly isOfPrimaries: boolean;
 }
 
 /** A loader that takes longer is taken for dead by the other servers. */
@@ -105,8 +109,17 @@ const HOT_KEYS = 128;
 /** One of so many is counted, for that many. */
 const SAMPLE = 16;
 const HALVE_AFTER = 100_000;
-/** After so many tries to share a load one loads for oneself. */
+/**
+ * After so many tries to share a load one loads for oneself: the first may have begun before one came, the second has not, and shows
+ * all that had been acknowledged by then, if it was read on a primary.
+ */
 const MOST_SHARED = 2;
+/** Keys of which it is remembered that their result cannot be kept. */
+const UNKEPT_KEYS = 10_000;
+/** Who has to be shown what was written a moment ago waits for so long until that has been told, then asks the database. */
+const TOLD_WAIT_MS = 50;
+/** After a wait in vain nobody waits for so long. */
+const IMPATIENT_MS = 1_000;
 
 export class Cache {
   readonly #parts: CacheParts;
@@ -218,6 +231,12 @@ class CacheState {
   readonly #parts: CacheParts;
   readonly #flights = new Map<string, Flight>();
   readonly #refreshing = new Set<string>();
+  /** What was last loaded for them can neither be kept nor shared: there is no use in waiting for somebody else's. */
+  readonly #unkept = new LRUCache<string, true>({ max: UNKEPT_KEYS });
+  /** Who waits until something has been told. */
+  readonly #waiting = new Set<() => void>();
+  /** By `performance.now()`: until then nobody waits. */
+  #impatientUntil = 0;
   readonly #loads: BulkheadPolicy;
   readonly #disconnect: (() => void) | undefined;
   #sample = 0;
@@ -261,7 +280,7 @@ class CacheState {
     options: GetOptions,
     namespace: string,
   ): Promise<unknown> | undefined {
-    const now = Date.now();
+    const now = turnNow();
     if (now >= entry.goneAt) return undefined;
     const isStale = now >= entry.expiresAt;
     if (isStale) this.counts.staleHits++;
@@ -282,19 +301,24 @@ class CacheState {
     const came = tick();
     const told = this.#parts.memory.upto();
     const needed = await this.#parts.needs.current();
-    const entry = this.#parts.local.peek(key);
+    const { local } = this.#parts;
+    const before = local.peek(key);
+    if (needed && before && !this.#satisfies(before, needed)) await this.#untilTold(needed);
+    const entry = local.peek(key);
     if (entry && this.#satisfies(entry, needed)) {
       const served = this.#serve(entry, key, loader, options, namespace);
       if (served) return served;
     } else if (entry && Date.now() < entry.expiresAt) this.counts.tooOld++;
-    for (let shared = 0; shared < MOST_SHARED; shared++) {
+    for (let shared = 0; shared < MOST_SHARED && !this.#unkept.has(key); shared++) {
       const flight = this.#flights.get(key);
       if (!flight) break;
       const outcome = await flight.outcome;
       // Nothing had changed when it was done, or it shows what had been told when one asked. That it began later is not
-      // enough: it reads for a request that may have come long before, from a replica that is as far as that.
-      const isOwn = flight.begun > came && flight.request === currentRequest();
-      const isFresh = outcome.holds || isOwn || shows(outcome, told);
+      // enough, but on a primary: it reads for a request that may have come long before, from a replica that is as far as that.
+      const isLater = flight.begun > came;
+      const isOwn = isLater && flight.request === currentRequest();
+      const isFresh =
+        outcome.holds || isOwn || (isLater && outcome.isOfPrimaries) || shows(outcome, told);
       if (isFresh && (needed === undefined || this.#satisfies(outcome, needed))) {
         this.counts.joined++;
         return this.#take(key, outcome);
@@ -346,13 +370,16 @@ class CacheState {
     const { key } = ask;
     const lookup = await this.#parts.shared!.get(key);
     if (lookup.kind === 'miss') return undefined;
-    const { entry, value } = lookup.found;
+    const { entry, value, version } = lookup.found;
+    if (needed && !this.#satisfies(entry, needed)) await this.#untilTold(needed);
     const now = Date.now();
     if (now >= entry.goneAt) return undefined;
     // Something may have come while it was unpacked: from here on nothing is awaited until it is where batches find it.
     const { memory } = this.#parts;
-    if (memory.judge(entry.tags, entry.positions, entry.checkedTo).kind !== 'holds')
+    const isAsFound = memory.version === version;
+    if (!isAsFound && memory.judge(entry.tags, entry.positions, entry.checkedTo).kind !== 'holds') {
       return undefined;
+    }
     if (!this.#satisfies(entry, needed)) {
       this.counts.tooOld++;
       return undefined;
@@ -364,7 +391,7 @@ class CacheState {
     if (now >= entry.expiresAt || isDueEarly(entry, now)) {
       this.#refresh(ask);
     }
-    return { value, positions: entry.positions, holds: true };
+    return { value, positions: entry.positions, holds: true, isOfPrimaries: false };
   }
 
   /** Another server loads it. */
@@ -408,10 +435,13 @@ class CacheState {
     const explicit = (options.tags ?? []).map(tag => explicitTag(namespace, tag));
     const known = watch.dependencies([keyTag(key), ...explicit]);
     if (known.kind === 'spoilt' || bytes.length > MOST_BYTES) {
+      if (!watch.isOfPrimaries) this.#unkept.set(key, true);
       this.#refuse(key, known.kind === 'spoilt' ? known.why : 'is too large');
       this.#giveBack(key, lease);
-      return { value, positions: undefined, holds: false };
+      return { value, positions: undefined, holds: false, isOfPrimaries: watch.isOfPrimaries };
     }
+    this.#unkept.delete(key);
+    const { isOfPrimaries } = watch;
     const { positions, tags } = known;
     const judgement = memory.judge(tags, positions);
     if (judgement.kind !== 'holds') {
@@ -422,7 +452,7 @@ class CacheState {
           : `began before the memory of ${judgement.cluster}`,
       );
       this.#giveBack(key, lease);
-      return { value, positions, holds: false };
+      return { value, positions, holds: false, isOfPrimaries };
     }
     const { ttlMs, staleMs } = lifetimeOf(options, loaded);
     const loadedAt = Date.now();
@@ -439,7 +469,7 @@ class CacheState {
         }),
       );
     }
-    return { value, positions, holds: true };
+    return { value, positions, holds: true, isOfPrimaries };
   }
 
   /** Computes it anew beside the requests: once here, and by one server. */
@@ -530,6 +560,31 @@ class CacheState {
     this.counts.invalidated += local.apply(event.batch);
     this.#heard?.resolve();
     this.#heard = undefined;
+    for (const look of this.#waiting) look();
+  }
+
+  /** Waits until what a session has to see has been told, where that is a matter of a moment. */
+  async #untilTold(needed: CheckedTo): Promise<void> {
+    const { memory } = this.#parts;
+    const isTold = () => {
+      for (const cluster in needed)
+        if (!((memory.uptoOf(cluster) ?? 0n) >= needed[cluster]!)) return false;
+      return true;
+    };
+    const isKnown = !Object.values(needed).includes(NOWHERE) && memory.isWhole;
+    if (isTold() || !isKnown || performance.now() < this.#impatientUntil) return;
+    const { promise, resolve } = Promise.withResolvers<void>();
+    const look = () => {
+      if (isTold()) resolve();
+    };
+    this.#waiting.add(look);
+    const timer = setTimeout(() => {
+      this.#impatientUntil = performance.now() + IMPATIENT_MS;
+      resolve();
+    }, TOLD_WAIT_MS);
+    await promise;
+    clearTimeout(timer);
+    this.#waiting.delete(look);
   }
 
   /** An entry that holds, as far as is known here, shows a session all that it has to see. */

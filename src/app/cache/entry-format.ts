@@ -11,7 +11,7 @@ import { parseSnapshot, renderSnapshot } from '../changes/snapshot.ts';
 import { lsnText, type Position, type Positions, parseLsnText } from './position.ts';
 import { CHECKED_AT } from './redis/scripts.ts';
 
-const VERSION = 1;
+const VERSION = 2;
 const ID_AT = 1;
 const COUNT_AT = 9;
 const LSN_LENGTH = 16;
@@ -46,7 +46,7 @@ export interface StoredEntry extends EntryInfo {
 }
 
 type Head = [
-  clusters: [name: string, kind: 's' | 'r', lsn: string, snapshot: string][],
+  clusters: [name: string, kind: 's' | 'r', lsn: string, snapshot: string, before: string][],
   tags: readonly string[],
   loadedAt: number,
   expiresAt: number,
@@ -73,9 +73,9 @@ export function writeEntry(info: EntryInfo, value: Buffer): EntryParts {
   const head: Head = [
     clusters.map(name => {
       const position = info.positions[name]!;
-      const isSnapshot = position.kind === 'snapshot';
-      const snapshot = isSnapshot ? renderSnapshot(position.snapshot) : '';
-      return [name, isSnapshot ? 's' : 'r', lsnText(position.lsn), snapshot];
+      const lsn = lsnText(position.lsn);
+      if (position.kind === 'replayed') return [name, 'r', lsn, '', ''];
+      return [name, 's', lsn, renderSnapshot(position.snapshot), lsnText(position.before)];
     }),
     info.tags,
     info.loadedAt,
@@ -102,11 +102,16 @@ export function readEntry(bytes: Buffer): StoredEntry | undefined {
   const positions: Record<string, Position> = {};
   const checkedTo: Record<string, bigint> = {};
   const clusters: string[] = [];
-  for (const [i, [name, kind, lsn, snapshot]] of head[0].entries()) {
+  for (const [i, [name, kind, lsn, snapshot, before]] of head[0].entries()) {
     clusters.push(name);
     positions[name] =
       kind === 's'
-        ? { kind: 'snapshot', lsn: parseLsnText(lsn), snapshot: parseSnapshot(snapshot) }
+        ? {
+            kind: 'snapshot',
+            lsn: parseLsnText(lsn),
+            before: parseLsnText(before),
+            snapshot: parseSnapshot(snapshot),
+          }
         : { kind: 'replayed', lsn: parseLsnText(lsn) };
     const at = CHECKED_AT + LSN_LENGTH * i;
     checkedTo[name] = parseLsnText(bytes.toString('latin1', at, at + LSN_LENGTH));

@@ -24,17 +24,23 @@ export interface LocalEntry extends EntryInfo {
 const ENTRY_BYTES = 500;
 const TAG_BYTES = 150;
 
+function sizeOf({ bytes, tags, key }: LocalEntry): number {
+  return bytes + key.length * 2 + ENTRY_BYTES + tags.length * TAG_BYTES;
+}
+
 export class LocalEntries {
   readonly #entries: LRUCache<string, LocalEntry>;
+  /** A larger one is not kept. */
+  readonly #most: number;
   readonly #byTag = new Map<string, Set<LocalEntry>>();
 
   constructor(bytes: number) {
     const maxBytes = Math.max(8, Math.floor(bytes));
+    this.#most = Math.floor(maxBytes / 8);
     this.#entries = new LRUCache({
       maxSize: maxBytes,
-      maxEntrySize: Math.floor(maxBytes / 8),
-      sizeCalculation: ({ bytes, tags, key }) =>
-        bytes + key.length * 2 + ENTRY_BYTES + tags.length * TAG_BYTES,
+      maxEntrySize: this.#most,
+      sizeCalculation: sizeOf,
       dispose: entry => this.#forget(entry),
     });
   }
@@ -58,14 +64,13 @@ export class LocalEntries {
 
   set(entry: LocalEntry): void {
     this.#entries.delete(entry.key);
+    if (sizeOf(entry) > this.#most) return;
     for (const tag of entry.tags) {
       const entries = this.#byTag.get(tag);
       if (entries) entries.add(entry);
       else this.#byTag.set(tag, new Set([entry]));
     }
     this.#entries.set(entry.key, entry);
-    // One that is too large is not kept, and nobody says so.
-    if (this.#entries.peek(entry.key) !== entry) this.#forget(entry);
   }
 
   delete(key: string): void {

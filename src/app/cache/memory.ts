@@ -67,6 +67,7 @@ export class InvalidationMemory {
   readonly #clusters = new Map<string, Cluster>();
   readonly #tags = new Map<string, OfTag>();
   readonly #order: { tag: string; commit: Remembered }[] = [];
+  #version = 0;
   #forgotten = 0;
   readonly #most: number;
 
@@ -77,9 +78,15 @@ export class InvalidationMemory {
 
   /** Clusters that have to be heard of. Those that are not among them any more do not matter. */
   follow(names: readonly string[]): void {
+    this.#version++;
     for (const name of names) this.#cluster(name);
     for (const name of this.#clusters.keys())
       if (!names.includes(name)) this.#clusters.delete(name);
+  }
+
+  /** Rises with all that it is told: while it is the same, a judgement is. */
+  get version(): number {
+    return this.#version;
   }
 
   get clusters(): readonly string[] {
@@ -128,6 +135,7 @@ export class InvalidationMemory {
    * @returns false when what it knew before is not to be relied on any more
    */
   note(event: FeedEvent): boolean {
+    this.#version++;
     if (event.kind === 'covers') {
       const cluster = this.#cluster(event.cluster);
       // What was once told is kept: an entry may rely on it.

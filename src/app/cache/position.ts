@@ -10,8 +10,15 @@ export type Position =
   /**
    * Of a primary. `lsn`: where its log ended just after the snapshot was taken, or less: nothing that ended later is
    * seen. (A transaction id that a crash took back may be given again; what has it then ends later.)
+   * `before`: where its log ended just before the snapshot was taken, or less: what was acknowledged while the log was
+   * shorter is seen.
    */
-  | { readonly kind: 'snapshot'; readonly snapshot: Snapshot; readonly lsn: bigint }
+  | {
+      readonly kind: 'snapshot';
+      readonly snapshot: Snapshot;
+      readonly lsn: bigint;
+      readonly before: bigint;
+    }
   /** Of a standby: all that it had replayed. Also of a cluster that was not read from: where its feed was. */
   | { readonly kind: 'replayed'; readonly lsn: bigint };
 
@@ -48,19 +55,24 @@ export function weaker(a: Position, b: Position): Position | undefined {
     xmax: least(a.snapshot.xmax, b.snapshot.xmax),
     running: new Set([...a.snapshot.running, ...b.snapshot.running]),
   };
-  return { kind: 'snapshot', snapshot, lsn };
+  return { kind: 'snapshot', snapshot, lsn, before: least(a.before, b.before) };
 }
 
 /** The same, that sees nothing that ended after `lsn`. */
 export function capped(position: Position, lsn: bigint): Position {
-  return position.lsn <= lsn ? position : { ...position, lsn };
+  if (position.kind === 'replayed') return position.lsn <= lsn ? position : { ...position, lsn };
+  return { ...position, lsn: least(position.lsn, lsn), before: least(position.before, lsn) };
 }
 
-/** Whether a reader at `position` saw all that had been acknowledged when the log ended at `lsn`. */
+/**
+ * Whether a reader at `position` saw all that had been acknowledged when the log ended at `lsn`. On a primary the end of the log
+ * *before* the snapshot decides: between a snapshot and the look at the log after it something may have been committed and acknowledged,
+ * and more written behind it.
+ */
 export function covers(position: Position | undefined, lsn: bigint): boolean {
   if (!position) return false;
   // Strictly: a log that was not longer may have been looked at before the acknowledgement.
-  return position.kind === 'replayed' ? position.lsn >= lsn : position.lsn > lsn;
+  return position.kind === 'replayed' ? position.lsn >= lsn : position.before > lsn;
 }
 
 function least(a: bigint, b: bigint): bigint {

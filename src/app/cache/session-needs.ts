@@ -6,33 +6,39 @@
  * - Who has, and whose position cannot be had in time, gets nothing from the cache.
  */
 import type { BanyanPool } from '../database/banyan-pool.ts';
+import { currentRequest } from '../database/consistency/scope.ts';
 import type { CheckedTo } from './entry-format.ts';
 import type { DatabaseReads } from './reads/database-reads.ts';
 
 /** The primary takes a millisecond to say; longer, and the database is asked for everything. */
 const TIMEOUT_MS = 500;
-/** Beyond every position. */
-const NOWHERE = 2n ** 64n - 1n;
+/** Beyond every position: nothing is known to show what the session has to see. */
+export const NOWHERE = 2n ** 64n - 1n;
 
 export class SessionNeeds {
   readonly #reads: DatabaseReads;
   readonly #isWrite = (text: string) => this.#reads.isWrite(text);
+  #tracked: Pools | undefined;
 
   /** From now on it is noted who writes. */
   constructor(reads: DatabaseReads) {
     this.#reads = reads;
-    for (const { pool } of reads.poolsByCluster()) pool.trackWrites(this.#isWrite);
+    this.#track(reads.poolsByCluster());
   }
 
   /** @returns by cluster; undefined: nothing; a promise only when something has to be asked */
   current(): CheckedTo | undefined | Promise<CheckedTo | undefined> {
+    const pools = this.#reads.poolsByCluster();
+    // A shard that has come since.
+    if (pools !== this.#tracked) this.#track(pools);
+    // Nearly all requests are of nobody who has written.
+    if (currentRequest()?.isOfWriter === false) return undefined;
     let found: Record<string, bigint> | undefined;
     let asked: Promise<void>[] | undefined;
-    for (const { id: cluster, pool } of this.#reads.poolsByCluster()) {
-      // A shard that has come since.
-      if (!pool.positions) pool.trackWrites(this.#isWrite);
-      const lsn = needOf(pool);
+    for (const { id: cluster, pool } of pools) {
+      let lsn = needOf(pool);
       if (lsn === undefined) continue;
+      if (this.#reads.isUnfinished(cluster)) lsn = NOWHERE;
       found ??= {};
       if (typeof lsn === 'bigint') found[cluster] = lsn;
       else {
@@ -49,7 +55,14 @@ export class SessionNeeds {
     const all = found;
     return Promise.all(asked).then(() => all);
   }
+
+  #track(pools: Pools): void {
+    this.#tracked = pools;
+    for (const { pool } of pools) pool.trackWrites(this.#isWrite);
+  }
 }
+
+type Pools = ReturnType<DatabaseReads['poolsByCluster']>;
 
 function needOf(pool: BanyanPool): bigint | Promise<bigint> | undefined {
   const { positions } = pool;

@@ -27,6 +27,8 @@ const COMPRESS_FROM_BYTES = 4_096;
 export interface Found {
   readonly entry: StoredEntry;
   readonly value: unknown;
+  /** Of the memory, when it was found to hold. */
+  readonly version: number;
 }
 
 export type Lookup =
@@ -53,16 +55,28 @@ export class SharedEntries {
   }
 
   async get(key: string): Promise<Lookup> {
-    if (!this.#memory.isWhole) return { kind: 'miss', why: 'unknown' };
-    const bytes = await this.#try(() => this.#store.get(key));
-    if (bytes === AWAY) return { kind: 'miss', why: 'away' };
+    const memory = this.#memory;
+    if (!memory.isWhole) return { kind: 'miss', why: 'unknown' };
+    if (!this.#mayAsk()) return { kind: 'miss', why: 'away' };
+    let bytes: Buffer | null;
+    // As `#try`, which costs two more promises: a hit is little more than this question.
+    try {
+      bytes = await this.#store.get(key);
+      this.#failures = 0;
+    } catch {
+      this.#failed();
+      return { kind: 'miss', why: 'away' };
+    }
     const entry = bytes && readEntry(bytes);
     if (!entry) return { kind: 'miss', why: 'absent' };
-    const checkedTo = await this.#check(key, entry);
+    const checked = this.#check(key, entry);
+    const checkedTo = checked instanceof Promise ? await checked : checked;
     if (typeof checkedTo === 'string') return { kind: 'miss', why: checkedTo };
+    const { version } = memory;
     try {
       const raw = entry.isCompressed ? await decompressed(entry.value) : entry.value;
-      return { kind: 'hit', found: { entry: { ...entry, checkedTo }, value: decode(raw) } };
+      const value = decode(raw);
+      return { kind: 'hit', found: { entry: { ...entry, checkedTo }, value, version } };
     } catch {
       // Damaged, or of another version.
       return { kind: 'miss', why: 'absent' };
@@ -78,7 +92,7 @@ export class SharedEntries {
     return { entry, holds: kind === 'holds' };
   }
 
-  async #check(key: string, entry: StoredEntry): Promise<CheckedTo | 'overtaken' | 'unknown'> {
+  #check(key: string, entry: StoredEntry): Checked | Promise<Checked> {
     const memory = this.#memory;
     const { kind } = memory.judge(entry.tags, entry.positions, entry.checkedTo);
     if (kind === 'overtaken') return 'overtaken';
@@ -89,6 +103,11 @@ export class SharedEntries {
         void this.#try(() => this.#store.vouch(key, entry, upto));
       return upto;
     }
+    return this.#checkByRecords(key, entry);
+  }
+
+  async #checkByRecords(key: string, entry: StoredEntry): Promise<Checked> {
+    const memory = this.#memory;
     const answer = await this.#try(() => this.#store.askRecords(key, entry, memory.horizons()));
     if (answer === AWAY || answer.kind !== 'vouched') return 'unknown';
     const again = memory.judge(entry.tags, entry.positions, answer.checkedTo);
@@ -130,22 +149,33 @@ export class SharedEntries {
 
   /** The circuit breaker: a library's costs half as much as the question itself. */
   async #try<T>(ask: () => Promise<T>): Promise<T | typeof AWAY> {
-    if (this.#failures >= FAILURES) {
-      const now = performance.now();
-      if (now < this.#openUntil) return AWAY;
-      // One may try; who comes meanwhile does not wait for what comes of it.
-      this.#openUntil = now + TRY_AGAIN_MS;
-    }
+    if (!this.#mayAsk()) return AWAY;
     try {
       const answer = await ask();
       this.#failures = 0;
       return answer;
     } catch {
-      this.#failures++;
-      if (this.#failures >= FAILURES) this.#openUntil = performance.now() + TRY_AGAIN_MS;
+      this.#failed();
       return AWAY;
     }
   }
+
+  #mayAsk(): boolean {
+    if (this.#failures < FAILURES) return true;
+    const now = performance.now();
+    if (now < this.#openUntil) return false;
+    // One may try; who comes meanwhile does not wait for what comes of it.
+    this.#openUntil = now + TRY_AGAIN_MS;
+    return true;
+  }
+
+  #failed(): void {
+    this.#failures++;
+    if (this.#failures >= FAILURES) this.#openUntil = performance.now() + TRY_AGAIN_MS;
+  }
 }
+
+/** How far it is known to hold, or why it is not to be given. */
+type Checked = CheckedTo | 'overtaken' | 'unknown';
 
 const AWAY = Symbol('away');

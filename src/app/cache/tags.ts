@@ -20,7 +20,10 @@ export type ColumnFamily = 'integer' | 'text' | 'uuid';
 
 /** What the log shows of a table. */
 export interface Coverage {
-  /** The columns of its replica identity: old and new values are always there. Empty: it has none of these families. */
+  /**
+   * The columns of its replica identity, in its order: old and new values are always there. Empty: it has none of these families. The
+   * later ones tell more: before `id` stands whose it is.
+   */
   readonly key: readonly string[];
   /** Columns whose values in the new row, at least, become tags; those of `key` that have a family are among them. */
   readonly columns: Readonly<Record<string, ColumnFamily>>;

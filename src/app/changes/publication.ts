@@ -21,7 +21,7 @@ export interface PublicationOptions {
    * makes more log. `skip`: leave them out, of `all` alone. Default: `refuse`.
    */
   readonly withoutIdentity?: 'refuse' | 'full' | 'skip';
-  /** Beside `all`: tables of Banyan's own. */
+  /** Beside `all`: tables of Banyan's own, whose `schema.table` matches one of these regular expressions. */
   readonly also?: readonly string[];
 }
 
@@ -42,7 +42,7 @@ const TABLES = `
   from pg_class c join pg_namespace n on n.oid = c.relnamespace
   where c.relkind in ('r', 'p') and c.relpersistence = 'p' and not c.relispartition
     and n.nspname not in ('pg_catalog', 'information_schema') and n.nspname !~ '^pg_toast'
-    and ($1::text[] is not null or n.nspname <> 'banyan' or n.nspname || '.' || c.relname = any ($2::text[]))
+    and ($1::text[] is not null or n.nspname <> 'banyan' or n.nspname || '.' || c.relname ~ any ($2::text[]))
     and ($1::text[] is null or n.nspname || '.' || c.relname = any ($1))
     and not exists (select from pg_depend
       where classid = 'pg_class'::regclass and objid = c.oid and deptype = 'e')

@@ -84,8 +84,12 @@ const MAX_BYTES = 16 * 1024 * 1024;
 /** Between two attempts to read. */
 const PAUSE_MS = 50;
 const PAUSE_LIMIT_MS = 1_000;
-/** Between two looks whether a transaction can be seen: most can at once. */
-const LOOK_MS = 2;
+/**
+ * Between two looks whether a transaction can be seen: most can at once, others when the synchronous standby has answered, which takes
+ * milliseconds. So it is told at most a quarter of that late.
+ */
+const LOOK_MS = 1;
+const LOOK_GROWTH = 1.25;
 const LOOK_LIMIT_MS = 50;
 /** A log that cannot be read this many times in a row, without a step forward, is given up. */
 const MAX_UNREADABLE = 5;
@@ -255,7 +259,7 @@ export class ChangeReader {
 
   async #untilVisible(client: pg.Client, shortXid: number): Promise<bigint> {
     let snapshot = this.#snapshot ?? (await currentSnapshot(asking(client)));
-    for (let pause = 0; ; pause = Math.min(Math.max(LOOK_MS, pause * 1.5), LOOK_LIMIT_MS)) {
+    for (let pause = 0; ; pause = Math.min(Math.max(LOOK_MS, pause * LOOK_GROWTH), LOOK_LIMIT_MS)) {
       const xid = fullXid(shortXid, snapshot);
       if (hasEnded(xid, snapshot)) {
         this.#snapshot = snapshot;

@@ -155,6 +155,13 @@ export class BanyanPool extends pg.Pool implements Pool, PrimaryPool {
     return this.#router?.positions ?? this.#single;
   }
 
+  /** @internal Something was committed over a connection of `connectPrimary`, or may have been. */
+  noteWrite(changesCatalog: boolean): void {
+    const router = this.#router;
+    if (router) router.noteWrite(router.scope(), changesCatalog);
+    else this.#single?.scope().noteWrite();
+  }
+
   /** @internal Of a pool with replicas; undefined while the map has none. */
   get router(): Router | undefined {
     return this.#router;

@@ -12,6 +12,8 @@ import { addressOf } from './statement.ts';
 import { CURRENT_TIMELINE } from './timelines.ts';
 
 export interface Moment {
+  /** The end of the log just before the snapshot was taken. */
+  readonly before: bigint;
   /** `pg_current_snapshot()`. */
   readonly snapshot: string;
   /** The end of the log just after the snapshot was taken. */
@@ -21,16 +23,19 @@ export interface Moment {
   readonly address: string;
 }
 
-/** The snapshot of a statement is taken before anything of it is computed. A standby refuses this. */
-const QUESTION = {
-  name: 'banyan_moment',
-  text: `select pg_current_snapshot()::text as snapshot,
+/**
+ * Two statements in one message. The snapshot of a statement is taken before anything of it is computed, so the end of the log before
+ * it has to be asked by an earlier one. A standby refuses both.
+ */
+const QUESTION = `
+  select (pg_current_wal_insert_lsn() - '0/0')::text as before;
+  select pg_current_snapshot()::text as snapshot,
     (pg_current_wal_insert_lsn() - '0/0')::text as lsn,
     pg_size_bytes(current_setting('wal_segment_size'))::text as segment,
-    (${CURRENT_TIMELINE})::text as timeline`,
-};
+    (${CURRENT_TIMELINE})::text as timeline`;
 
 type Row = Record<'snapshot' | 'lsn' | 'segment' | 'timeline', string>;
+type Answers = readonly [pg.QueryResult<{ before: string }>, pg.QueryResult<Row>];
 
 const AS_TEXT = { getTypeParser: () => (value: string) => value };
 
@@ -79,10 +84,17 @@ export class PrimaryClock {
     const client = await this.#connected();
     client.ref();
     try {
-      const { rows } = await client.query({ ...QUESTION, types: AS_TEXT });
-      const [{ snapshot, lsn, segment, timeline }] = rows as [Row];
-      const end = endOfLastRecord(BigInt(lsn), BigInt(segment));
-      return { snapshot, lsn: end, timeline: Number(timeline), address: addressOf(client) };
+      const answers: unknown = await client.query({ text: QUESTION, types: AS_TEXT });
+      const [first, second] = answers as Answers;
+      const { snapshot, lsn, segment, timeline } = second.rows[0]!;
+      const endOf = (text: string) => endOfLastRecord(BigInt(text), BigInt(segment));
+      return {
+        before: endOf(first.rows[0]!.before),
+        snapshot,
+        lsn: endOf(lsn),
+        timeline: Number(timeline),
+        address: addressOf(client),
+      };
     } catch (error) {
       this.#client = undefined;
       client.connection.stream.destroy();

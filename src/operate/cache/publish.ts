@@ -1,8 +1,8 @@
 /** Writes into the runtime map where the cache is. */
 import { randomBytes } from 'node:crypto';
 import { CLUSTER_BUCKETS } from '../../app/cache/redis/buckets.ts';
-import { changeRuntimeMap } from '../../map/map-file.ts';
 import type { CacheMap, RuntimeMap } from '../../map/runtime-map.ts';
+import { changeMap } from '../change-map.ts';
 import type { DeploymentPaths } from '../deployment.ts';
 
 /** Part of every key, so that what an earlier store of the same place holds is never found. */
@@ -21,7 +21,7 @@ export async function publishCache(
   redis: Omit<PublishedRedis, 'buckets'> | null | undefined,
   feeds: readonly string[],
 ): Promise<void> {
-  await changeRuntimeMap(paths.map, ({ cache: before, ...map }) =>
+  await changeMap(paths.map, ({ cache: before, ...map }) =>
     redis === undefined ? map : { ...map, cache: cacheOf(paths, map, before, redis, feeds) },
   );
 }
@@ -31,7 +31,7 @@ export async function publishFeeds(
   paths: DeploymentPaths,
   feeds: readonly string[],
 ): Promise<void> {
-  await changeRuntimeMap(paths.map, map =>
+  await changeMap(paths.map, map =>
     map.cache ? { ...map, cache: { ...map.cache, feeds: feedsOf(paths, map, feeds) } } : map,
   );
 }

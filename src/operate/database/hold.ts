@@ -7,8 +7,8 @@
  */
 import { randomUUID } from 'node:crypto';
 import { BanyanError } from '../../errors.ts';
-import { changeRuntimeMap } from '../../map/map-file.ts';
 import type { Member } from '../../map/runtime-map.ts';
+import { changeMap } from '../change-map.ts';
 import type { DeploymentPaths } from '../deployment.ts';
 import { pollUntil } from '../poll.ts';
 import type { Queryable } from './move/movable.ts';
@@ -35,7 +35,7 @@ export async function publishMembers(
   hold?: { id: string; forMs: number },
   shard = 0,
 ): Promise<void> {
-  await changeRuntimeMap(file, map => ({
+  await changeMap(file, map => ({
     ...map,
     database: {
       ...map.database,

@@ -1,7 +1,7 @@
 /** What the operations on the web tier work with. */
 import type { Machine, SocketAddress } from '../../machines/unit.ts';
-import { changeRuntimeMap } from '../../map/map-file.ts';
 import { applicationEnv } from '../application-env.ts';
+import { changeMap } from '../change-map.ts';
 import type { Circumstances } from '../control/protocol.ts';
 import type { Deployment } from '../deployment.ts';
 import { releaseFolder } from '../releases/folder.ts';
@@ -46,7 +46,7 @@ export function webContext(options: {
     publicPort: circumstances.publicPort,
     releaseFolder: release => releaseFolder(paths, release),
     async shareConnections(connectionsPerServer) {
-      await changeRuntimeMap(paths.map, map => ({
+      await changeMap(paths.map, map => ({
         ...map,
         database: { ...map.database, connectionsPerServer },
       }));

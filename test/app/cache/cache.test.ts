@@ -221,6 +221,86 @@ test('a session sees its own write, though nobody has told of it yet; others are
   expect(await article(cache, 1)).toBe('Mine');
 });
 
+test('what the cache asks the database for itself is nobody’s write: what is kept is given, though more has been written and not told', async () => {
+  feed.hold();
+  await other.query("insert into tagged values (2, 'z')");
+  await article(cache, 1);
+  await article(cache, 1);
+  expect(cache.counts).toMatchObject({ loads: 1, localHits: 1, tooOld: 0 });
+});
+
+test('a result that was overtaken is shared by all who came before its load began; no more than two loads', async () => {
+  const gate = Promise.withResolvers<void>();
+  const read = Promise.withResolvers<void>();
+  let loads = 0;
+  const ask = () =>
+    cache.get('contended', async () => {
+      const number = ++loads;
+      const { rows } = await pool.query('select title from articles where id = 1');
+      // Each is overtaken: what it reads changes while it is at it.
+      await other.query(`update articles set title = 'after ${number}' where id = 1`);
+      await feed.told();
+      if (number === 1) {
+        read.resolve();
+        await gate.promise;
+      }
+      return rows[0].title;
+    });
+  const first = ask();
+  await read.promise;
+  const others = Array.from({ length: 50 }, ask);
+  gate.resolve();
+  expect(await first).toBe('One');
+  expect(new Set(await Promise.all(others))).toEqual(new Set(['after 1']));
+  expect(loads).toBe(2);
+  expect(cache.counts).toMatchObject({ refusedFills: 2, joined: 49 });
+});
+
+test('while nobody tells what changes nothing is kept, and of all who ask at the same time no more than two load', async () => {
+  const gate = Promise.withResolvers<void>();
+  const begun = Promise.withResolvers<void>();
+  let loads = 0;
+  const ask = () =>
+    cache.get('untold', async () => {
+      const number = ++loads;
+      const { rows } = await pool.query('select title from articles where id = 1');
+      if (number === 1) {
+        begun.resolve();
+        await gate.promise;
+      }
+      return rows[0].title;
+    });
+  feed.gap();
+  feed.hold();
+  const first = ask();
+  await begun.promise;
+  await other.query("update articles set title = 'Uno' where id = 1");
+  const others = Array.from({ length: 50 }, ask);
+  gate.resolve();
+  expect(await first).toBe('One');
+  expect(new Set(await Promise.all(others))).toEqual(new Set(['Uno']));
+  expect(loads).toBe(2);
+});
+
+test('of what can never be kept nobody waits for another’s, and few are loaded at a time', async () => {
+  const limited = newCache(pool, { maxConcurrentLoads: 3 });
+  await limited.ready();
+  let running = 0;
+  let most = 0;
+  const ask = () =>
+    limited.get('unkept', async () => {
+      most = Math.max(most, ++running);
+      // A write: nobody could say what it depends on.
+      await pool.query("update users set name = 'x' where id = 1");
+      running--;
+      return most;
+    });
+  await ask();
+  await Promise.all(Array.from({ length: 20 }, ask));
+  expect(limited.counts).toMatchObject({ loads: 21, joined: 0, refusedFills: 21 });
+  expect(most).toBe(3);
+});
+
 test('a thousand callers of a cold key: one load', async () => {
   let loads = 0;
   const ask = (of: Cache) =>

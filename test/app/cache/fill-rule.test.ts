@@ -94,13 +94,13 @@ class World {
       if (rule !== 'snapshot on the standby') return { kind: 'replayed', lsn: replayedTo };
       // As a standby answers: nothing is in progress.
       const snapshot = { xmin: this.#xid, xmax: this.#xid, running: new Set<bigint>() };
-      return { kind: 'snapshot', snapshot, lsn: this.#lsn };
+      return { kind: 'snapshot', snapshot, lsn: this.#lsn, before: this.#lsn };
     }
     if (rule === 'lsn on the primary') return { kind: 'replayed', lsn: this.#lsn };
     const [first] = this.#running.keys();
     const running = new Set(this.#running.keys());
     const snapshot = { xmin: first ?? this.#xid, xmax: this.#xid, running };
-    return { kind: 'snapshot', snapshot, lsn: this.#lsn };
+    return { kind: 'snapshot', snapshot, lsn: this.#lsn, before: this.#lsn };
   }
 
   /** What a read gives: the last value that is visible there, in the order of the log. */

@@ -40,7 +40,12 @@ const batch = (
   invalidations: changes.map(([xid, lsn, ...tags]) => ({ xid, lsn: BigInt(lsn), tags })),
 });
 const seen = (snapshot: string, lsn: number): Positions => ({
-  '1': { kind: 'snapshot', snapshot: parseSnapshot(snapshot), lsn: BigInt(lsn) },
+  '1': {
+    kind: 'snapshot',
+    snapshot: parseSnapshot(snapshot),
+    lsn: BigInt(lsn),
+    before: BigInt(lsn),
+  },
 });
 const replayed = (lsn: number): Positions => ({ '1': { kind: 'replayed', lsn: BigInt(lsn) } });
 const info = { loadedAt: 0, expiresAt: 0, goneAt: 0, loadMs: 1, isCompressed: false };

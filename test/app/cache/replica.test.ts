@@ -81,8 +81,12 @@ test('a result of a replica that has not replayed a change is given, and not kep
     await replica.resumeReplay();
   }
   await cluster.caughtUp();
-  await until(async () => (await load('first')) === 'new');
-  expect(await cache.explain('first')).toMatchObject({ holds: true });
+  // What it gives is kept only when its place in the log was looked at after it had got there: the first that is new need not be.
+  const kept = async () => {
+    const value = await load('first');
+    return (await cache.explain('first'))?.holds ? value : undefined;
+  };
+  await until(async () => (await kept()) === 'new', { what: 'what is new is kept' });
 });
 
 test('a loader that does more than read is not kept', async () => {

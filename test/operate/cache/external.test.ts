@@ -1,4 +1,10 @@
-/** A database and a Redis that somebody else runs: used as they are, and what is wrong with them is said. */
+/**
+ * A database and a Redis that somebody else runs: used as they are, and what is wrong with them is said; and the way from our own Redis to
+ * such a one and back, while requests come.
+ */
+import { writeFile } from 'node:fs/promises';
+import path from 'node:path';
+import { setTimeout as delay } from 'node:timers/promises';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { examineExternalRedis } from '../../../src/engines/redis-client.ts';
 import { readRuntimeMap } from '../../../src/map/map-file.ts';
@@ -13,6 +19,32 @@ const TIMEOUT_MS = 240_000;
 const SERVER = `
 import { createServer } from 'node:http';
 createServer((_, res) => res.end('ok')).listen(process.env.PORT, process.env.HOST);
+`;
+
+/** Articles through the cache: from the database by their number, and some whose tag the application names itself. */
+const READER = `
+import { createServer } from 'node:http';
+import { createCache, createPool, lifecycle } from 'banyan';
+
+const pool = createPool({ max: 4 });
+const cache = createCache({ pool });
+let computed = 0;
+const server = createServer(async (req, res) => {
+  const [, what, id] = req.url.split('/');
+  try {
+    if (what === 'tagged') res.end(String(await cache.get('tagged', () => ++computed, { tags: ['news'] })));
+    else if (what === 'invalidate') res.end(String(await cache.invalidateTag('news')));
+    else if (what === 'counts') res.end(JSON.stringify(cache.counts));
+    else {
+      const find = async () => (await pool.query('select name from items where id = $1', [id])).rows[0];
+      res.end(JSON.stringify(await cache.get(['item', id], find)));
+    }
+  } catch (error) {
+    res.writeHead(500).end(String(error.stack));
+  }
+});
+lifecycle(server, { pool, onShutdown: () => cache.close() });
+server.listen(process.env.PORT, process.env.HOST);
 `;
 
 let postgres: TestPostgres;
@@ -107,4 +139,81 @@ test('with a wal_level that is too low it says what to set, and explicit tags st
   } finally {
     heard.close();
   }
+});
+
+async function text(site: Site, address: string): Promise<string> {
+  const response = await fetch(`${site.address}/${address}`);
+  const body = await response.text();
+  if (response.status !== 200) throw new Error(`${response.status} ${body}`);
+  return body;
+}
+
+/** Requests for as long as `body` takes. @returns those that failed */
+async function underRequests(site: Site, body: () => Promise<void>): Promise<string[]> {
+  const failures: string[] = [];
+  let isOver = false;
+  let count = 0;
+  const asking = (async () => {
+    while (!isOver) {
+      await text(site, `item/${1 + (count++ % 20)}`).catch(error => failures.push(String(error)));
+      await delay(5);
+    }
+  })();
+  try {
+    await body();
+  } finally {
+    isOver = true;
+    await asking;
+  }
+  expect(count).toBeGreaterThan(20);
+  return failures;
+}
+
+test('from our own Redis to one of somebody else’s and back, online; full, it takes nothing and fails nobody', {
+  timeout: 2 * TIMEOUT_MS,
+}, async () => {
+  const configOf = (cache: string) => `export default { cache: ${cache} };`;
+  const own = '{ servers: 1, memoryMb: 32 }';
+  await using site = await deployFiles({
+    'package.json': '{"type":"module"}',
+    'server.js': READER,
+    'banyan.config.ts': configOf(own),
+    'migrations/1.sql': `create table items (id int primary key, name text);
+      insert into items select i, 'item ' || i from generate_series(1, 20) i;`,
+  });
+  const to = async (cache: string) => {
+    await writeFile(path.join(site.folder, 'banyan.config.ts'), configOf(cache));
+    return site.ok('apply', '--yes');
+  };
+  const keys = async () =>
+    ((await redis.command('KEYS', 'banyan:*:e:*')) as string[]).map(key => key.split(':e:')[1]);
+  await redis.command('FLUSHALL');
+  const failures = await underRequests(site, async () => {
+    const { output } = await to(`{ url: 'redis://127.0.0.1:${redis.port}' }`);
+    expect(output).toContain('noeviction');
+    const { redis: named } = readRuntimeMap(site.paths.map).cache!;
+    expect(named).toMatchObject({ mode: 'single', nodes: [{ port: redis.port }] });
+    expect((await site.status()).units.some(({ tier }) => tier === 'cache')).toBe(false);
+    await until(async () => (await keys()).includes('item:1'), {
+      what: 'what is read is kept in the other Redis',
+      timeoutMs: 30_000,
+    });
+    // What changes is told there too, and tags that the application names.
+    expect([await text(site, 'tagged'), await text(site, 'tagged')]).toEqual(['1', '1']);
+    await text(site, 'invalidate');
+    expect(await text(site, 'tagged')).toBe('2');
+    await site.pool().query(`update items set name = 'changed' where id = 3`);
+    await until(async () => (await text(site, 'item/3')).includes('changed'));
+
+    await redis.command('CONFIG', 'SET', 'maxmemory', '1mb');
+    await redis.command('FLUSHALL');
+    await site.pool().query(`update items set name = 'again' where id = 4`);
+    await until(async () => (await text(site, 'item/4')).includes('again'));
+    await redis.command('CONFIG', 'SET', 'maxmemory', '64mb');
+    await to(own);
+    expect((await site.status()).units.filter(({ tier }) => tier === 'cache')).toHaveLength(1);
+    await site.pool().query(`update items set name = 'back' where id = 5`);
+    await until(async () => (await text(site, 'item/5')).includes('back'));
+  });
+  expect(failures).toEqual([]);
 });

@@ -2,11 +2,12 @@
  * The database as the cache sees it: its clusters, what a query reads, where a primary is, and what a session has to be
  * shown.
  *
- * Holds true here: what it asks of the database itself is not told to anybody's watch.
+ * Holds true here: what it asks of the database itself is not told to anybody's watch, and is nobody's write.
  */
 import { LRUCache } from 'lru-cache';
 import type pg from 'pg';
 import { BanyanPool } from '../../database/banyan-pool.ts';
+import { forNobody } from '../../database/consistency/scope.ts';
 import type { Moment } from '../../database/primary-clock.ts';
 import { unwatched } from '../../database/read-watch.ts';
 import { ShardedPool } from '../../database/shards/sharded-pool.ts';
@@ -43,8 +44,7 @@ export class DatabaseReads {
 
   constructor(pool: pg.Pool) {
     this.#pool = pool;
-    const source = { query: (text: string) => unwatched(() => this.#home.query(text)) };
-    this.#reader = new StatementReader(source as never);
+    this.#reader = new StatementReader({ query: (text: string) => this.#ask(text) } as never);
     this.#timer = setInterval(() => void this.refresh(), REFRESH_MS);
     this.#timer.unref();
     void this.refresh();
@@ -90,6 +90,11 @@ export class DatabaseReads {
   async ready(): Promise<void> {
     await this.#reader.ready;
     await this.refresh();
+  }
+
+  /** Something that was committed there is not to be seen yet: a shard was away when the others committed. */
+  isUnfinished(cluster: string): boolean {
+    return this.#pool instanceof ShardedPool && this.#pool.isUnfinished(cluster);
   }
 
   isWrite(text: string): boolean {
@@ -139,11 +144,16 @@ export class DatabaseReads {
   async #load(): Promise<void> {
     try {
       this.#refreshedAt = performance.now();
-      const { rows } = await unwatched(() => this.#home.query<{ shape: string }>(SHAPE_QUERY));
+      const { rows } = await this.#ask<{ shape: string }>(SHAPE_QUERY);
       this.#shape = new SchemaShape(rows[0]!.shape);
     } catch (error) {
       log.debug({ err: error }, 'the schema could not be read for the cache; tried again later');
     }
+  }
+
+  /** While texts cannot be read yet each counts as a write: as nobody's, or all that is cached would be too old for a while. */
+  #ask<R extends pg.QueryResultRow>(text: string): Promise<pg.QueryResult<R>> {
+    return forNobody(() => unwatched(() => this.#home.query<R>(text)));
   }
 
   #known(text: string): KnownText {

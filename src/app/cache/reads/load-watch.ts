@@ -31,6 +31,8 @@ export class LoadWatch implements ReadWatch {
   readonly #caps = new Map<string, bigint>();
   readonly #tags = new Set<string>();
   #spoilt: string | undefined;
+  /** Something that it read may be older than the load. */
+  #mayBeOlder = false;
 
   constructor(reads: DatabaseReads, memory: InvalidationMemory) {
     this.#reads = reads;
@@ -43,7 +45,7 @@ export class LoadWatch implements ReadWatch {
     if (cluster === undefined) return undefined;
     if (this.#memory.epochOf(cluster) === undefined) {
       // Nothing will be kept, so nothing is asked.
-      this.spoil(`reads from ${cluster}, of whose changes nobody tells at the moment`);
+      this.#unkept(`reads from ${cluster}, of whose changes nobody tells at the moment`);
       return undefined;
     }
     const known = this.#positions.get(cluster);
@@ -66,6 +68,7 @@ export class LoadWatch implements ReadWatch {
   atStandby(pool: Watched, lsn: bigint | undefined): void {
     const cluster = this.#clusterOf(pool);
     if (cluster === undefined) return;
+    this.#mayBeOlder = true;
     if (lsn === undefined) {
       this.spoil('reads from a replica of which it is not known how far it is');
       return;
@@ -89,7 +92,7 @@ export class LoadWatch implements ReadWatch {
     if (cluster === undefined || this.#spoilt !== undefined) return;
     const coverages = this.#memory.coveragesOf(cluster);
     if (!coverages) {
-      this.spoil(`reads from ${cluster}, of whose changes nobody tells at the moment`);
+      this.#unkept(`reads from ${cluster}, of whose changes nobody tells at the moment`);
       return;
     }
     const tags = this.#reads.tagsOf(text, values ?? [], result, coverages);
@@ -111,7 +114,18 @@ export class LoadWatch implements ReadWatch {
   }
 
   spoil(why: string): void {
+    this.#unkept(why);
+    this.#mayBeOlder = true;
+  }
+
+  /** What it gives cannot be kept, and is as new as any other result. */
+  #unkept(why: string): void {
     this.#spoilt ??= why;
+  }
+
+  /** All that it read was on primaries at the time: it shows what had been acknowledged before the load began. */
+  get isOfPrimaries(): boolean {
+    return !this.#mayBeOlder && this.#caps.size === 0;
   }
 
   /** When the loader has returned. @param explicit tags that the application gave */
@@ -141,8 +155,13 @@ export class LoadWatch implements ReadWatch {
   async #ask(cluster: string, pool: Watched): Promise<void> {
     const epoch = this.#memory.epochOf(cluster);
     try {
-      const { snapshot, lsn, address } = await this.#reads.moment(pool);
-      const position: Position = { kind: 'snapshot', snapshot: parseSnapshot(snapshot), lsn };
+      const { before, snapshot, lsn, address } = await this.#reads.moment(pool);
+      const position: Position = {
+        kind: 'snapshot',
+        snapshot: parseSnapshot(snapshot),
+        lsn,
+        before,
+      };
       this.#addresses.set(cluster, address);
       if (epoch !== undefined) this.#memory.noteSnapshot(cluster, position, epoch);
       this.#add(cluster, position);

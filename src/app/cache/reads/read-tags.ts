@@ -77,19 +77,25 @@ function narrowTags(
   result: unknown,
 ): string[] | undefined {
   let best: string[] | undefined;
-  const consider = (tags: string[] | undefined) => {
-    if (tags && (!best || tags.length < best.length)) best = tags;
+  let bestPlace = -1;
+  /** @param place of the column in the key: of two with as many tags the later tells more */
+  const consider = (tags: string[] | undefined, place: number) => {
+    if (!tags || (best && tags.length > best.length)) return;
+    if (best && tags.length === best.length && place <= bestPlace) return;
+    best = tags;
+    bestPlace = place;
   };
   for (const fixed of read.fixed) {
     const family = coverage.columns[fixed.column];
     const texts = family && valuesOf(fixed, family, values);
     if (!texts) continue;
     const tags = texts.map(text => valueTag(schema, name, fixed.column, text));
-    if (coverage.key.includes(fixed.column)) consider(tags);
+    const place = coverage.key.indexOf(fixed.column);
+    if (place >= 0) consider(tags, place);
     else {
       // Of the old row only the key is known: a row that ceases to match is told by that.
       const keys = shownKeys(schema, name, coverage, read, result);
-      consider(keys && [...tags, ...keys]);
+      consider(keys && [...tags, ...keys], place);
     }
   }
   return best;
@@ -145,7 +151,7 @@ function shownKeys(
 ): string[] | undefined {
   const { rows, fields } = (result ?? {}) as Result;
   if (!rows || !fields) return undefined;
-  for (const column of key) {
+  for (const column of key.toReversed()) {
     const family = columns[column];
     const at: ShownColumn | undefined =
       shown === '*'

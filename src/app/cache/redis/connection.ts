@@ -9,6 +9,7 @@
  */
 import type { RedisClientOptions, RedisClusterOptions } from '@redis/client';
 import { BanyanError } from '../../../errors.ts';
+import { Patience } from './patience.ts';
 import type { Script } from './scripts.ts';
 
 export interface RedisNode {
@@ -51,6 +52,9 @@ interface Sender {
 
 type Library = typeof import('@redis/client');
 
+/** The library's own limit of time, a signal for each command, costs more than the command: ours is shorter. */
+const UNTIMED = { timeout: undefined };
+
 /** Until there is another one. */
 const NOBODY: Sender = {
   send: () => Promise.reject(new Error('there is no connection yet')),
@@ -60,12 +64,14 @@ const NOBODY: Sender = {
 
 export class RedisConnection {
   readonly #timeoutMs: number;
+  readonly #patience: Patience;
   #sender = NOBODY;
   #isClosed = false;
   #pending = 0;
 
   private constructor(timeoutMs: number) {
     this.#timeoutMs = timeoutMs;
+    this.#patience = new Patience(timeoutMs);
   }
 
   /** Begins to connect, and returns at once. @param onError told of each failure */
@@ -99,18 +105,18 @@ export class RedisConnection {
       return Promise.reject(new CacheAway('Too much is waiting for the cache'));
     this.#pending++;
     return new Promise((resolve, reject) => {
-      let isOver = false;
-      const timer = setTimeout(() => {
-        if (isOver) return;
-        isOver = true;
-        this.#pending--;
-        reject(new CacheAway(`The cache did not answer within ${this.#timeoutMs} ms`));
-      }, this.#timeoutMs);
+      const question = {
+        isOver: false,
+        giveUp: () => {
+          this.#pending--;
+          reject(new CacheAway(`The cache did not answer within ${this.#timeoutMs} ms`));
+        },
+      };
+      this.#patience.add(question);
       const over = () => {
-        if (isOver) return false;
-        isOver = true;
+        if (question.isOver) return false;
+        question.isOver = true;
         this.#pending--;
-        clearTimeout(timer);
         return true;
       };
       this.#sender.send(key, args, asBytes).then(
@@ -175,13 +181,13 @@ function openSingle(
   target: RedisTarget,
   onError: (error: unknown) => void,
 ): Sender {
-  const bytes = { typeMapping: { [RESP_TYPES.BLOB_STRING]: Buffer } };
+  const bytes = { ...UNTIMED, typeMapping: { [RESP_TYPES.BLOB_STRING]: Buffer } };
   const client = createClient(socketOptions(target, target.nodes[0]!));
   client.on('error', onError);
   client.connect().catch(onError);
   return {
     send: (_key, args, asBytes) =>
-      client.sendCommand<Reply>(args, asBytes ? bytes : undefined) as Promise<Reply>,
+      client.sendCommand<Reply>(args, (asBytes ? bytes : UNTIMED) as never) as Promise<Reply>,
     get isReady() {
       return client.isReady;
     },
@@ -196,7 +202,7 @@ function openCluster(
   target: RedisTarget,
   onError: (error: unknown) => void,
 ): Sender {
-  const bytes = { typeMapping: { [RESP_TYPES.BLOB_STRING]: Buffer } };
+  const bytes = { ...UNTIMED, typeMapping: { [RESP_TYPES.BLOB_STRING]: Buffer } };
   const { nodes } = target;
   const { socket, ...defaults } = socketOptions(target, nodes[0]!);
   const { host: _host, port: _port, ...each } = socket as { host?: string; port?: number };
@@ -223,7 +229,12 @@ function openCluster(
   connect(0);
   return {
     send: (key, args, asBytes) =>
-      client.sendCommand<Reply>(key, false, args, asBytes ? bytes : undefined) as Promise<Reply>,
+      client.sendCommand<Reply>(
+        key,
+        false,
+        args,
+        (asBytes ? bytes : UNTIMED) as never,
+      ) as Promise<Reply>,
     get isReady() {
       return connected && !isClosed;
     },

@@ -143,9 +143,9 @@ export class RedisStore implements InvalidationStore {
   }
 
   /** @throws CacheAway */
-  async get(key: string): Promise<Buffer | undefined> {
+  get(key: string): Promise<Buffer | null> {
     const at = `${this.#prefixOf(key)}:e:${key}`;
-    return ((await this.#connection.command(at, ['GET', at], true)) as Buffer | null) ?? undefined;
+    return this.#connection.command(at, ['GET', at], true) as Promise<Buffer | null>;
   }
 
   /** Stores an entry if the rule holds for it; gives the lease back however it goes. @throws CacheAway */

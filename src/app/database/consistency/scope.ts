@@ -22,7 +22,7 @@ export class Scope {
   isUnresolved = false;
   /** It has written at all. */
   hasWritten = false;
-  /** It came with a token: its session has written before. */
+  /** Its session has written before, or may have. */
   hasWrittenBefore = false;
 
   /** @param since a tick. Default: now */
@@ -71,6 +71,7 @@ export class RequestScopes {
   #owner: object | undefined;
   #scope: Scope | undefined;
   #others: Map<object, Scope> | undefined;
+  #mayHaveWritten = false;
 
   /** @param owner the pool's router */
   of(owner: object): Scope {
@@ -78,14 +79,39 @@ export class RequestScopes {
     if (this.#owner === owner) return this.#scope!;
     if (!this.#owner) {
       this.#owner = owner;
-      this.#scope = new Scope(this.#came);
+      this.#scope = this.#begin();
       return this.#scope;
     }
     this.#others ??= new Map();
     const known = this.#others.get(owner);
     if (known) return known;
-    const scope = new Scope(this.#came);
+    const scope = this.#begin();
     this.#others.set(owner, scope);
+    return scope;
+  }
+
+  /** Somebody who shares it has to be shown a write, of before or of its own. */
+  get isOfWriter(): boolean {
+    if (this.#mayHaveWritten) return true;
+    const own = this.#scope;
+    if (own && (own.hasWritten || own.hasWrittenBefore)) return true;
+    if (!this.#others) return false;
+    for (const { hasWritten, hasWrittenBefore } of this.#others.values()) {
+      if (hasWritten || hasWrittenBefore) return true;
+    }
+    return false;
+  }
+
+  /** Whoever sent it may have written before, anywhere, and nothing proves how far that was. */
+  mayHaveWritten(): void {
+    this.#mayHaveWritten = true;
+    if (this.#scope) this.#scope.hasWrittenBefore = true;
+    for (const scope of this.#others?.values() ?? []) scope.hasWrittenBefore = true;
+  }
+
+  #begin(): Scope {
+    const scope = new Scope(this.#came);
+    scope.hasWrittenBefore = this.#mayHaveWritten;
     return scope;
   }
 }
@@ -122,4 +148,20 @@ export function currentRequest(): RequestScopes | undefined {
     byContext.set(context, scopes);
   }
   return scopes;
+}
+
+/** Runs what a process asks for itself: whatever it does there, nobody has to be shown that. */
+export function forNobody<T>(fn: () => T): T {
+  return requests.run(new RequestScopes(), fn);
+}
+
+/**
+ * For a request of somebody who brings no session that could tell what he wrote, such as a client of an API with its token: from here
+ * on all that it reads, through the cache too, is at least as new as everything that was acknowledged before it came. That costs one small
+ * question to the primary, which requests of the same moment share. Outside of a request it does nothing.
+ *
+ * Where `sessions` are opened it is not needed: their cookie knows.
+ */
+export function readOwnWrites(): void {
+  currentRequest()?.mayHaveWritten();
 }

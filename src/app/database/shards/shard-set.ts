@@ -64,8 +64,7 @@ export class Shard implements ShardPrimary {
 
   /** Something was committed there, or may have been: later reads have to see it. */
   noteWrite(changesCatalog: boolean): void {
-    const { router } = this.pool;
-    router?.noteWrite(router.scope(), changesCatalog);
+    this.pool.noteWrite(changesCatalog);
   }
 }
 

@@ -173,6 +173,11 @@ export class ShardedPool extends pg.Pool implements Pool {
     return this.#context.shards;
   }
 
+  /** @internal Something that this process committed there is not to be seen yet. */
+  isUnfinished(shard: string): boolean {
+    return this.#context.coordinator.unfinished(shard) !== undefined;
+  }
+
   transaction<T>(
     fn: (client: pg.PoolClient) => Promise<T>,
     options?: TransactionOptions,

@@ -10,9 +10,13 @@
  */
 import type pg from 'pg';
 import type { ColumnFamily, Coverages } from '../../../app/cache/tags.ts';
+import { LOOKUP_TABLES } from '../../../app/database/shards/unique/columns.ts';
 import { hasCode } from '../../../errors.ts';
 
 export const SCHEMA_CHANGES = 'banyan.schema_changes';
+
+/** Banyan's own tables of which the log tells: that one, and those by which a row is found on its shard. */
+export const OWN_TABLES = ['^banyan\\.schema_changes$', LOOKUP_TABLES];
 
 interface Row {
   table: string;
@@ -29,7 +33,7 @@ const COVERAGE = `
     select c.oid, n.nspname || '.' || c.relname as table, c.relreplident
     from pg_publication p join pg_publication_rel r on r.prpubid = p.oid
       join pg_class c on c.oid = r.prrelid join pg_namespace n on n.oid = c.relnamespace
-    where p.pubname = $1 and n.nspname <> 'banyan'
+    where p.pubname = $1 and n.nspname || '.' || c.relname <> '${SCHEMA_CHANGES}'
   ), usable as (
     select p.oid, a.attnum, a.attname::text as name,
       case a.atttypid when 'uuid'::regtype then 'uuid' when 'text'::regtype then 'text' when 'varchar'::regtype then 'text'
@@ -40,18 +44,19 @@ const COVERAGE = `
     where a.atttypid in ('int2'::regtype, 'int4'::regtype, 'int8'::regtype, 'text'::regtype, 'varchar'::regtype,
       'uuid'::regtype) and coalesce(l.collisdeterministic, true) and a.attgenerated = ''
   ), identity as (
-    select p.oid, u.name, u.family from published p join usable u on u.oid = p.oid
-    where p.relreplident = 'f' or exists (
-      select from pg_index i where i.indrelid = p.oid and u.attnum = any (i.indkey)
-        and (p.relreplident = 'i' and i.indisreplident or p.relreplident = 'd' and i.indisprimary))
+    select p.oid, u.name, u.family, array_position(i.indkey::int2[], u.attnum) as place
+    from published p join usable u on u.oid = p.oid
+      left join pg_index i on i.indrelid = p.oid and u.attnum = any (i.indkey)
+        and (p.relreplident = 'i' and i.indisreplident or p.relreplident = 'd' and i.indisprimary)
+    where p.relreplident = 'f' or i.indrelid is not null
   ), first_columns as (
     select distinct i.indrelid as oid, u.name, u.family from pg_index i
       join usable u on u.oid = i.indrelid and u.attnum = i.indkey[0]
   )
   select p.table,
-    coalesce((select array_agg(name order by name) from identity where oid = p.oid), '{}') as key,
+    coalesce((select array_agg(name order by place, name) from identity where oid = p.oid), '{}') as key,
     coalesce((select jsonb_object_agg(name, family) from
-      (select * from identity union select * from first_columns) covered where oid = p.oid), '{}') as columns
+      (select oid, name, family from identity union select * from first_columns) covered where oid = p.oid), '{}') as columns
   from published p order by 1`;
 
 export async function readCoverage(client: pg.ClientBase, publication: string): Promise<Coverages> {

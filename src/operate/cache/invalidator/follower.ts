@@ -19,7 +19,14 @@ import { untilAllEnded } from '../../../app/changes/settle.ts';
 import type { Whereabouts } from '../../../app/changes/slot.ts';
 import { leftAt, parseLsn } from '../../../app/database/timelines.ts';
 import { BanyanError } from '../../../errors.ts';
-import { fingerprint, logEnd, readCoverage, SCHEMA_CHANGES, watchSchema } from './coverage.ts';
+import {
+  fingerprint,
+  logEnd,
+  OWN_TABLES,
+  readCoverage,
+  SCHEMA_CHANGES,
+  watchSchema,
+} from './coverage.ts';
 import type { FeedServer } from './feed-server.ts';
 import { PUBLICATION, SLOT } from './names.ts';
 import type { ClusterStatus } from './protocol.ts';
@@ -154,7 +161,7 @@ export class ClusterFollower {
         name: PUBLICATION,
         tables: 'all',
         withoutIdentity: 'skip',
-        also: [SCHEMA_CHANGES],
+        also: OWN_TABLES,
       },
       where: `shard ${cluster}`,
     });
@@ -295,7 +302,7 @@ export class ClusterFollower {
   #tagsOf(changes: readonly Change[]): string[] {
     const tags = new Set<string>();
     for (const { schema, table, kind, before, after } of changes) {
-      if (schema === 'banyan') continue;
+      if (`${schema}.${table}` === SCHEMA_CHANGES) continue;
       if (kind === 'truncate' || kind === 'whole') {
         tags.add(EVERYTHING).add(wholesaleTag(schema, table));
         continue;

@@ -17,8 +17,9 @@ import { storeOfMap } from '../../../app/cache/redis/store-of-map.ts';
 import type { InvalidationStore } from '../../../app/cache/store.ts';
 import { SUPERUSER } from '../../../engines/postgres.ts';
 import { AlreadyRunning, takeLock } from '../../../machines/lock.ts';
-import { changeRuntimeMap, readRuntimeMap, watchRuntimeMap } from '../../../map/map-file.ts';
+import { readRuntimeMap, watchRuntimeMap } from '../../../map/map-file.ts';
 import type { CacheMap, RuntimeMap } from '../../../map/runtime-map.ts';
+import { changeMap } from '../../change-map.ts';
 import { NotRunning } from '../../control/client.ts';
 import { type Deployment, type DeploymentPaths, existingDeployment } from '../../deployment.ts';
 import { newGeneration } from '../publish.ts';
@@ -201,7 +202,7 @@ class Invalidator {
   /** What the store holds was checked against another line of positions: another generation of keys begins. */
   async #renewStore(): Promise<void> {
     const { map: file } = this.#deployment.paths;
-    const map = await changeRuntimeMap(file, present =>
+    const map = await changeMap(file, present =>
       present.cache?.redis
         ? { ...present, cache: { ...present.cache, generation: newGeneration() } }
         : present,

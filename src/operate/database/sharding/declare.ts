@@ -16,8 +16,9 @@ import {
   type Schema,
 } from '../../../app/database/shards/declaration/schema.ts';
 import { BanyanError } from '../../../errors.ts';
-import { changeRuntimeMap, readRuntimeMap } from '../../../map/map-file.ts';
+import { readRuntimeMap } from '../../../map/map-file.ts';
 import type { Member, RuntimeMap } from '../../../map/runtime-map.ts';
+import { changeMap } from '../../change-map.ts';
 import type { Deployment } from '../../deployment.ts';
 import { recordOf } from '../context.ts';
 import { resolveCopies } from '../copies/copies.ts';
@@ -134,7 +135,7 @@ async function publishDeclaration(
   file: string,
   change: (database: RuntimeMap['database']) => RuntimeMap['database'],
 ): Promise<void> {
-  await changeRuntimeMap(file, map => ({ ...map, database: change(map.database) }));
+  await changeMap(file, map => ({ ...map, database: change(map.database) }));
 }
 
 /** @returns how many tables were guarded anew */

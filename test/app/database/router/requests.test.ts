@@ -4,7 +4,11 @@ import { Agent, request as httpRequest } from 'node:http';
 import { setTimeout as delay } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { currentRequest } from '../../../../src/app/database/consistency/scope.ts';
-import { parseToken, renderToken } from '../../../../src/app/database/consistency/session-token.ts';
+import {
+  type Mark,
+  parseMarks,
+  renderMarks,
+} from '../../../../src/app/database/consistency/session-token.ts';
 import type { Pool } from '../../../../src/app/database/pool.ts';
 import { createSessions } from '../../../../src/app/sessions/sessions.ts';
 import { log } from '../../../../src/app/telemetry/log.ts';
@@ -111,18 +115,19 @@ describe.each(Object.keys(FRAMEWORKS) as Framework[])('%s', framework => {
         expect((await new Browser(two.origin).send('/read')).text).toMatch(`${version} `);
       }
       const cookie = browser.cookies.get('sid-seen')!;
-      const { position } = parseToken(decodeURIComponent(cookie))!;
+      const [[name, { position }]] = [...parseMarks(decodeURIComponent(cookie))!] as [
+        [string, Mark],
+      ];
       expect(position.lsn).toBeGreaterThan(0n);
 
       // Old enough to count by itself: read from the replica that has got there.
-      const old = renderToken(position, Date.now() - 11_000);
+      const writtenAt = Date.now() - 11_000;
+      const old = renderMarks(new Map([[name, { position, writtenAt }]]));
       const later = new Browser(two.origin, [...browser.cookies, ['sid-seen', old]]);
       await until(async () => (await later.send('/read')).text === '20 member-2');
       // On another timeline it proves nothing, and the answer is right all the same.
-      const foreign = renderToken(
-        { timeline: 1, lsn: position.lsn + 2n ** 40n },
-        Date.now() - 11_000,
-      );
+      const elsewhere = { timeline: 1, lsn: position.lsn + 2n ** 40n };
+      const foreign = renderMarks(new Map([[name, { position: elsewhere, writtenAt }]]));
       const ahead = new Browser(two.origin, [...browser.cookies, ['sid-seen', foreign]]);
       expect((await ahead.send('/read')).text).toBe(`20 ${cluster.primary.name}`);
     } finally {
@@ -143,14 +148,15 @@ test('a response that wrote nothing has no token; one that wrote is private', as
 });
 
 test('a token that is not ours is nothing', () => {
-  const token = renderToken({ timeline: 3, lsn: 2n ** 60n + 1n }, 1_700_000_000_000);
-  expect(parseToken(token)).toEqual({
-    position: { timeline: 3, lsn: 2n ** 60n + 1n },
-    writtenAt: 1_700_000_000_000,
-  });
+  const marks = new Map([
+    ['1', { position: { timeline: 3, lsn: 2n ** 60n + 1n }, writtenAt: 1_700_000_000_001 }],
+    ['shard-2', { position: { timeline: 1, lsn: 5n }, writtenAt: 1_700_000_000_000 }],
+  ]);
+  const token = renderMarks(marks);
+  expect(parseMarks(token)).toEqual(marks);
   const last = token.at(-1) === 'A' ? 'B' : 'A';
   for (const wrong of ['', '.', 'a.b.c.d', `1${token}`, token.slice(0, -1) + last]) {
-    expect(parseToken(wrong)).toBeUndefined();
+    expect(parseMarks(wrong)).toBeUndefined();
   }
 });
 

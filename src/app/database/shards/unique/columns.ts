@@ -51,6 +51,9 @@ export class UnusableUniqueColumn extends BanyanError {
 const MAX_NAME_BYTES = 63;
 const DIGEST_CHARACTERS = 10;
 
+/** Which tables are lookup tables, by `schema.table`: a regular expression. */
+export const LOOKUP_TABLES = `^banyan\\..*_unique_[0-9a-f]{${DIGEST_CHARACTERS}}$`;
+
 /** The tables of columns that cannot be kept unique, with why. */
 export type Unusable = { readonly schema: string; readonly table: string; readonly error: Error };
 
