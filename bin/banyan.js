@@ -4,6 +4,8 @@ import { existsSync } from 'node:fs';
 import module from 'node:module';
 import { homedir } from 'node:os';
 import path from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { isBuilt } from './sources.js';
 
 const [major, minor] = process.versions.node.split('.').map(Number);
 if (major < 22 || (major === 22 && minor < 18)) {
@@ -27,8 +29,11 @@ process.emitWarning = (warning, ...rest) => {
 const caches = process.env.XDG_CACHE_HOME || path.join(homedir(), '.cache');
 module.enableCompileCache(path.join(caches, 'banyan', 'compiled'));
 
-// The published package has no sources; in a clone they count, even if it was built once.
-if (existsSync(new URL('../src/cli/main.ts', import.meta.url))) await runSources();
+// The published package has no sources; in a clone they count, unless what was built is of them as they are.
+const [src, dist] = ['../src', '../dist'].map(name =>
+  fileURLToPath(new URL(name, import.meta.url)),
+);
+if (existsSync(src) && !isBuilt(src, dist)) await runSources();
 else await import('../dist/cli/main.js');
 
 /**

@@ -4,8 +4,8 @@
 import { existsSync } from 'node:fs';
 import { get } from 'node:http';
 import path from 'node:path';
-import { fileURLToPath, pathToFileURL } from 'node:url';
 import { PROBE_VARIABLE, SOCKET_VARIABLE } from '../machines/inherit-socket.ts';
+import { ownModule } from '../machines/own-module.ts';
 import type {
   Diagnosis,
   EngineSupport,
@@ -42,16 +42,7 @@ const EXIT_GRACE_MS = 2_000;
 /** After the balancer, before the database. */
 const RANK = 20;
 
-const INHERIT_SOCKET = pathToFileURL(
-  fileURLToPath(
-    new URL(
-      import.meta.url.endsWith('.ts')
-        ? '../machines/inherit-socket.ts'
-        : '../machines/inherit-socket.js',
-      import.meta.url,
-    ),
-  ),
-).href;
+const INHERIT_SOCKET = ownModule('machines/inherit-socket').href;
 
 /** The first descriptor after standard input, output and error. */
 const SOCKET_FD = 3;

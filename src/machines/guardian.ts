@@ -8,10 +8,9 @@
  */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
+import { ownModule } from './own-module.ts';
 
-const REAP = fileURLToPath(
-  new URL(import.meta.url.endsWith('.ts') ? './reap.ts' : './reap.js', import.meta.url),
-);
+const REAP = fileURLToPath(ownModule('machines/reap'));
 
 export class Guardian {
   readonly #process: ChildProcess;

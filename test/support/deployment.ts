@@ -12,6 +12,7 @@ import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 import pg from 'pg';
 import { reachDatabase } from '../../src/operate/connect.ts';
+import { ControlClient } from '../../src/operate/control/client.ts';
 import { DeploymentPaths } from '../../src/operate/deployment.ts';
 import { loadTopology } from '../../src/operate/load-topology.ts';
 import type { Status } from '../../src/operate/status.ts';
@@ -155,9 +156,9 @@ export class Site {
     this.#databaseUrl = (await reachDatabase(this.paths, topology)).url;
   }
 
-  async status(): Promise<Status> {
-    const { stdout } = await this.banyan(['status', '--json']);
-    return JSON.parse(stdout) as Status;
+  /** As `banyan status` has it, without a process for each time that it is asked. @throws NotRunning */
+  status(): Promise<Status> {
+    return new ControlClient(this.paths.socket, this.paths.app).status();
   }
 
   /** The process id of a unit's main process. */

@@ -21,6 +21,17 @@ export function processesOf(folder: string): Found[] {
     });
 }
 
+/** To each of them that is still there: the short-lived end between the look and the signal. */
+export function signalAll(pids: Iterable<number>, name: NodeJS.Signals): void {
+  for (const pid of pids) {
+    try {
+      process.kill(pid, name);
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code !== 'ESRCH') throw error;
+    }
+  }
+}
+
 /** Resolves when nothing of the folder runs; fails with what still does. */
 export async function nothingRuns(folder: string, timeoutMs = 20_000): Promise<void> {
   const deadline = performance.now() + timeoutMs;

@@ -6,7 +6,7 @@ import { type DatabaseServer, databaseServers } from '../../src/operate/database
 import { existingDeployment } from '../../src/operate/deployment.ts';
 import type { Site } from './deployment.ts';
 import { LedgerSubject } from './ledger.ts';
-import { processesOf } from './processes.ts';
+import { processesOf, signalAll } from './processes.ts';
 import { until } from './until.ts';
 import { type Account, Witness } from './witness.ts';
 
@@ -55,13 +55,7 @@ export function postgresPid(site: Site, name: string): number {
 
 /** Kills all of a server's PostgreSQL at once. */
 export function killPostgres(site: Site, name: string): void {
-  for (const pid of postgresProcesses(site, name)) {
-    try {
-      process.kill(pid, 'SIGKILL');
-    } catch {
-      // It has ended between the look and the kill.
-    }
-  }
+  signalAll(postgresProcesses(site, name), 'SIGKILL');
 }
 
 /** PostgreSQL's main process and all that it has started. */
@@ -86,7 +80,8 @@ export async function witnessed(site: Site, fault: () => Promise<void>): Promise
     await fault();
     await witness.untilAcknowledged(40, 60_000);
   } catch (error) {
-    await witness.stop();
+    // Without a recount: who would be asked may be what the fault has frozen.
+    await witness.stop({ recount: async () => [] });
     throw error;
   }
   // The primary may be another by now.

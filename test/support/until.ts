@@ -1,6 +1,9 @@
 /** Waits for a condition instead of for a time. */
 import { setTimeout as delay } from 'node:timers/promises';
 
+/** In milliseconds. Who is asked has work of its own to do: the pause is twice as long as the answer took. */
+const PAUSE = { least: 10, most: 500 };
+
 export interface UntilOptions {
   /** What is waited for, for the error. */
   what?: string;
@@ -19,6 +22,7 @@ export async function until<T>(
   const deadline = performance.now() + timeoutMs;
   let cause: unknown;
   for (;;) {
+    const asked = performance.now();
     try {
       const answer = await condition();
       if (answer !== false && answer !== undefined) return answer;
@@ -29,6 +33,7 @@ export async function until<T>(
     if (performance.now() > deadline) {
       throw new Error(`waited ${timeoutMs} ms in vain until ${what}`, { cause });
     }
-    await delay(10);
+    const tookMs = performance.now() - asked;
+    await delay(Math.min(PAUSE.most, Math.max(PAUSE.least, 2 * tookMs)));
   }
 }

@@ -34,7 +34,7 @@ export class Refused extends Error {}
 export interface WitnessOptions {
   /** Default: 4. */
   sessions?: number;
-  /** Pause of a session between two operations, in milliseconds. Default: 5. */
+  /** Pause of a session after a write and its reads, in milliseconds. Default: 15. */
   pauseMs?: number;
   /** A request that takes longer has failed. Default: 30000. */
   timeoutMs?: number;
@@ -85,7 +85,7 @@ export class Witness {
 
   constructor(subject: Subject, options: WitnessOptions = {}) {
     this.#subject = subject;
-    this.#options = { sessions: 4, pauseMs: 5, timeoutMs: 30_000, readsPerWrite: 1, ...options };
+    this.#options = { sessions: 4, pauseMs: 15, timeoutMs: 30_000, readsPerWrite: 1, ...options };
     this.#sessions = Array.from({ length: this.#options.sessions }, () => ({
       next: 1,
       acknowledged: new Set<number>(),

@@ -15,6 +15,7 @@
  */
 import type { IncomingMessage, Server, ServerResponse } from 'node:http';
 import type { Http2SecureServer, Http2Server } from 'node:http2';
+import { flushCompileCache } from 'node:module';
 import type { Socket } from 'node:net';
 import { setTimeout as delay } from 'node:timers/promises';
 import type pg from 'pg';
@@ -189,6 +190,8 @@ class ServerLife implements Lifecycle {
         this.#onRequest(args[0] as IncomingMessage, args[1] as ServerResponse, pass);
         return true;
       }
+      // What was compiled for this start is kept now: the next server may start long before this one ends.
+      if (event === 'listening') setImmediate(flushCompileCache);
       if (!HANDOVER_EVENTS.includes(String(event))) return pass();
       const [req, socket] = args as [IncomingMessage, Socket];
       this.#upgraded.add(socket);

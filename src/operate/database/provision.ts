@@ -7,6 +7,7 @@ import type { Deployment } from '../deployment.ts';
 import { ownerUrl, type ServerAddress, superuserUrl } from './running.ts';
 
 const CONNECT_TIMEOUT_MS = 5_000;
+const CLOSE_TIMEOUT_MS = 1_000;
 
 /**
  * Makes the owner's role and the database, unless they are there. Each statement leaves what is there alone,
@@ -67,6 +68,14 @@ export async function withClient<T>(
     await client.connect();
     return await body(client);
   } finally {
-    await client.end().catch(() => {});
+    await closed(client);
   }
+}
+
+/** A server that was frozen meanwhile does not close the connection, and does not keep it open either. */
+async function closed(client: pg.Client): Promise<void> {
+  const { stream } = (client as pg.Client & { connection: pg.Connection }).connection;
+  const limit = setTimeout(() => stream.destroy(), CLOSE_TIMEOUT_MS);
+  await client.end().catch(() => {});
+  clearTimeout(limit);
 }

@@ -1,28 +1,30 @@
 /** Promise 3 for the web tier: whatever is added, removed, replaced or killed, no request fails. */
-import { writeFileSync } from 'node:fs';
+import { readFileSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
-import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { HaproxyRuntime } from '../../../src/engines/haproxy-runtime.ts';
 import { type Site, siteOf, spawnBanyan } from '../../support/deployment.ts';
 import { LEDGER_APP, LedgerSubject } from '../../support/ledger.ts';
-import { nothingRuns, processesOf } from '../../support/processes.ts';
+import { nothingRuns, processesOf, signalAll } from '../../support/processes.ts';
 import { until } from '../../support/until.ts';
 import { expectUnnoticed } from '../../support/verdict.ts';
 import { type Account, Witness } from '../../support/witness.ts';
 
 let site: Site;
-beforeEach(async () => {
+beforeAll(async () => {
   site = await siteOf({
     ...LEDGER_APP,
     // A server that stands still is given up after this, and an idempotent request goes elsewhere.
     'banyan.config.ts': `export default { web: { servers: { min: 1, max: 8 } }, balancer: { responseTimeoutMs: 3000, checkTimeoutMs: 1000 } };`,
   });
+  await site.up();
 });
-afterEach(() => site.remove());
+afterAll(() => site.remove());
 
-function witness(method: 'POST' | 'PUT' = 'POST'): Witness {
-  return new Witness(new LedgerSubject(site.address, site.pool(), { method })).start();
+async function witness(method: 'POST' | 'PUT' = 'POST', of = site): Promise<Witness> {
+  await of.pool().query('delete from entries');
+  return new Witness(new LedgerSubject(of.address, of.pool(), { method })).start();
 }
 
 function expectClean(account: Account): void {
@@ -38,8 +40,7 @@ const servers = async () =>
   (await site.status()).units.filter(({ tier, phase }) => tier === 'web' && phase === 'ready');
 
 test('one server becomes eight behind a balancer, then two, and no request fails', async () => {
-  await site.up();
-  const watching = witness();
+  const watching = await witness();
   await watching.untilAcknowledged(50);
   await scale(8);
   expect(await servers()).toHaveLength(8);
@@ -65,9 +66,8 @@ test('from a single server without a balancer to three with one, and back', asyn
 });
 
 test('SIGKILL and SIGSTOP of web servers: idempotent requests do not fail', async () => {
-  await site.up();
   await scale(4);
-  const watching = witness('PUT');
+  const watching = await witness('PUT');
   await watching.untilAcknowledged(50);
   for (const signal of ['SIGKILL', 'SIGSTOP', 'SIGKILL', 'SIGSTOP'] as const) {
     const running = await servers();
@@ -92,9 +92,8 @@ test('SIGKILL and SIGSTOP of web servers: idempotent requests do not fail', asyn
 });
 
 test('the balancer is reloaded, killed and comes back with the servers that run', async () => {
-  await site.up();
   await scale(3);
-  const watching = witness('PUT');
+  const watching = await witness('PUT');
   await watching.untilAcknowledged(50);
   process.kill(await site.pidOf('balancer-1'), 'SIGUSR2');
   await watching.untilAcknowledged(100);
@@ -113,25 +112,19 @@ test('the balancer is reloaded, killed and comes back with the servers that run'
 });
 
 test('the database stands still: the balancer does not give all servers up, requests wait', async () => {
+  // With more patience than the others' site has.
   await using still = await siteOf({
     ...LEDGER_APP,
     'banyan.config.ts': `export default { web: { servers: 3 }, balancer: { checkTimeoutMs: 500 } };`,
   });
   await still.up();
-  const watching = new Witness(new LedgerSubject(still.address, still.pool())).start();
+  const watching = await witness('POST', still);
   await watching.untilAcknowledged(50);
-  const database = processesOf(still.folder).filter(({ command }) => /postgres/.test(command));
-  const signal = (name: NodeJS.Signals) => {
-    for (const { pid } of database) {
-      try {
-        process.kill(pid, name);
-      } catch {
-        // A session that has ended in the meantime.
-      }
-    }
-  };
+  const database = processesOf(still.folder)
+    .filter(({ command }) => /postgres/.test(command))
+    .map(({ pid }) => pid);
   const runtime = new HaproxyRuntime(still.paths.socketFor('balancer-1'));
-  signal('SIGSTOP');
+  signalAll(database, 'SIGSTOP');
   try {
     await until(
       async () => {
@@ -143,7 +136,7 @@ test('the database stands still: the balancer does not give all servers up, requ
     // What needs no database is answered, as it was before.
     expect((await fetch(`${still.address}/who`)).status).toBe(200);
   } finally {
-    signal('SIGCONT');
+    signalAll(database, 'SIGCONT');
   }
   await watching.untilAcknowledged(50);
   expectClean(await watching.stop());
@@ -193,8 +186,8 @@ describe('the controller is killed in mid-operation', () => {
   test.each([1, 3, 6])(
     'after %d steps: what runs serves on, and resume finishes it',
     async steps => {
-      await site.up();
-      const watching = witness();
+      await scale(1);
+      const watching = await witness();
       await watching.untilAcknowledged(50);
       await cutOff('web=5', steps);
       await watching.untilAcknowledged(50);
@@ -209,26 +202,25 @@ describe('the controller is killed in mid-operation', () => {
   );
 
   test('undo takes back what was done', async () => {
-    await site.up();
     await scale(2);
-    const watching = witness();
+    const watching = await witness();
     await watching.untilAcknowledged(50);
     await cutOff('web=6', 4);
     // What was begun can be taken back whatever became of the configuration.
-    writeFileSync(path.join(site.folder, 'banyan.config.ts'), 'export default {{{');
+    const file = path.join(site.folder, 'banyan.config.ts');
+    const configuration = readFileSync(file, 'utf8');
+    writeFileSync(file, 'export default {{{');
     await site.ok('undo');
     expect(await servers()).toHaveLength(2);
     expectClean(await watching.stop());
     const { stdout } = await site.banyan(['operations', '--json']);
-    expect(JSON.parse(stdout).map(({ state }: { state: string }) => state)).toEqual([
-      'undone',
-      'done',
-    ]);
+    const states = JSON.parse(stdout).map(({ state }: { state: string }) => state);
+    expect(states.slice(0, 2)).toEqual(['undone', 'done']);
+    writeFileSync(file, configuration);
   });
 });
 
 test('requests are spread evenly, and by weight', async () => {
-  await site.up();
   await scale(4);
   const runtime = new HaproxyRuntime(site.paths.socketFor('balancer-1'));
   const totals = async () =>
@@ -282,7 +274,6 @@ test("eight servers never take the database's last connection", async () => {
 });
 
 test('on down nothing is left, and in-flight requests finish first', async () => {
-  await site.up();
   await scale(3);
   expect(processesOf(site.folder).length).toBeGreaterThan(5);
   await delay(0);

@@ -87,10 +87,12 @@ export class Differential {
   /** @returns undefined when there is none */
   async difference(statement: Generated): Promise<Difference | undefined> {
     this.counts.statements++;
-    const expected = await this.#onOne(statement);
-    for (const shards of this.#several) {
-      const found = await this.#onSeveral(shards, statement);
-      const difference = this.#compare(statement, expected, found);
+    const [expected, ...found] = await Promise.all([
+      this.#onOne(statement),
+      ...this.#several.map(shards => this.#onSeveral(shards, statement)),
+    ]);
+    for (const [i, shards] of this.#several.entries()) {
+      const difference = this.#compare(statement, expected, found[i]!);
       if (difference) return { shards: shards.pools.length, ...difference };
     }
     return undefined;

@@ -87,19 +87,26 @@ test('nothing is lost, doubled or torn, and nothing is left prepared', {
   for (const client of clients) client.process.stdin!.end();
   await Promise.all(clients.map(client => client.ended));
 
-  await until(async () => {
-    const { away } = await recoverTwoPhase(shards.primaries, {
-      deployment: 'bank',
-      graceMs: 0,
-      keepDecisionsMs: 0,
-    });
-    // A shard's decisions are dropped once the others' branches have ended, so perhaps in the next round.
-    const left = await shards.everywhere(
-      "select from banyan.decisions where outcome = 'committed'",
-    );
-    const isClean = left.every(({ rowCount }) => rowCount === 0);
-    return isClean && away.size === 0 && (await shards.prepared()).flat().length === 0;
-  });
+  await until(
+    async () => {
+      const { away } = await recoverTwoPhase(shards.primaries, {
+        deployment: 'bank',
+        graceMs: 0,
+        keepDecisionsMs: 0,
+      });
+      // A shard's decisions are dropped once the others' branches have ended, so perhaps in the next round.
+      const left = await shards.everywhere(
+        "select from banyan.decisions where outcome = 'committed'",
+      );
+      const decisions = left.map(({ rowCount }) => rowCount);
+      const prepared = (await shards.prepared()).flat();
+      if (away.size > 0 || prepared.length > 0 || decisions.some(count => count !== 0)) {
+        throw new Error(JSON.stringify({ away: [...away], prepared, decisions }));
+      }
+      return true;
+    },
+    { what: 'nothing is left' },
+  );
   const sums = await shards.everywhere('select sum(balance)::int as sum from accounts');
   expect(sums.reduce((total, { rows }) => total + rows[0].sum, 0)).toBe(
     SHARDS * ACCOUNTS * BALANCE,
