@@ -45,9 +45,11 @@ if (role === 'work') {
   );
 } else {
   for (;;) {
-    const { rows } = await pool.query<{ n: string; keys: string[] }>(
-      'select (select count(*) from published) as n, (select array_agg(key) from keys) as keys',
-    ).catch(() => ({ rows: [] }));
+    const { rows } = await pool
+      .query<{ n: string; keys: string[] }>(
+        'select (select count(*) from published) as n, (select array_agg(key) from keys) as keys',
+      )
+      .catch(() => ({ rows: [] }));
     if (!rows[0]) {
       await delay(100);
       continue;

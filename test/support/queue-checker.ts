@@ -62,7 +62,14 @@ export async function checkQueue(
   const processes = new Set<ChildProcess>();
   const run = (role: 'work' | 'produce'): void => {
     if (isOver) return;
-    const args = ['--conditions=banyan-source', PROCESS, role, url, String(messages), String(unguarded)];
+    const args = [
+      '--conditions=banyan-source',
+      PROCESS,
+      role,
+      url,
+      String(messages),
+      String(unguarded),
+    ];
     const child = spawn(process.execPath, args, { stdio: ['ignore', 'ignore', 'inherit'] });
     (child as { role?: string }).role = role;
     processes.add(child);
