@@ -194,6 +194,7 @@ try {
   const note = (what: string, name: string, value: number) => {
     const row = found.get(what) ?? new Map<string, number[]>();
     row.set(name, [...(row.get(name) ?? []), value]);
+    console.error(what, name, Math.round(value * 100) / 100);
     found.set(what, row);
   };
   for (let round = 0; round < rounds; round++) {
