@@ -137,7 +137,7 @@ export async function checkQueue(
         await delay(50);
         return isDone();
       },
-      { what: 'all messages are handled', timeoutMs: 60_000 + messages * 60 },
+      { what: 'all messages are handled', timeoutMs: 200_000 + messages * 60 },
     );
     const stats = await queue.stats();
     const { rows } = await pool.query<Omit<QueueCheckReport, 'faults' | 'stats'>>(`
