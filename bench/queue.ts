@@ -139,33 +139,57 @@ async function boss(url: string): Promise<Contender> {
   };
 }
 
-/** Publishes and handles all. @returns [published per second, handled per second] */
-async function flow(contender: Contender, count: number, batch: number): Promise<[number, number]> {
-  const begun = performance.now();
+async function publishAll(contender: Contender, count: number, batch: number): Promise<void> {
   let next = 0;
+  const callers = batch === 1 ? PUBLISHERS : Math.min(PUBLISHERS, Math.ceil(count / batch));
   await Promise.all(
-    Array.from(
-      { length: batch === 1 ? PUBLISHERS : Math.min(PUBLISHERS, Math.ceil(count / batch)) },
-      async () => {
-        while (next < count) {
-          const from = next;
-          next += batch;
-          await contender.publish(from, Math.min(batch, count - from));
-        }
-      },
-    ),
+    Array.from({ length: callers }, async () => {
+      while (next < count) {
+        const from = next;
+        next += batch;
+        await contender.publish(from, Math.min(batch, count - from));
+      }
+    }),
   );
-  const published = count / ((performance.now() - begun) / 1_000);
+}
+
+const perSecondSince = (count: number, begun: number) =>
+  count / ((performance.now() - begun) / 1_000);
+
+/** @returns per second: published with no worker there; then handled, from the first to the last */
+async function apart(
+  contender: Contender,
+  count: number,
+  batch: number,
+): Promise<[number, number]> {
+  const begun = performance.now();
+  await publishAll(contender, count, batch);
+  const published = perSecondSince(count, begun);
   const all = Promise.withResolvers<void>();
   let left = count;
-  const start = performance.now();
+  let first = 0;
   const stop = await contender.work(() => {
+    first ||= performance.now();
     if (--left === 0) all.resolve();
   });
   await all.promise;
+  const handled = perSecondSince(count - 1, first);
   await stop();
-  const handled = count / ((performance.now() - start) / 1_000);
   return [published, handled];
+}
+
+/** @returns per second, published to a worker that is there, until the last is handled */
+async function together(contender: Contender, count: number, batch: number): Promise<number> {
+  const all = Promise.withResolvers<void>();
+  let left = count;
+  const stop = await contender.work(() => {
+    if (--left === 0) all.resolve();
+  });
+  const begun = performance.now();
+  await Promise.all([publishAll(contender, count, batch), all.promise]);
+  const flow = perSecondSince(count, begun);
+  await stop();
+  return flow;
 }
 
 /** Published one at a time to a worker that has nothing to do. @returns milliseconds, sorted */
@@ -204,13 +228,15 @@ try {
       [10_000, jobs],
     ] as const) {
       for (const contender of contenders) {
-        const [published, handled] = await flow(contender, count, batch);
+        const [published, handled] = await apart(contender, count, batch);
         note(`published/s in batches of ${batch}`, contender.name, published);
         note(
-          `handled/s (start, claim, complete, stop), published by ${batch}`,
+          `handled/s of ${count} that were there, published by ${batch}`,
           contender.name,
           handled,
         );
+        const flow = await together(contender, count, batch);
+        note(`end to end/s in batches of ${batch}, worker running`, contender.name, flow);
       }
     }
     for (const contender of contenders) {
