@@ -1,4 +1,4 @@
-/** The unit `autoscaler-1` is this command; nobody types it. */
+/** The units `autoscaler-1` and `worker-autoscaler-1` are this command; nobody types it. */
 import { autoscale as watchOver } from '../operate/autoscale/autoscaler.ts';
 import { DeploymentPaths } from '../operate/deployment.ts';
 

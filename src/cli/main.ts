@@ -97,11 +97,12 @@ command('apply', 'Makes what runs into what banyan.config.ts says, online; asks 
 command('scale', 'Changes how many servers of a tier run, online', [
   ['banyan scale web=4', 'four web servers behind a load balancer'],
   ['banyan scale web=1', 'back to one'],
+  ['banyan scale workers=2', 'two workers, which do what is published to the queue'],
   ['banyan scale cache=1', 'a Redis that all web servers share'],
   ['banyan scale cache=3', 'a Redis Cluster of three parts, each with a replica'],
   ['banyan scale cache=0', "each web server's own memory alone"],
 ])
-  .argument('<tier=number>', 'web=4 or cache=1')
+  .argument('<tier=number>', 'web=4, workers=2 or cache=1')
   .action(async (target, options) => (await import('./scale.ts')).scale(target, options));
 
 command(
@@ -237,6 +238,7 @@ command('doctor', 'Checks this machine and the application, and says how to mend
 program
   .command('autoscale', { hidden: true })
   .requiredOption('--dir <folder>')
+  .requiredOption('--tier <tier>')
   .action(async options => (await import('./autoscale.ts')).autoscale(options));
 
 program

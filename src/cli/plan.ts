@@ -17,6 +17,7 @@ import { change, goalOf, planChange } from '../operate/operations/change.ts';
 import { explainPlan } from '../operate/operations/goal.ts';
 import type { ExplainedStep } from '../operate/web/explain.ts';
 import { desiredWeb, shapeOf, type WebShape } from '../operate/web/shape.ts';
+import { type WorkersShape, workerRevision, workersShapeOf } from '../operate/workers/shape.ts';
 import { agrees } from './ask.ts';
 import { type CommonOptions, columns, EXIT, printJson } from './output.ts';
 import { operationProgress } from './progress.ts';
@@ -31,7 +32,7 @@ export async function plan(options: CommonOptions): Promise<void> {
     const steps = await planChange(controller, wanted);
     const explained = explainPlan(
       steps,
-      goalOf(controller, wanted.after, wanted.database, wanted.cache),
+      goalOf(controller, wanted.after, wanted.database, wanted.cache, wanted.workers),
       controller.present,
     );
     const notes = [...notesOf(controller), ...(await declarationNotes(controller))];
@@ -47,7 +48,7 @@ export async function apply(options: ApplyOptions): Promise<void> {
       const plan = await planChange(controller, wanted);
       const steps = explainPlan(
         plan,
-        goalOf(controller, wanted.after, wanted.database, wanted.cache),
+        goalOf(controller, wanted.after, wanted.database, wanted.cache, wanted.workers),
         controller.present,
       );
       const notes = [...notesOf(controller), ...(await declarationNotes(controller))];
@@ -63,7 +64,13 @@ export async function apply(options: ApplyOptions): Promise<void> {
 }
 
 /** What the configuration asks for. */
-function wantedBy({ topology, present, presentDatabase, presentCache }: Controller) {
+function wantedBy({
+  topology,
+  present,
+  presentDatabase,
+  presentCache,
+  presentWorkers,
+}: Controller) {
   const asked = databaseShapeOf(topology);
   // A database of one's own and one that somebody else runs do not turn into each other while they serve.
   const isFixed = (asked.kind === 'external') !== (presentDatabase.kind === 'external');
@@ -75,12 +82,23 @@ function wantedBy({ topology, present, presentDatabase, presentCache }: Controll
     database.kind === 'cluster' ? database.settings.maxConnections : undefined,
   );
   const cache = cacheShapeOf(topology.cache);
+  const workers = workersShapeOf(topology, presentWorkers);
   const changes = [
     databaseSummary(presentDatabase, database),
     cacheSummary(presentCache, cache),
+    workersSummary(presentWorkers, workers),
     webSummary(present, after),
   ].filter(text => text !== undefined);
-  return { after, database, cache, summary: changes.join(', ') || 'settings of the web tier' };
+  const summary = changes.join(', ') || 'settings of the web tier';
+  return { after, database, cache, workers, summary };
+}
+
+export function workersSummary(before: WorkersShape, after: WorkersShape): string | undefined {
+  if (before.servers !== after.servers) return `workers ${before.servers} → ${after.servers}`;
+  const autoscaled = ({ workers: { servers } }: WorkersShape) => servers.min < servers.max;
+  const same =
+    workerRevision(before) === workerRevision(after) && autoscaled(before) === autoscaled(after);
+  return same || after.servers + before.servers === 0 ? undefined : 'settings of the workers';
 }
 
 function cacheSummary(before: CacheShape, after: CacheShape): string | undefined {

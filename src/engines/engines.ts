@@ -9,12 +9,14 @@ import { patroniEngine } from './patroni.ts';
 import { postgresEngine } from './postgres.ts';
 import { redisEngine } from './redis.ts';
 import { webServerEngine } from './web-server.ts';
+import { workerEngine } from './worker.ts';
 
 export const ENGINES: Readonly<Record<string, EngineSupport>> = {
   postgres: postgresEngine,
   etcd: etcdEngine,
   patroni: patroniEngine,
   'web-server': webServerEngine,
+  worker: workerEngine,
   haproxy: haproxyEngine,
   autoscaler: autoscalerEngine,
   copies: copiesEngine,

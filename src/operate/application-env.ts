@@ -12,7 +12,7 @@ import type { Deployment } from './deployment.ts';
  */
 export function applicationEnv(
   deployment: Deployment,
-  web: CompleteTopology['web'],
+  web: Pick<CompleteTopology['web'], 'env' | 'drainTimeoutMs'>,
   databaseUrl: string,
   environment: NodeJS.ProcessEnv = process.env,
   externalCache?: string,

@@ -15,6 +15,8 @@ import { loadTopology, withOverrides } from './load-topology.ts';
 import { Journal } from './operations/journal.ts';
 import { type WebContext, webContext } from './web/context.ts';
 import { WEB_SHAPE, type WebShape } from './web/shape.ts';
+import { type WorkersContext, workersContext } from './workers/context.ts';
+import { NO_WORKERS, WORKERS_SHAPE, type WorkersShape } from './workers/shape.ts';
 
 export interface Controller {
   paths: DeploymentPaths;
@@ -31,12 +33,16 @@ export interface Controller {
   presentDatabase: DatabaseShape;
   /** The same of the cache tier. */
   presentCache: CacheShape;
+  /** The same of the workers. */
+  presentWorkers: WorkersShape;
   /** What operations on the cache tier work with. */
   cacheContext: CacheContext;
   /** What operations on the database tier work with. */
   databaseContext: DatabaseContext;
   /** What operations on the web tier towards `shape` work with. */
   contextFor: (shape: WebShape) => WebContext;
+  /** What operations on the workers towards `shape` work with, beside web servers of the shape `web`. */
+  workersContextFor: (shape: WorkersShape, web: WebShape) => WorkersContext;
 }
 
 export interface ControllerOptions {
@@ -71,6 +77,7 @@ export async function withController<T>(
     const presentDatabase =
       (await catalog.read<DatabaseShape>(DATABASE_SHAPE)) ?? ({ kind: 'embedded' } as const);
     const presentCache = (await catalog.read<CacheShape>(CACHE_SHAPE)) ?? NO_CACHE;
+    const presentWorkers = (await catalog.read<WorkersShape>(WORKERS_SHAPE)) ?? NO_WORKERS;
     const externalCache = topology instanceof Error ? undefined : topology.cache?.url;
     const readable = () => {
       if (topology instanceof Error) throw topology;
@@ -93,6 +100,7 @@ export async function withController<T>(
         return withSharding(presentDatabase, recordOf(deployment).sharding);
       },
       presentCache,
+      presentWorkers,
       cacheContext: {
         machine,
         deployment,
@@ -108,6 +116,8 @@ export async function withController<T>(
         embeddedTier: () => readable().database,
       },
       contextFor: shape => webContext({ machine, deployment, shape, circumstances, externalCache }),
+      workersContextFor: (shape, web) =>
+        workersContext({ machine, deployment, shape, circumstances, web, externalCache }),
     });
   } finally {
     await catalog.close();

@@ -2,7 +2,7 @@
  * `banyan up`: from a folder to a running deployment.
  *
  * The story: take the lock, end what an earlier supervisor left, check what can be checked, then
- * database, migrations, runtime map, web tier, each when the one before is ready. When a step fails,
+ * database, migrations, runtime map, web tier, workers, each when the one before is ready. When a step fails,
  * everything that was started is stopped again and the error tells why. From then on this process is
  * the machine that other commands change through its socket.
  */
@@ -56,8 +56,11 @@ import { webContext } from './web/context.ts';
 import { converge } from './web/converge.ts';
 import { checkTlsPort } from './web/precheck.ts';
 import { shapeOf, WEB_SHAPE, type WebShape } from './web/shape.ts';
+import { convergeWorkers } from './workers/carry-out.ts';
+import { workersContext } from './workers/context.ts';
+import { WORKERS_SHAPE, type WorkersShape, workersShapeOf } from './workers/shape.ts';
 
-export type UpStep = 'leftovers' | 'database' | 'migrations' | 'web';
+export type UpStep = 'leftovers' | 'database' | 'migrations' | 'web' | 'workers';
 
 export interface UpEvents {
   /** A step begins. */
@@ -260,9 +263,14 @@ export class RunningDeployment extends EventEmitter<UpEvents> {
       const present = await catalog.read<WebShape>(WEB_SHAPE);
       const { maxConnections } = this.#database;
       const shape = shapeOf(this.#topology, present, undefined, maxConnections);
+      const presentWorkers = await catalog.read<WorkersShape>(WORKERS_SHAPE);
+      const workers = workersShapeOf(this.#topology, presentWorkers);
       await this.#migrate(deployment, shape.release);
+      await this.#publishMap(this.#database, shape.servers + workers.servers);
       await this.#startWeb(deployment, this.#database, shape, catalog);
+      await this.#startWorkers(deployment, workers, shape);
       await catalog.write(WEB_SHAPE, shape);
+      await catalog.write(WORKERS_SHAPE, workers);
       if (!this.#topology.database.url) await this.#keepCopies(deployment);
       await this.#noteDatabaseShape(catalog);
       await this.#mentionCutOff(catalog);
@@ -312,8 +320,13 @@ export class RunningDeployment extends EventEmitter<UpEvents> {
       cacheShapeOf(this.#topology.cache),
     );
     if (balancer?.tls) await prepareCertificate(deployment, balancer.tls.certificate);
-    if (!database.url) connectionsPerServer(web.servers.max, database.maxConnections);
+    const { workers } = this.#topology;
+    if (!database.url) {
+      connectionsPerServer(web.servers.max + workers.servers.max, database.maxConnections);
+    }
     this.#publicPort = web.port;
+    // On a socket that nobody serves users would wait for ever.
+    if (web.servers.max === 0) return;
     for (const host of balancer?.addresses ?? [web.host]) {
       this.#publicPort = await this.#machine.listen({ host, port: this.#publicPort });
       if (!balancer?.tls) continue;
@@ -425,7 +438,6 @@ export class RunningDeployment extends EventEmitter<UpEvents> {
     shape: WebShape,
     catalog: Catalog,
   ): Promise<void> {
-    await this.#publishMap(database, shape.servers);
     const cacheReady = this.#startCache(deployment, database, catalog);
     // Whoever fails first is told; a server that is ready before the cache loads from the database.
     cacheReady.catch(() => {});
@@ -439,7 +451,7 @@ export class RunningDeployment extends EventEmitter<UpEvents> {
     await this.#step('web', shape.web.command, async () => {
       await converge(context, shape);
       await cacheReady;
-      return [undefined, `${describeWeb(shape)} on ${this.#address}`];
+      return [undefined, shape.servers ? `${describeWeb(shape)} on ${this.#address}` : 'none'];
     });
     if (shape.release > 0) {
       this.emit(
@@ -447,6 +459,23 @@ export class RunningDeployment extends EventEmitter<UpEvents> {
         `release ${shape.release} runs, not the folder as it is now: \`banyan release\` makes a new one of it, \`banyan rollback 0\` runs the folder itself`,
       );
     }
+  }
+
+  /** After the web servers: users do not wait for them, and what is published meanwhile is kept. */
+  async #startWorkers(deployment: Deployment, workers: WorkersShape, web: WebShape): Promise<void> {
+    if (workers.servers === 0 && workers.workers.servers.max === 0) return;
+    const context = workersContext({
+      machine: this.#machine,
+      deployment,
+      shape: workers,
+      circumstances: await this.#circumstances(),
+      web,
+      externalCache: this.#topology.cache?.url,
+    });
+    await this.#step('workers', workers.workers.command ?? '', async () => {
+      await convergeWorkers(context, workers);
+      return [undefined, `${workers.servers} × \`${workers.workers.command}\``];
+    });
   }
 
   /** What it was before does not matter: a cache begins empty. */

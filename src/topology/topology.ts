@@ -33,6 +33,11 @@ export interface Topology {
    * Default: none; what is read from the database is then not cached.
    */
   cache?: boolean | CacheTier;
+  /**
+   * The workers: processes of the same release that do what is published to the queue, beside the web servers.
+   * Default: none; a web server may work on the queue itself.
+   */
+  workers?: WorkersTier;
   /** Log files of the units. */
   logs?: Logs;
 }
@@ -80,7 +85,7 @@ export interface WebTier {
   env?: Record<string, string>;
   /**
    * How many identical web servers run: a number, or bounds between which Banyan chooses by how busy
-   * they are. More than one needs the balancer.
+   * they are. More than one needs the balancer; 0 is a deployment of workers alone.
    * Default: 1.
    */
   servers?: number | ServerBounds;
@@ -381,6 +386,63 @@ export interface CacheTier {
    * Default: 1; it is started again when it ends. 2 saves the second that this takes.
    */
   invalidators?: number;
+}
+
+export interface WorkersTier {
+  /**
+   * How many workers run: a number, or bounds between which Banyan chooses by how much there is in the queue.
+   * Default: 1.
+   */
+  servers?: number | WorkerBounds;
+  /**
+   * The command that starts one worker, run in the folder of the release with `node_modules/.bin` on the PATH.
+   * Default: the `worker` script of `package.json`, else `node` with the first of `worker.ts`, `worker.js`,
+   * `worker.mjs` that is there.
+   */
+  command?: string;
+  /**
+   * More environment variables for the command, beside those of `web.env`.
+   * Default: none.
+   */
+  env?: Record<string, string>;
+  /**
+   * How long a start may take before it counts as failed, in milliseconds.
+   * Default: 30000.
+   */
+  startTimeoutMs?: number;
+  /**
+   * How long jobs in hand may take to finish when the worker stops, in milliseconds; those that are not done by then
+   * are handed back, and another worker does them.
+   * Default: 30000; raise it for jobs that are long and dear to begin again.
+   */
+  drainTimeoutMs?: number;
+  /**
+   * The most memory that a worker's JavaScript may take, in megabytes.
+   * Default: what Node chooses.
+   */
+  memoryMb?: number;
+}
+
+export interface WorkerBounds {
+  /** Never fewer than these. 0: none while there is nothing to do. */
+  min: number;
+  /** Never more than these. */
+  max: number;
+  /**
+   * How many messages there should be for each worker, those in its hand among them.
+   * Default: 100; lower it for jobs that take seconds.
+   */
+  depth?: number;
+  /**
+   * How long a message may wait before there are more workers, in milliseconds.
+   * Default: 10000.
+   */
+  ageMs?: number;
+  /**
+   * How long fewer must have been enough before a worker is taken away, in milliseconds.
+   * Default: 60000; raise it for work that comes in waves.
+   */
+  scaleDownAfterMs?: number;
 }
 
 export interface ShardedBy {

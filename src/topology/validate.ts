@@ -156,7 +156,22 @@ const bounds = v.pipe(
 
 /** A number or bounds: told apart first, so that a mistake within the bounds is told as such. */
 const servers = v.lazy(input => (isPlainObject(input) ? bounds : serverCount));
-const serverCount = whole(1, 1_000, ', or { min, max }');
+const serverCount = whole(0, 1_000, ', or { min, max }');
+
+const workerBounds = v.pipe(
+  object({
+    min: whole(0, 1_000),
+    max: whole(0, 1_000),
+    depth: v.optional(whole(1, 1_000_000)),
+    ageMs: v.optional(whole(100, 86_400_000)),
+    scaleDownAfterMs: v.optional(timeoutMs),
+  }),
+  v.forward(
+    v.partialCheck([['min'], ['max']], ({ min, max }) => min <= max, 'at least `min`'),
+    ['max'],
+  ),
+);
+const workerServers = v.lazy(input => (isPlainObject(input) ? workerBounds : serverCount));
 
 const addresses = v.pipe(
   v.array(text, 'a list of addresses'),
@@ -308,6 +323,19 @@ const topologySchema = v.pipe(
       ),
     ),
     balancer: v.optional(balancer),
+    workers: v.optional(
+      object(
+        {
+          servers: v.optional(workerServers),
+          command: v.optional(text),
+          env: v.optional(variables),
+          startTimeoutMs: v.optional(timeoutMs),
+          drainTimeoutMs: v.optional(timeoutMs),
+          memoryMb: v.optional(whole(32, 1_000_000)),
+        },
+        'an object { … }, such as { servers: 2 }',
+      ),
+    ),
     database: v.optional(
       v.pipe(
         object({
@@ -565,6 +593,7 @@ function entriesAt(keys: string[]): Entries | undefined {
 function entriesOf(schema: unknown): Entries | undefined {
   if (typeof schema !== 'object' || schema === null) return undefined;
   if (schema === servers) return entriesOf(bounds);
+  if (schema === workerServers) return entriesOf(workerBounds);
   if (schema === cache) return entriesOf(cacheTier);
   if ('entries' in schema) return schema.entries as Entries;
   if ('wrapped' in schema) return entriesOf(schema.wrapped);

@@ -10,6 +10,7 @@ import type { CacheShape } from '../cache/shape.ts';
 import type { Controller } from '../controller.ts';
 import type { DatabaseShape } from '../database/shape.ts';
 import type { WebShape } from '../web/shape.ts';
+import type { WorkersShape } from '../workers/shape.ts';
 import {
   convergeTo,
   type Goal,
@@ -17,6 +18,7 @@ import {
   type Progress,
   planFor,
   precheck,
+  stepsOf,
   writeReached,
 } from './goal.ts';
 import { type Operation, OperationCutOff } from './journal.ts';
@@ -32,6 +34,8 @@ export interface Change {
   database?: DatabaseShape;
   /** What the cache tier shall be. Default: as it is. */
   cache?: CacheShape;
+  /** What the workers shall be. Default: as they are, of the web servers' release. */
+  workers?: WorkersShape;
   /** What the database tier was, if that says more than is known without: who was the primary. */
   databaseBefore?: DatabaseShape;
   /** Looks after each step whether the change is good so far; throws to have it taken back. */
@@ -91,38 +95,39 @@ export class UndoneByRestore extends BanyanError {
 /** What a change would do. */
 export function planChange(
   controller: Controller,
-  { after, database, cache }: Pick<Change, 'after' | 'database' | 'cache'>,
+  { after, database, cache, workers }: Pick<Change, 'after' | 'database' | 'cache' | 'workers'>,
 ): Promise<Plan> {
-  return planFor(controller, goalOf(controller, after, database, cache));
+  return planFor(controller, goalOf(controller, after, database, cache, workers));
 }
 
 export function goalOf(
-  { presentDatabase, presentCache }: Controller,
+  { presentDatabase, presentCache, presentWorkers }: Controller,
   web: WebShape,
   database = presentDatabase,
   cache = presentCache,
+  workers = presentWorkers,
 ): Goal {
-  return { web, database, cache };
+  return { web, database, cache, workers };
 }
 
 /**
  * @returns the number of the operation; undefined when there was nothing to do
- * @throws OperationUnderWay, OperationCutOff, TooManyServers, HaproxyMissing, CertificateUnusable, PortInUse,
+ * @throws OperationUnderWay, OperationCutOff, TooManyServers, NoWorkerCommand, HaproxyMissing, CertificateUnusable, PortInUse,
  *   PatroniMissing, NoRoom, …, after which nothing was changed; TakenBack, StuckBetween
  */
 export async function change(
   controller: Controller,
-  { kind, summary, after, database, databaseBefore, cache, afterStep }: Change,
+  { kind, summary, after, database, databaseBefore, cache, workers, afterStep }: Change,
   progress: ChangeProgress = {},
 ): Promise<number | undefined> {
   const { journal, present, databaseUrl } = controller;
   return journal.exclusively(databaseUrl, async () => {
     const cutOff = await journal.unfinished();
     if (cutOff) throw new OperationCutOff(cutOff);
-    const goal = goalOf(controller, after, database, cache);
+    const goal = goalOf(controller, after, database, cache, workers);
     const plan = await planFor(controller, goal);
     await precheck(controller, goal, plan);
-    if (plan.web.length + plan.database.length + plan.cache.length === 0) {
+    if (stepsOf(plan) === 0) {
       await writeReached(controller, goal);
       return undefined;
     }

@@ -98,7 +98,7 @@ function serverRevision(
 }
 
 /** The same for the same content: a value that was in the catalog comes back with its keys in another order. */
-function hash(value: unknown): string {
+export function hash(value: unknown): string {
   return createHash('sha256').update(JSON.stringify(value, sortKeys)).digest('hex').slice(0, 8);
 }
 
