@@ -15,6 +15,7 @@ import { checkDeclaration, problemsInWords } from '../operate/database/sharding/
 import { DeploymentPaths } from '../operate/deployment.ts';
 import { change, goalOf, planChange } from '../operate/operations/change.ts';
 import { explainPlan } from '../operate/operations/goal.ts';
+import { describeQueue, type QueueShape, queueShapeOf } from '../operate/queue/shape.ts';
 import type { ExplainedStep } from '../operate/web/explain.ts';
 import { desiredWeb, shapeOf, type WebShape } from '../operate/web/shape.ts';
 import { type WorkersShape, workerRevision, workersShapeOf } from '../operate/workers/shape.ts';
@@ -32,7 +33,7 @@ export async function plan(options: CommonOptions): Promise<void> {
     const steps = await planChange(controller, wanted);
     const explained = explainPlan(
       steps,
-      goalOf(controller, wanted.after, wanted.database, wanted.cache, wanted.workers),
+      goalOf(controller, wanted),
       controller.present,
     );
     const notes = [...notesOf(controller), ...(await declarationNotes(controller))];
@@ -48,7 +49,7 @@ export async function apply(options: ApplyOptions): Promise<void> {
       const plan = await planChange(controller, wanted);
       const steps = explainPlan(
         plan,
-        goalOf(controller, wanted.after, wanted.database, wanted.cache, wanted.workers),
+        goalOf(controller, wanted),
         controller.present,
       );
       const notes = [...notesOf(controller), ...(await declarationNotes(controller))];
@@ -69,6 +70,7 @@ function wantedBy({
   present,
   presentDatabase,
   presentCache,
+  presentQueue,
   presentWorkers,
 }: Controller) {
   const asked = databaseShapeOf(topology);
@@ -82,15 +84,22 @@ function wantedBy({
     database.kind === 'cluster' ? database.settings.maxConnections : undefined,
   );
   const cache = cacheShapeOf(topology.cache);
+  const queue = queueShapeOf(topology.queue);
   const workers = workersShapeOf(topology, presentWorkers);
   const changes = [
     databaseSummary(presentDatabase, database),
     cacheSummary(presentCache, cache),
+    queueSummary(presentQueue, queue),
     workersSummary(presentWorkers, workers),
     webSummary(present, after),
   ].filter(text => text !== undefined);
   const summary = changes.join(', ') || 'settings of the web tier';
-  return { after, database, cache, workers, summary };
+  return { after, database, cache, queue, workers, summary };
+}
+
+export function queueSummary(before: QueueShape, after: QueueShape): string | undefined {
+  const [was, shall] = [describeQueue(before), describeQueue(after)];
+  return was === shall ? undefined : `queue: ${was} → ${shall}`;
 }
 
 export function workersSummary(before: WorkersShape, after: WorkersShape): string | undefined {

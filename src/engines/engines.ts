@@ -7,6 +7,7 @@ import { haproxyEngine } from './haproxy.ts';
 import { invalidatorEngine } from './invalidator.ts';
 import { patroniEngine } from './patroni.ts';
 import { postgresEngine } from './postgres.ts';
+import { epmdEngine, rabbitMqEngine } from './rabbitmq.ts';
 import { redisEngine } from './redis.ts';
 import { webServerEngine } from './web-server.ts';
 import { workerEngine } from './worker.ts';
@@ -21,5 +22,7 @@ export const ENGINES: Readonly<Record<string, EngineSupport>> = {
   autoscaler: autoscalerEngine,
   copies: copiesEngine,
   redis: redisEngine,
+  epmd: epmdEngine,
+  rabbitmq: rabbitMqEngine,
   invalidator: invalidatorEngine,
 };

@@ -3,6 +3,7 @@
  * balancers, and holds nothing that matters in its own memory: when it is killed, what runs goes on.
  */
 import type { CompleteTopology } from '../topology/defaults.ts';
+import { externalUrlsOf } from './application-env.ts';
 import type { CacheContext } from './cache/context.ts';
 import { CACHE_SHAPE, type CacheShape, NO_CACHE } from './cache/shape.ts';
 import { Catalog } from './catalog.ts';
@@ -13,6 +14,8 @@ import { DATABASE_SHAPE, type DatabaseShape, withSharding } from './database/sha
 import { type Deployment, type DeploymentPaths, existingDeployment } from './deployment.ts';
 import { loadTopology, withOverrides } from './load-topology.ts';
 import { Journal } from './operations/journal.ts';
+import type { QueueContext } from './queue/context.ts';
+import { IN_POSTGRESQL, QUEUE_SHAPE, type QueueShape } from './queue/shape.ts';
 import { type WebContext, webContext } from './web/context.ts';
 import { WEB_SHAPE, type WebShape } from './web/shape.ts';
 import { type WorkersContext, workersContext } from './workers/context.ts';
@@ -35,6 +38,10 @@ export interface Controller {
   presentCache: CacheShape;
   /** The same of the workers. */
   presentWorkers: WorkersShape;
+  /** Where the queue's messages are. */
+  presentQueue: QueueShape;
+  /** What operations on RabbitMQ work with. */
+  queueContext: QueueContext;
   /** What operations on the cache tier work with. */
   cacheContext: CacheContext;
   /** What operations on the database tier work with. */
@@ -78,7 +85,8 @@ export async function withController<T>(
       (await catalog.read<DatabaseShape>(DATABASE_SHAPE)) ?? ({ kind: 'embedded' } as const);
     const presentCache = (await catalog.read<CacheShape>(CACHE_SHAPE)) ?? NO_CACHE;
     const presentWorkers = (await catalog.read<WorkersShape>(WORKERS_SHAPE)) ?? NO_WORKERS;
-    const externalCache = topology instanceof Error ? undefined : topology.cache?.url;
+    const external = topology instanceof Error ? {} : externalUrlsOf(topology);
+    const presentQueue = (await catalog.read<QueueShape>(QUEUE_SHAPE)) ?? IN_POSTGRESQL;
     const readable = () => {
       if (topology instanceof Error) throw topology;
       return topology;
@@ -101,11 +109,13 @@ export async function withController<T>(
       },
       presentCache,
       presentWorkers,
+      presentQueue,
+      queueContext: { machine, deployment, externalUrl: external.queue },
       cacheContext: {
         machine,
         deployment,
         environment: circumstances.environment,
-        externalUrl: externalCache,
+        externalUrl: external.cache,
         databaseUrl: circumstances.databaseUrl,
         isExternalDatabase: presentDatabase.kind === 'external',
       },
@@ -115,9 +125,9 @@ export async function withController<T>(
         isExternal: presentDatabase.kind === 'external',
         embeddedTier: () => readable().database,
       },
-      contextFor: shape => webContext({ machine, deployment, shape, circumstances, externalCache }),
+      contextFor: shape => webContext({ machine, deployment, shape, circumstances, external }),
       workersContextFor: (shape, web) =>
-        workersContext({ machine, deployment, shape, circumstances, web, externalCache }),
+        workersContext({ machine, deployment, shape, circumstances, web, external }),
     });
   } finally {
     await catalog.close();

@@ -22,7 +22,7 @@ import type { UnitLogs } from '../machines/unit-log.ts';
 import { publishRuntimeMap, readRuntimeMap } from '../map/map-file.ts';
 import type { RuntimeMap } from '../map/runtime-map.ts';
 import { type CompleteTopology, connectionsPerServer } from '../topology/defaults.ts';
-import { applicationEnv } from './application-env.ts';
+import { applicationEnv, externalUrlsOf } from './application-env.ts';
 import { BackupKeeper } from './backup/keeper.ts';
 import { convergeCache, stopFollowing } from './cache/carry-out.ts';
 import { type CacheContext, hasSlot } from './cache/context.ts';
@@ -48,6 +48,10 @@ import { askForLoad, readLoad } from './load.ts';
 import { LoadWatch, loadAlerts } from './load-alerts.ts';
 import { runMigrations } from './migrations.ts';
 import { Journal } from './operations/journal.ts';
+import { convergeQueue } from './queue/carry-out.ts';
+import { precheckQueue } from './queue/precheck.ts';
+import { queueStatus } from './queue/status.ts';
+import { describeQueue, IN_POSTGRESQL, QUEUE_SHAPE, type QueueShape, queueShapeOf } from './queue/shape.ts';
 import { requireRelease } from './releases/folder.ts';
 import { commandStartMs } from './start-clock.ts';
 import { type Status, trafficOf } from './status.ts';
@@ -60,7 +64,7 @@ import { convergeWorkers } from './workers/carry-out.ts';
 import { workersContext } from './workers/context.ts';
 import { WORKERS_SHAPE, type WorkersShape, workersShapeOf } from './workers/shape.ts';
 
-export type UpStep = 'leftovers' | 'database' | 'migrations' | 'web' | 'workers';
+export type UpStep = 'leftovers' | 'database' | 'migrations' | 'queue' | 'web' | 'workers';
 
 export interface UpEvents {
   /** A step begins. */
@@ -177,9 +181,10 @@ export class RunningDeployment extends EventEmitter<UpEvents> {
     const units = await this.#machine.states();
     const balancers = units.filter(({ tier, phase }) => tier === 'balancer' && phase === 'ready');
     const deployment = this.#deployment;
-    const [servers, cache] = await Promise.all([
+    const [servers, cache, queue] = await Promise.all([
       deployment && databaseServers(deployment).catch(() => undefined),
       deployment && cacheStatus(deployment, units).catch(() => undefined),
+      queueStatus(units),
     ]);
     const load = await readLoad(this.#paths.load);
     const copies = await copiesStanding(this.#paths);
@@ -198,6 +203,7 @@ export class RunningDeployment extends EventEmitter<UpEvents> {
       ...(load ? { load, loadAlerts: loadAlerts(load) } : {}),
       ...(copies ? { copies } : {}),
       ...(cache ? { cache } : {}),
+      ...(queue ? { queue } : {}),
       ...(traffic ? { traffic } : {}),
     };
   }
@@ -268,6 +274,7 @@ export class RunningDeployment extends EventEmitter<UpEvents> {
       await this.#migrate(deployment, shape.release);
       await this.#publishMap(this.#database, shape.servers + workers.servers);
       await this.#startWeb(deployment, this.#database, shape, catalog);
+      await this.#startQueue(deployment, catalog);
       await this.#startWorkers(deployment, workers, shape);
       await catalog.write(WEB_SHAPE, shape);
       await catalog.write(WORKERS_SHAPE, workers);
@@ -446,7 +453,7 @@ export class RunningDeployment extends EventEmitter<UpEvents> {
       deployment,
       shape,
       circumstances: await this.#circumstances(),
-      externalCache: this.#topology.cache?.url,
+      external: externalUrlsOf(this.#topology),
     });
     await this.#step('web', shape.web.command, async () => {
       await converge(context, shape);
@@ -461,6 +468,32 @@ export class RunningDeployment extends EventEmitter<UpEvents> {
     }
   }
 
+  /**
+   * After the web servers, which publish to the database until then. What RabbitMQ has of messages is done whatever the
+   * configuration says by now.
+   */
+  async #startQueue(deployment: Deployment, catalog: Catalog): Promise<void> {
+    const wanted = queueShapeOf(this.#topology.queue);
+    const present = (await catalog.read<QueueShape>(QUEUE_SHAPE)) ?? IN_POSTGRESQL;
+    // Out of it, or to fewer of its nodes, goes only what can wait until it is empty: an operation.
+    const shape =
+      present.kind === 'rabbitmq' && !isDeepStrictEqual(present, wanted) ? present : wanted;
+    precheckQueue(shape);
+    const context = { machine: this.#machine, deployment, externalUrl: this.#topology.queue?.url };
+    if (shape.kind !== 'postgresql') {
+      await this.#step('queue', describeQueue(shape), async () => {
+        await convergeQueue(context, shape);
+        return [undefined, describeQueue(shape)];
+      });
+    }
+    await catalog.write(QUEUE_SHAPE, shape);
+    if (shape === wanted) return;
+    this.emit(
+      'note',
+      `the queue is as it was (${describeQueue(shape)}), and banyan.config.ts says ${describeQueue(wanted)}: \`banyan apply\` goes there online`,
+    );
+  }
+
   /** After the web servers: users do not wait for them, and what is published meanwhile is kept. */
   async #startWorkers(deployment: Deployment, workers: WorkersShape, web: WebShape): Promise<void> {
     if (workers.servers === 0 && workers.workers.servers.max === 0) return;
@@ -470,7 +503,7 @@ export class RunningDeployment extends EventEmitter<UpEvents> {
       shape: workers,
       circumstances: await this.#circumstances(),
       web,
-      externalCache: this.#topology.cache?.url,
+      external: externalUrlsOf(this.#topology),
     });
     await this.#step('workers', workers.workers.command ?? '', async () => {
       await convergeWorkers(context, workers);

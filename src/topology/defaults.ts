@@ -4,7 +4,14 @@
  */
 import { BanyanError } from '../errors.ts';
 import { parseDuration } from './duration.ts';
-import type { Backup, Balancer, CacheTier, Topology, WorkersTier } from './topology.ts';
+import type {
+  Backup,
+  Balancer,
+  CacheTier,
+  QueueTier,
+  Topology,
+  WorkersTier,
+} from './topology.ts';
 
 /** What the defaults depend on, read from the application's folder by its caller. */
 export interface AppFolder {
@@ -68,6 +75,8 @@ export interface CompleteTopology {
   /** Unset: no cache. */
   cache?: CompleteCache;
   workers: CompleteWorkers;
+  /** Unset: in PostgreSQL. */
+  queue?: CompleteQueue;
   logs: { maxFileMb: number; keepFiles: number };
 }
 
@@ -81,6 +90,14 @@ export interface CompleteWorkers {
   memoryMb?: number;
   /** `min` and `max` are equal when their number is fixed, and 0 when there are none. */
   servers: { min: number; max: number; depth: number; ageMs: number; scaleDownAfterMs: number };
+}
+
+/** Plain data, but for the URL, which is a secret and is kept nowhere. */
+export interface CompleteQueue {
+  servers: number;
+  memoryMb: number;
+  freeDiskMb: number;
+  url?: string;
 }
 
 /** Plain data, but for the URL, which is a secret and is kept nowhere. */
@@ -282,8 +299,34 @@ export function completeTopology(topology: Topology, folder: AppFolder): Complet
     },
     ...(topology.cache ? { cache: completeCache(topology.cache, folder) } : {}),
     workers: completeWorkers(topology.workers, folder),
+    ...(topology.queue && topology.queue !== 'postgresql'
+      ? { queue: completeQueue(topology.queue, folder) }
+      : {}),
     logs: { maxFileMb: logs.maxFileMb ?? 10, keepFiles: logs.keepFiles ?? 5 },
   };
+}
+
+/** Of all nodes of RabbitMQ together. */
+const QUEUE_MEMORY_SHARE = 1 / 16;
+const QUEUE_MEMORY_MB = { least: 128, most: 1_024 };
+
+function completeQueue(
+  { servers = 1, memoryMb, freeDiskMb = 200, url }: QueueTier,
+  { machineMemoryMb }: Pick<AppFolder, 'machineMemoryMb'>,
+): CompleteQueue {
+  const share = Math.floor((machineMemoryMb * QUEUE_MEMORY_SHARE) / servers);
+  const { least, most } = QUEUE_MEMORY_MB;
+  return {
+    servers,
+    memoryMb: memoryMb ?? Math.max(least, Math.min(most, share)),
+    freeDiskMb,
+    ...(url ? { url } : {}),
+  };
+}
+
+/** What `banyan scale queue=1` begins with where the topology says nothing of RabbitMQ. */
+export function plainQueue(machineMemoryMb: number): CompleteQueue {
+  return completeQueue({}, { machineMemoryMb });
 }
 
 /** @throws NoWorkerCommand */

@@ -38,6 +38,13 @@ export interface Topology {
    * Default: none; a web server may work on the queue itself.
    */
   workers?: WorkersTier;
+  /**
+   * Where messages are kept that are published outside of transactions: `'postgresql'`, in the application's database, as all
+   * others; `{ engine: 'rabbitmq' }`, in a RabbitMQ that Banyan runs, three nodes of which survive the loss of one; or
+   * `{ url }`, in one that you run.
+   * Default: `postgresql`.
+   */
+  queue?: 'postgresql' | QueueTier;
   /** Log files of the units. */
   logs?: Logs;
 }
@@ -386,6 +393,32 @@ export interface CacheTier {
    * Default: 1; it is started again when it ends. 2 saves the second that this takes.
    */
   invalidators?: number;
+}
+
+export interface QueueTier {
+  /** Default: `rabbitmq`; there is no other. */
+  engine?: 'rabbitmq';
+  /**
+   * How many nodes: of three each message is on two disks before its publisher is told, and one may be lost.
+   * Default: 1.
+   */
+  servers?: 1 | 3;
+  /**
+   * Memory of each node, in megabytes; when it is full publishers wait.
+   * Default: a sixteenth of the machine's memory, shared by all of them; 128 at least and 1024 at most.
+   */
+  memoryMb?: number;
+  /**
+   * Publishers wait while there is less room on the disk than this, in megabytes.
+   * Default: 200.
+   */
+  freeDiskMb?: number;
+  /**
+   * A RabbitMQ that you run yourself, 3.10 or newer, `amqp://user:password@host:port` (`amqps://` with TLS). Write
+   * `process.env.RABBITMQ_URL` here to keep the password out of the file.
+   * Default: none.
+   */
+  url?: string;
 }
 
 export interface WorkersTier {

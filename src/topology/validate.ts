@@ -298,6 +298,38 @@ const cacheTier = v.pipe(
 const cache = v.lazy(input => (isPlainObject(input) ? cacheTier : cacheFlag));
 const cacheFlag = v.boolean('true, false, or an object { … } such as { servers: 1 }');
 
+const AN_AMQP_URL = 'a URL such as amqp://user:password@host:5672, or amqps:// with TLS';
+const A_QUEUE = "'postgresql', or an object { … } such as { engine: 'rabbitmq', servers: 3 }";
+const A_NUMBER_OF_NODES = '1 or 3: of two neither could go on alone';
+const queueTier = v.pipe(
+  object(
+    {
+      engine: v.optional(v.literal('rabbitmq', "'rabbitmq'")),
+      servers: v.optional(v.picklist([1, 3], A_NUMBER_OF_NODES)),
+      memoryMb: v.optional(whole(64, 1_000_000)),
+      freeDiskMb: v.optional(whole(1, 10_000_000)),
+      url: v.optional(
+        v.pipe(
+          text,
+          v.check(value => /^amqps?:$/.test(protocolOf(value)), AN_AMQP_URL),
+        ),
+      ),
+    },
+    A_QUEUE,
+  ),
+  v.forward(
+    v.partialCheck(
+      [['url'], ['servers']],
+      tier => !(tier.url && tier.servers !== undefined),
+      'no `servers` beside `url`: Banyan does not run that RabbitMQ',
+    ),
+    ['servers'],
+  ),
+);
+/** Told apart first, so that a mistake within the object is told as such. */
+const queue = v.lazy(input => (isPlainObject(input) ? queueTier : queueName));
+const queueName = v.literal('postgresql', A_QUEUE);
+
 const NAME_RULE = 'lower-case letters, digits and dashes, starting with a letter, 40 at most';
 
 const topologySchema = v.pipe(
@@ -462,6 +494,7 @@ const topologySchema = v.pipe(
       ),
     ),
     cache: v.optional(cache),
+    queue: v.optional(queue),
     logs: v.optional(
       object({
         maxFileMb: v.optional(whole(1, 10_000)),
@@ -595,6 +628,7 @@ function entriesOf(schema: unknown): Entries | undefined {
   if (schema === servers) return entriesOf(bounds);
   if (schema === workerServers) return entriesOf(workerBounds);
   if (schema === cache) return entriesOf(cacheTier);
+  if (schema === queue) return entriesOf(queueTier);
   if ('entries' in schema) return schema.entries as Entries;
   if ('wrapped' in schema) return entriesOf(schema.wrapped);
   if (!('pipe' in schema)) return undefined;

@@ -10,6 +10,7 @@ import type { CacheShape } from '../cache/shape.ts';
 import type { Controller } from '../controller.ts';
 import type { DatabaseShape } from '../database/shape.ts';
 import type { WebShape } from '../web/shape.ts';
+import type { QueueShape } from '../queue/shape.ts';
 import type { WorkersShape } from '../workers/shape.ts';
 import {
   convergeTo,
@@ -34,6 +35,8 @@ export interface Change {
   database?: DatabaseShape;
   /** What the cache tier shall be. Default: as it is. */
   cache?: CacheShape;
+  /** Where the queue's messages shall be. Default: where they are. */
+  queue?: QueueShape;
   /** What the workers shall be. Default: as they are, of the web servers' release. */
   workers?: WorkersShape;
   /** What the database tier was, if that says more than is known without: who was the primary. */
@@ -95,19 +98,25 @@ export class UndoneByRestore extends BanyanError {
 /** What a change would do. */
 export function planChange(
   controller: Controller,
-  { after, database, cache, workers }: Pick<Change, 'after' | 'database' | 'cache' | 'workers'>,
+  wanted: Wanted,
 ): Promise<Plan> {
-  return planFor(controller, goalOf(controller, after, database, cache, workers));
+  return planFor(controller, goalOf(controller, wanted));
 }
 
+/** What is not named stays as it is. */
+export type Wanted = Pick<Change, 'after' | 'database' | 'cache' | 'queue' | 'workers'>;
+
 export function goalOf(
-  { presentDatabase, presentCache, presentWorkers }: Controller,
-  web: WebShape,
-  database = presentDatabase,
-  cache = presentCache,
-  workers = presentWorkers,
+  { presentDatabase, presentCache, presentQueue, presentWorkers }: Controller,
+  { after, database, cache, queue, workers }: Wanted,
 ): Goal {
-  return { web, database, cache, workers };
+  return {
+    web: after,
+    database: database ?? presentDatabase,
+    cache: cache ?? presentCache,
+    queue: queue ?? presentQueue,
+    workers: workers ?? presentWorkers,
+  };
 }
 
 /**
@@ -117,21 +126,24 @@ export function goalOf(
  */
 export async function change(
   controller: Controller,
-  { kind, summary, after, database, databaseBefore, cache, workers, afterStep }: Change,
+  { kind, summary, databaseBefore, afterStep, ...wanted }: Change,
   progress: ChangeProgress = {},
 ): Promise<number | undefined> {
   const { journal, present, databaseUrl } = controller;
   return journal.exclusively(databaseUrl, async () => {
     const cutOff = await journal.unfinished();
     if (cutOff) throw new OperationCutOff(cutOff);
-    const goal = goalOf(controller, after, database, cache, workers);
+    const goal = goalOf(controller, wanted);
     const plan = await planFor(controller, goal);
     await precheck(controller, goal, plan);
     if (stepsOf(plan) === 0) {
       await writeReached(controller, goal);
       return undefined;
     }
-    const before = goalOf(controller, present, databaseBefore);
+    const before = goalOf(controller, {
+      after: present,
+      ...(databaseBefore ? { database: databaseBefore } : {}),
+    });
     const id = await journal.begin(kind, summary, before, goal);
     await goThere(controller, id, summary, before, goal, afterStep, progress);
     return id;
@@ -147,7 +159,7 @@ export async function resume(
   return journal.exclusively(databaseUrl, async () => {
     const operation = await journal.unfinished<Goal>();
     if (!operation) throw new NothingToResume('banyan resume');
-    const { id, summary, before = goalOf(controller, present), after } = operation;
+    const { id, summary, before = goalOf(controller, { after: present }), after } = operation;
     await journal.takeOver(id);
     await goThere(controller, id, summary, before, after, undefined, progress);
     return operation;

@@ -12,6 +12,11 @@ import { explainDatabase } from '../database/explain.ts';
 import { precheckDatabase } from '../database/precheck.ts';
 import { DATABASE_SHAPE, type DatabaseShape } from '../database/shape.ts';
 import { planShards, type ShardStep } from '../database/sharding/plan.ts';
+import { convergeQueue, planQueueFor } from '../queue/carry-out.ts';
+import { explainQueue } from '../queue/explain.ts';
+import type { QueueStep } from '../queue/plan.ts';
+import { precheckQueue } from '../queue/precheck.ts';
+import { QUEUE_SHAPE, type QueueShape } from '../queue/shape.ts';
 import {
   converge as convergeWeb,
   planFor as planForWeb,
@@ -34,11 +39,14 @@ export interface Goal {
   cache?: CacheShape;
   /** The same. */
   workers?: WorkersShape;
+  /** The same. */
+  queue?: QueueShape;
 }
 
 export interface Plan {
   database: ShardStep[];
   cache: CacheStep[];
+  queue: QueueStep[];
   workers: WorkerStep[];
   web: WebStep[];
 }
@@ -55,13 +63,14 @@ export function stepsOf(plan: Plan): number {
 
 export async function planFor(controller: Controller, goal: Goal): Promise<Plan> {
   const workersShape = goal.workers ?? controller.presentWorkers;
-  const [database, cache, workers, web] = await Promise.all([
+  const [database, cache, queue, workers, web] = await Promise.all([
     planForDatabase(controller, goal.database),
     planCacheFor(controller.cacheContext, goal.cache ?? controller.presentCache),
+    planQueueFor(controller.queueContext, goal.queue ?? controller.presentQueue),
     planWorkersFor(controller.workersContextFor(workersShape, goal.web), workersShape),
     planForWeb(controller.contextFor(goal.web), goal.web),
   ]);
-  return { database, cache, workers, web };
+  return { database, cache, queue, workers, web };
 }
 
 async function planForDatabase(
@@ -83,10 +92,11 @@ export function explainPlan(
   plan: Plan,
   goal: Goal,
   present: WebShape,
-): ((ShardStep | CacheStep | WorkerStep | WebStep) & ExplainedStep)[] {
+): ((ShardStep | CacheStep | QueueStep | WorkerStep | WebStep) & ExplainedStep)[] {
   const explained = {
     database: plan.database.map(step => ({ ...step, ...explainShardStep(step) })),
     cache: plan.cache.map(step => ({ ...step, ...explainCache(step) })),
+    queue: plan.queue.map(step => ({ ...step, ...explainQueue(step) })),
     workers: plan.workers.map(step => ({ ...step, ...explainWorkers(step) })),
     web: plan.web.map(step => ({ ...step, ...explainWeb(step) })),
   };
@@ -106,6 +116,7 @@ export async function precheck(controller: Controller, goal: Goal, plan: Plan): 
   await precheckWeb(controller.deployment, goal.web, plan.web, workers.servers);
   precheckWorkers(controller.workersContextFor(workers, goal.web), workers, plan.workers);
   await precheckDatabase(controller.databaseContext, goal.database, plan.database);
+  precheckQueue(goal.queue ?? controller.presentQueue);
   await precheckCache(controller.cacheContext, goal.cache ?? controller.presentCache);
 }
 
@@ -120,6 +131,8 @@ export async function convergeTo(
     database: () => convergeDatabase(controller, goal.database, progress),
     cache: () =>
       convergeCache(controller.cacheContext, goal.cache ?? controller.presentCache, progress),
+    queue: () =>
+      convergeQueue(controller.queueContext, goal.queue ?? controller.presentQueue, progress),
     workers: () =>
       convergeWorkers(controller.workersContextFor(workers, goal.web), workers, progress),
     web: () => convergeWeb(controller.contextFor(goal.web), goal.web, progress),
@@ -131,12 +144,14 @@ type Tier = keyof Plan;
 
 function orderOf({ web }: Goal, present: WebShape): Tier[] {
   // Servers give connections back before the database has fewer.
-  if (web.maxConnections < present.maxConnections) return ['web', 'workers', 'database', 'cache'];
+  if (web.maxConnections < present.maxConnections) {
+    return ['web', 'workers', 'database', 'cache', 'queue'];
+  }
   // Servers that ask for a store find one that is there; what they have asked for goes when they know of another.
   // And who does a job of a new kind is there before who publishes it: on the way back it leaves after it.
   return web.release < present.release
-    ? ['database', 'cache', 'web', 'workers']
-    : ['database', 'cache', 'workers', 'web'];
+    ? ['database', 'cache', 'queue', 'web', 'workers']
+    : ['database', 'cache', 'queue', 'workers', 'web'];
 }
 
 async function convergeDatabase(
@@ -160,8 +175,9 @@ async function convergeDatabase(
 /** Notes what was reached. Wishes that are fulfilled (who is the primary) are none any more. */
 export async function writeReached(
   { catalog }: Controller,
-  { web, database, cache, workers }: Goal,
+  { web, database, cache, queue, workers }: Goal,
 ): Promise<void> {
+  if (queue) await catalog.write(QUEUE_SHAPE, queue);
   if (workers) await catalog.write(WORKERS_SHAPE, workers);
   if (cache) await catalog.write(CACHE_SHAPE, cache);
   await catalog.write(WEB_SHAPE, web);

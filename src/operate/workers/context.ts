@@ -1,7 +1,7 @@
 /** What the operations on the workers work with, and what is observed of them. */
 import { WORKER_AUTOSCALER } from '../../engines/autoscaler.ts';
 import type { Machine, UnitState } from '../../machines/unit.ts';
-import { applicationEnv } from '../application-env.ts';
+import { applicationEnv, type ExternalUrls } from '../application-env.ts';
 import type { Circumstances } from '../control/protocol.ts';
 import type { Deployment } from '../deployment.ts';
 import { requireRelease } from '../releases/folder.ts';
@@ -36,10 +36,9 @@ export function workersContext(options: {
   shape: WorkersShape;
   circumstances: Pick<Circumstances, 'environment' | 'databaseUrl'>;
   web: { release: number; maxConnections: number };
-  /** Of a Redis that Banyan does not run: a secret. */
-  externalCache?: string | undefined;
+  external?: ExternalUrls;
 }): WorkersContext {
-  const { machine, deployment, shape, circumstances, web, externalCache } = options;
+  const { machine, deployment, shape, circumstances, web, external } = options;
   const { workers, webEnv } = shape;
   return {
     machine,
@@ -49,7 +48,7 @@ export function workersContext(options: {
       { env: { ...webEnv, ...workers.env }, drainTimeoutMs: workers.drainTimeoutMs },
       circumstances.databaseUrl,
       circumstances.environment,
-      externalCache,
+      external,
     ),
     environment: circumstances.environment,
     release: web.release,

@@ -14,8 +14,8 @@ export interface WorkersShape {
   workers: CompleteTopology['workers'];
   /** What the web servers are told besides; workers are told it too. */
   webEnv: Record<string, string>;
-  /** Changes with the credentials of a Redis that Banyan does not run, which processes are given at their start. */
-  cacheCredentials?: string;
+  /** Changes with the credentials of a Redis or RabbitMQ that Banyan does not run, which processes get at their start. */
+  credentials?: string;
 }
 
 /** Where the catalog keeps the shape that was last reached. */
@@ -31,14 +31,19 @@ export function workersShapeOf(
   present?: WorkersShape,
   servers = withinBounds(topology.workers.servers, present?.servers),
 ): WorkersShape {
-  const { workers, web, cache } = topology;
+  const { workers, web } = topology;
   if (servers > 0 && workers.command === undefined) throw new NoWorkerCommand('workers.command');
   return {
     servers,
     workers,
     webEnv: web.env,
-    ...(cache?.url ? { cacheCredentials: credentialsOf(cache.url) } : {}),
+    ...credentialsIn(topology),
   };
+}
+
+function credentialsIn({ cache, queue }: CompleteTopology): { credentials?: string } {
+  const urls = [cache?.url, queue?.url].filter(url => url !== undefined);
+  return urls.length > 0 ? { credentials: credentialsOf(urls.join(' ')) } : {};
 }
 
 function withinBounds({ min, max }: { min: number; max: number }, present = min): number {
@@ -57,14 +62,14 @@ export function desiredWorkers(shape: WorkersShape, release: number): DesiredWor
 }
 
 /** Changes when a worker would run differently: then workers are replaced. */
-export function workerRevision({ workers, webEnv, cacheCredentials }: WorkersShape): string {
+export function workerRevision({ workers, webEnv, credentials }: WorkersShape): string {
   const { command, env, drainTimeoutMs, memoryMb } = workers;
   return hash([
     command ?? null,
     { ...webEnv, ...env },
     drainTimeoutMs,
     memoryMb ?? null,
-    cacheCredentials ?? null,
+    credentials ?? null,
   ]);
 }
 

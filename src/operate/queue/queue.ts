@@ -1,0 +1,33 @@
+/** The queue, as operations look at it: through the application's own half, which knows all shards and engines. */
+import { createQueue } from '../../app/queue/queue.ts';
+import type { Queue } from '../../app/queue/types.ts';
+import type { Controller } from '../controller.ts';
+
+/** What does not publish and does not handle. */
+export type QueueView = Pick<Queue, 'stats' | 'deadLetters' | 'replay' | 'discard' | 'cancel'>;
+
+/** Of an application that uses none: the tables are not made by looking. */
+const NO_QUEUE: QueueView = {
+  stats: async () => [],
+  deadLetters: async () => [],
+  replay: async () => 0,
+  discard: async () => 0,
+  cancel: async () => false,
+};
+
+/** Runs `body` with the queue of a deployment that is up. */
+export async function withQueue<T>(
+  { catalog: { pool } }: Pick<Controller, 'catalog'>,
+  body: (queue: QueueView) => Promise<T>,
+): Promise<T> {
+  const { rows } = await pool.query<{ found: boolean }>(
+    `select to_regclass('banyan_queue.version') is not null as found`,
+  );
+  if (!rows[0]?.found) return body(NO_QUEUE);
+  const queue = createQueue({ pool });
+  try {
+    return await body(queue);
+  } finally {
+    await queue.close();
+  }
+}
