@@ -98,7 +98,13 @@ class RunAgain {
 }
 
 /** The transactions in which the code that runs now is. */
-const running = new AsyncLocalStorage<{ pool: pg.Pool; isOver: boolean }>();
+const running = new AsyncLocalStorage<{ pool: pg.Pool; client: pg.PoolClient; isOver: boolean }>();
+
+/** @internal The client of the `pool.transaction` in whose function the code that runs now is. */
+export function transactionOf(pool: pg.Pool): pg.PoolClient | undefined {
+  const around = running.getStore();
+  return around?.pool === pool && !around.isOver ? around.client : undefined;
+}
 
 /**
  * Runs `fn` in a transaction: commits when it returns, rolls back when it throws, and then throws the same.
@@ -247,7 +253,7 @@ class Attempt {
 
   async #call<T>(client: pg.PoolClient, fn: (client: pg.PoolClient) => Promise<T>): Promise<T> {
     const loan = lend(client);
-    const inside = { pool: this.#pool, isOver: false };
+    const inside = { pool: this.#pool, client: loan.client, isOver: false };
     try {
       const value = await running.run(inside, () => fn(loan.client));
       if (loan.pending > 0) throw new QueriesStillRunning(loan.pending);

@@ -7,6 +7,7 @@
  * Holds true here:
  * - `GET /healthz` and `GET /readyz` are answered here and do not reach the application.
  * - Each request has a context (see `request-context.ts`) and an `X-Request-Id` on its response.
+ * - What else of the process takes work in (the queue's workers, `drain.ts`) is drained with the requests.
  * - After SIGTERM: `/readyz` says 503 for `drainDelayMs` while requests are still served, so that a
  *   balancer stops sending; then no new connection is taken, requests in flight finish, at most for
  *   `drainTimeoutMs`; then `onShutdown` runs, upgraded connections and the pool are closed, each with
@@ -21,6 +22,7 @@ import type pg from 'pg';
 import { readEnvironment } from '../environment.ts';
 import { log } from '../telemetry/log.ts';
 import { withRequestContext } from '../telemetry/request-context.ts';
+import { DRAIN_TIMEOUT_MS, drainAll, signals } from './drain.ts';
 import { databaseCheck, type Phase, type ReadinessCheck, readinessReport } from './readiness.ts';
 import { REQUEST_ID_HEADER, requestIdOf } from './request-id.ts';
 
@@ -63,8 +65,6 @@ export interface Lifecycle {
   shutdown(): Promise<void>;
 }
 
-const DRAIN_TIMEOUT_MS = 10_000;
-
 /** `onShutdown` has this long even when the requests have used the time up. */
 const HOOK_TIMEOUT_MS = 1_000;
 
@@ -106,6 +106,7 @@ const lives = new Set<ServerLife>();
 export function lifecycle(server: WebServer, options: LifecycleOptions = {}): Lifecycle {
   const life = new ServerLife(server as ServerParts, options);
   lives.add(life);
+  signals.areServers = true;
   if (lives.size === 1) for (const signal of SIGNALS) process.on(signal, endProcess);
   return life;
 }
@@ -170,6 +171,7 @@ class ServerLife implements Lifecycle {
   shutdown(): Promise<void> {
     this.#shutdown ??= this.#drain().finally(() => {
       lives.delete(this);
+      signals.areServers = lives.size > 0;
       if (lives.size === 0) for (const signal of SIGNALS) process.off(signal, endProcess);
     });
     return this.#shutdown;
@@ -245,7 +247,7 @@ class ServerLife implements Lifecycle {
     if (drainDelayMs > 0) await delay(drainDelayMs);
 
     const deadline = performance.now() + timeoutMs;
-    await this.#finishRequests(timeoutMs);
+    await Promise.all([this.#finishRequests(timeoutMs), drainAll(timeoutMs)]);
     const timeForHook = Math.max(HOOK_TIMEOUT_MS, deadline - performance.now());
     try {
       if (!(await isDoneWithin(timeForHook, (async () => onShutdown?.())()))) {

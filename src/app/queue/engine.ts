@@ -46,6 +46,8 @@ export interface Delivery {
   readonly attempt: number;
   /** It was in the hands of a worker that died: it is run alone (README.md). */
   readonly isSuspect: boolean;
+  /** Deliveries of one subscription and group can be completed in one transaction. */
+  readonly group: string;
   /** Opaque to all but the engine. */
   readonly receipt: unknown;
 }
@@ -100,14 +102,18 @@ export interface Consumer {
   /** Others may have them at once; not counted as an attempt. */
   handBack(deliveries: readonly Delivery[]): Promise<void>;
   /**
-   * Runs `fn` in a transaction with which the delivery is completed: its effects and that, or neither.
+   * Runs `fn` in a transaction with which the deliveries, of one subscription and shard, are completed: its effects and
+   * that, or neither.
+   * @returns with `isComplete` false they have still to be completed; should that not come to pass, a redelivery is AlreadyDone
    * @throws LeaseLost, and nothing of it is kept; AlreadyDone when an earlier delivery of it had its effects
    */
   transaction<T>(
     deliveries: readonly Delivery[],
     fn: (tx: pg.PoolClient) => Promise<T>,
     options?: { timeoutMs?: number; signal?: AbortSignal },
-  ): Promise<T>;
+  ): Promise<{ value: T; isComplete: boolean }>;
+  /** What came of one that was completed in a transaction. @param json what the handler returned */
+  keepResult(delivery: Delivery, json: string): Promise<void>;
   /** For jobs that keep results: how far it is, from 0 to 1. */
   progress(delivery: Delivery, done: number, text: string | undefined): Promise<void>;
   /** Hands back whatever is left, and closes its connections. */

@@ -48,6 +48,9 @@ export interface ShardedContext {
 
 type Results = pg.QueryResult | pg.QueryResult[];
 
+/** @internal A client over several shards has under this the transaction that it is in; undefined outside of one. */
+export const SHARDED_TRANSACTION = Symbol('the transaction over shards');
+
 export class ShardedClient extends QueuedClient {
   readonly #context: ShardedContext;
   readonly #session: SessionConnections;
@@ -98,6 +101,11 @@ export class ShardedClient extends QueuedClient {
   getTransactionStatus(): 'I' | 'T' | 'E' {
     if (!this.#transaction) return 'I';
     return this.#transaction.hasFailed ? 'E' : 'T';
+  }
+
+  /** @internal */
+  get [SHARDED_TRANSACTION](): ShardedTransaction | undefined {
+    return this.#transaction;
   }
 
   /** Of the process that has the session's part, on the first shard; null while there is none. */

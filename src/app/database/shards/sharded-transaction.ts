@@ -60,6 +60,9 @@ export class ShardedTransaction implements Lanes {
   #changesCatalog = false;
   #failed = false;
   #broken: TransactionBroken | undefined;
+  /** What is still to be written, as late as it can be: all of it since the last savepoint. */
+  #deferred: (() => Promise<void>)[] = [];
+  readonly #afterwards: (() => void)[] = [];
 
   /** @param begin the statement that began it */
   constructor(source: TransactionSource, begin = 'begin') {
@@ -168,8 +171,26 @@ export class ShardedTransaction implements Lanes {
 
   /** @param text as it is written. Default: of a name that needs no quotes */
   async savepoint(name: string, text = `savepoint ${name}`): Promise<void> {
+    await this.#writeDeferred();
     await this.everywhere(text);
     this.journal.savepoint(name, text);
+  }
+
+  /**
+   * Writes something just before COMMIT, when it is known which shards were written to, or before the next savepoint. It is
+   * forgotten by a rollback. Its error is the COMMIT's, and nothing is kept.
+   */
+  beforeCommit(write: () => Promise<void>): void {
+    this.#deferred.push(write);
+  }
+
+  /** Called when it is committed. */
+  afterCommit(call: () => void): void {
+    this.#afterwards.push(call);
+  }
+
+  async #writeDeferred(): Promise<void> {
+    for (let next = this.#deferred.shift(); next; next = this.#deferred.shift()) await next();
   }
 
   /** RELEASE of a savepoint that is there. */
@@ -187,6 +208,7 @@ export class ShardedTransaction implements Lanes {
       throw this.#note(error);
     }
     this.journal.rollBackTo(name);
+    this.#deferred = [];
     this.#failed = false;
   }
 
@@ -194,9 +216,11 @@ export class ShardedTransaction implements Lanes {
   async commit(): Promise<void> {
     try {
       if (this.#broken) throw this.#broken;
+      await this.#writeDeferred();
       // What was written by other ways than a statement that names the table: a cascade, a function.
       await this.#source.unique?.()?.settle(this);
       await this.#source.coordinator.commit(await this.#settled());
+      for (const call of this.#afterwards) call();
     } catch (error) {
       await this.#source.coordinator.rollBack(await this.#settled());
       throw error;

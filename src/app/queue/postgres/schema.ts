@@ -454,15 +454,19 @@ end $$;
 create or replace function banyan_queue.hand_back(
   p_worker bigint, p_subscription int, p_positions bigint[], p_priorities smallint[], p_turns int[]) returns void
 language plpgsql as $$
+declare v_back bigint[];
 begin
   -- One that is locked is in the transaction that completes it; if that fails the lease runs out.
-  update banyan_queue.delivery d set turn = d.turn + 1
-  where d.ctid = any (array(
-    select e.ctid from banyan_queue.delivery e join unnest(p_positions, p_priorities, p_turns) x (p, r, t)
-      on e.subscription = p_subscription and e.due is null and e.priority = coalesce(x.r, 0) and e.position = x.p
-      and e.turn = coalesce(x.t, 0)
-    for update of e skip locked));
-  perform banyan_queue.leave(p_worker, p_positions);
+  with back as (
+    update banyan_queue.delivery d set turn = d.turn + 1
+    where d.ctid = any (array(
+      select e.ctid from banyan_queue.delivery e join unnest(p_positions, p_priorities, p_turns) x (p, r, t)
+        on e.subscription = p_subscription and e.due is null and e.priority = coalesce(x.r, 0) and e.position = x.p
+        and e.turn = coalesce(x.t, 0)
+      for update of e skip locked))
+    returning d.position)
+  select array_agg(b.position) into v_back from back b;
+  if v_back is not null then perform banyan_queue.leave(p_worker, v_back); end if;
   perform banyan_queue.wake(s.topic, 1) from banyan_queue.subscription s where s.id = p_subscription;
 end $$;
 

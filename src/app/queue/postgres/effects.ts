@@ -1,0 +1,115 @@
+/**
+ * `job.transaction`: the effects of a message and the end of its delivery are one transaction.
+ *
+ * Holds true here:
+ * - On the delivery's own shard the delivery is deleted in it, by position and turn: of two who try, one finds it, and
+ *   whoever lost the lease does not.
+ * - When only other shards were written to, the message's id is written to the first of them, where it can be but once; the
+ *   delivery is completed afterwards, and a redelivery looks for the id first. Nothing commits in two phases for a message.
+ */
+import type pg from 'pg';
+import { SHARDED_TRANSACTION } from '../../database/shards/sharded-client.ts';
+import type { ShardedTransaction } from '../../database/shards/sharded-transaction.ts';
+import { type TransactionOptions, transaction } from '../../database/transaction.ts';
+import type { Delivery } from '../engine.ts';
+import { AlreadyDone, LeaseLost } from '../errors.ts';
+import type { Place } from './places.ts';
+import { type Receipt, receiptOf } from './shard-worker.ts';
+
+const TAKE_OUT = `delete from banyan_queue.delivery d using unnest($2::bigint[], $3::smallint[], $4::int[]) x (p, r, t)
+  where d.subscription = $1 and d.due is null and d.priority = x.r and d.position = x.p and d.turn = x.t`;
+
+const NOTE = `insert into banyan_queue.effect (message, subscription)
+  select m, $2 from unnest($1::bigint[]) m on conflict do nothing`;
+
+export interface EffectsOptions {
+  readonly pool: pg.Pool;
+  readonly places: () => readonly Place[];
+  /** For tests alone. */
+  readonly unguarded: boolean;
+}
+
+/** @returns what `fn` returned, and whether the deliveries are out of the table with it */
+export async function withEffects<T>(
+  { pool, places, unguarded }: EffectsOptions,
+  deliveries: readonly Delivery[],
+  fn: (tx: pg.PoolClient) => Promise<T>,
+  options: TransactionOptions,
+): Promise<{ value: T; isComplete: boolean }> {
+  const receipts = deliveries.map(receiptOf);
+  const own = receipts[0]!.worker.place;
+  const first = deliveries[0]!;
+  const isRedelivery = receipts.some(({ turn }) => turn > 0);
+  if (places().length > 1 && isRedelivery) await lookForEffects(places(), deliveries);
+  return transaction(
+    pool,
+    async client => {
+      const over = () =>
+        (client as { [SHARDED_TRANSACTION]?: ShardedTransaction })[SHARDED_TRANSACTION];
+      if (unguarded) return { value: await fn(client), isComplete: false };
+      if (!over()) {
+        // First: who has lost it does no work, and who comes second waits.
+        await takeOut(client, receipts, first.id);
+        return { value: await fn(client), isComplete: true };
+      }
+      const value = await fn(client);
+      const sharded = over()!;
+      const index = places().findIndex(({ id }) => id === own.id);
+      const { writtenTo } = sharded;
+      if (index >= 0 && (writtenTo.length === 0 || writtenTo.includes(index))) {
+        await sharded.on(index, true, each => takeOut(each, receipts, first.id));
+        return { value, isComplete: true };
+      }
+      await sharded.on(writtenTo[0]!, true, each => note(each, deliveries));
+      return { value, isComplete: false };
+    },
+    options,
+  );
+}
+
+async function takeOut(
+  client: Pick<pg.ClientBase, 'query'>,
+  receipts: readonly Receipt[],
+  id: string,
+): Promise<void> {
+  const { rowCount } = await client.query({
+    name: 'banyan_queue_take_out',
+    text: TAKE_OUT,
+    values: [
+      receipts[0]!.subscription,
+      receipts.map(({ position }) => position),
+      receipts.map(({ priority }) => priority),
+      receipts.map(({ turn }) => turn),
+    ],
+  });
+  if (rowCount !== receipts.length) throw new LeaseLost(id);
+}
+
+async function note(
+  client: Pick<pg.ClientBase, 'query'>,
+  deliveries: readonly Delivery[],
+): Promise<void> {
+  const { rowCount } = await client.query(NOTE, [
+    deliveries.map(({ id }) => id),
+    nameOf(deliveries[0]!),
+  ]);
+  if (rowCount !== deliveries.length) throw new AlreadyDone(deliveries[0]!.id);
+}
+
+/** @throws AlreadyDone; what asking a shard that is away throws: then nobody knows, and it is tried again */
+async function lookForEffects(
+  places: readonly Place[],
+  deliveries: readonly Delivery[],
+): Promise<void> {
+  await Promise.all(
+    places.map(async place => {
+      const { rows } = await place.query<{ found: boolean }>({
+        text: 'select exists(select from banyan_queue.effect where message = any ($1::bigint[]) and subscription = $2) as found',
+        values: [deliveries.map(({ id }) => id), nameOf(deliveries[0]!)],
+      });
+      if (rows[0]?.found) throw new AlreadyDone(deliveries[0]!.id);
+    }),
+  );
+}
+
+const nameOf = ({ topic, subscription }: Delivery) => `${topic}/${subscription}`;

@@ -1,0 +1,168 @@
+/**
+ * This process as a worker: asks the queue for what its subscribers have room for, and ends in good order.
+ *
+ * Holds true here:
+ * - One question at a time. When nothing came it waits to be told, and asks by itself now and then.
+ * - At most one suspect is in hand at a time (README.md).
+ * - To close: nothing more is taken; what has not begun is handed back at once; what has begun may finish within the time,
+ *   and then is handed back too.
+ */
+import { readEnvironment } from '../environment.ts';
+import { log } from '../telemetry/log.ts';
+import type { Consumer, Delivery, QueueEngine, Schedule, Want } from './engine.ts';
+import type { Subscriber } from './subscriber.ts';
+
+/** Behind NOTIFY, which may be lost, and for what is due. */
+const POLL_MS = 500;
+const RETRY_MS = 500;
+
+export class Worker {
+  readonly #engine: QueueEngine;
+  readonly #subscribers: readonly Subscriber[];
+  readonly #schedules: readonly Schedule[];
+  readonly #outside: <T>(work: () => T) => T;
+  readonly #isReady = Promise.withResolvers<void>();
+  #consumer: Consumer | undefined;
+  #isClosing = false;
+  #loop: Promise<void> = Promise.resolve();
+  /** Something may have come since the last question. */
+  #isTold = true;
+  #tell = () => {};
+
+  constructor(
+    engine: QueueEngine,
+    subscribers: readonly Subscriber[],
+    schedules: readonly Schedule[],
+    outside: <T>(work: () => T) => T,
+  ) {
+    this.#engine = engine;
+    this.#subscribers = subscribers;
+    this.#schedules = schedules;
+    this.#outside = outside;
+    this.#isReady.promise.catch(() => {});
+  }
+
+  get consumer(): Consumer {
+    return this.#consumer!;
+  }
+
+  /** @param before what has to be over first */
+  start(before: Promise<void> | undefined): void {
+    this.#loop = this.#outside(async () => {
+      await before;
+      await this.#declare();
+      if (this.#isClosing) return;
+      const name = `${readEnvironment().unit}:${process.pid}`;
+      const policies = this.#subscribers.map(({ options }) => options.policy);
+      this.#consumer = this.#engine.consume(
+        name,
+        { wake: () => this.wake(), lost: deliveries => this.#lose(deliveries) },
+        policies,
+      );
+      await this.#run();
+    });
+    this.#loop.catch(error => log.error({ err: error }, 'the queue has stopped to take messages'));
+  }
+
+  /** All that is declared is known, and messages are asked for. */
+  ready(): Promise<void> {
+    return this.#isReady.promise;
+  }
+
+  wake(): void {
+    this.#isTold = true;
+    this.#tell();
+  }
+
+  /** Again until it goes: an application starts though its database is away. */
+  async #declare(): Promise<void> {
+    for (let complaint = ''; !this.#isClosing; ) {
+      try {
+        await this.#engine.declare(this.#subscribers.map(({ options }) => options.policy));
+        if (this.#schedules.length > 0) await this.#engine.schedule(this.#schedules);
+        return;
+      } catch (error) {
+        if (String(error) !== complaint) {
+          log.warn({ err: error }, 'the queue cannot be reached yet; it is tried again');
+        }
+        complaint = String(error);
+        await this.#pause(RETRY_MS);
+      }
+    }
+  }
+
+  async #run(): Promise<void> {
+    while (!this.#isClosing) {
+      this.#isTold = false;
+      const wants = this.#wants();
+      let got: Delivery[] = [];
+      if (wants.length > 0) {
+        try {
+          got = await this.#consumer!.take(wants);
+        } catch (error) {
+          log.error({ err: error }, 'the queue could not be asked');
+          await this.#pause(RETRY_MS);
+        }
+      }
+      this.#isReady.resolve();
+      this.#hand(got, wants);
+      if (got.length === 0 && !this.#isTold) await this.#pause(POLL_MS);
+    }
+  }
+
+  #wants(): Want[] {
+    let suspect = !this.#subscribers.some(({ hasSuspect }) => hasSuspect);
+    return this.#subscribers.flatMap(({ room, options: { policy } }) => {
+      if (room === 0) return [];
+      const want = { topic: policy.topic, subscription: policy.name, count: room, suspect };
+      // One of them may have one: another has its turn when that is settled.
+      suspect = false;
+      return [want];
+    });
+  }
+
+  #hand(deliveries: readonly Delivery[], wants: readonly Want[]): void {
+    if (deliveries.length === 0) return;
+    for (const subscriber of this.#subscribers) {
+      const { topic, name } = subscriber.options.policy;
+      const own = deliveries.filter(each => each.topic === topic && each.subscription === name);
+      const wanted = wants.find(want => want.topic === topic && want.subscription === name);
+      if (own.length > 0) subscriber.accept(own, wanted?.count ?? 0);
+    }
+  }
+
+  #lose(deliveries: readonly Delivery[]): void {
+    const lost = new Set(deliveries);
+    for (const subscriber of this.#subscribers) subscriber.lose(lost);
+    this.wake();
+  }
+
+  async #pause(ms: number): Promise<void> {
+    const { promise, resolve } = Promise.withResolvers<void>();
+    const timer = setTimeout(resolve, ms);
+    this.#tell = resolve;
+    await promise;
+    clearTimeout(timer);
+    this.#tell = () => {};
+  }
+
+  /** @param drainMs how long what has begun may take */
+  async close(drainMs: number): Promise<void> {
+    this.#isClosing = true;
+    this.#tell();
+    await this.#loop.catch(() => {});
+    if (!this.#consumer) return;
+    await Promise.all(this.#subscribers.map(subscriber => subscriber.stop()));
+    const idle = Promise.all(this.#subscribers.map(subscriber => subscriber.idle()));
+    let timer: NodeJS.Timeout | undefined;
+    const late = new Promise<'late'>(resolve => {
+      timer = setTimeout(() => resolve('late'), drainMs);
+    });
+    if ((await Promise.race([idle, late])) === 'late') {
+      log.warn(`messages were still being handled after ${drainMs} ms and are handed back`);
+      await Promise.all(this.#subscribers.map(subscriber => subscriber.cutOff()));
+    }
+    clearTimeout(timer);
+    await this.#consumer.close();
+  }
+}
