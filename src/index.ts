@@ -16,6 +16,42 @@ export { deriveKey } from './app/environment.ts';
 export { nextId } from './app/ids/next-id.ts';
 export { type Lifecycle, type LifecycleOptions, lifecycle } from './app/lifecycle/lifecycle.ts';
 export type { ReadinessCheck } from './app/lifecycle/readiness.ts';
+export { createQueue, type QueueOptions } from './app/queue/create-queue.ts';
+export {
+  defineJob,
+  defineTopic,
+  type Job,
+  type JobOptions,
+  type RetryOptions,
+  type Topic,
+  type TopicOptions,
+} from './app/queue/definitions.ts';
+export type { DeadLetter, DeadLetterFilter, SubscriptionStats } from './app/queue/engine.ts';
+export {
+  HandlerTimeout,
+  InvalidPayload,
+  InvalidQueueOption,
+  JobCancelled,
+  JobFailed,
+  LeaseLost,
+  MessageTooLarge,
+  NotInTransaction,
+  PayloadNotJson,
+  QueueClosed,
+  ResultsNotKept,
+  ResultTimeout,
+} from './app/queue/errors.ts';
+export type {
+  BatchContext,
+  BatchOptions,
+  JobContext,
+  MessageToPublish,
+  PublishOptions,
+  Queue,
+  ResultOptions,
+  ScheduleOptions,
+  WorkOptions,
+} from './app/queue/types.ts';
 export {
   expressSessions,
   fastifySessions,

@@ -24,6 +24,7 @@ export class Worker {
   readonly #isReady = Promise.withResolvers<void>();
   #consumer: Consumer | undefined;
   #isClosing = false;
+  #turn = 0;
   #loop: Promise<void> = Promise.resolve();
   /** Something may have come since the last question. */
   #isTold = true;
@@ -111,14 +112,21 @@ export class Worker {
   }
 
   #wants(): Want[] {
-    let suspect = !this.#subscribers.some(({ hasSuspect }) => hasSuspect);
-    return this.#subscribers.flatMap(({ room, options: { policy } }) => {
-      if (room === 0) return [];
-      const want = { topic: policy.topic, subscription: policy.name, count: room, suspect };
-      // One of them may have one: another has its turn when that is settled.
-      suspect = false;
-      return [want];
-    });
+    const isFree = !this.#subscribers.some(({ hasSuspect }) => hasSuspect);
+    // One of them may have one, each in turn.
+    const turn = this.#turn++ % this.#subscribers.length;
+    return this.#subscribers.flatMap(({ room, options: { policy } }, index) =>
+      room === 0
+        ? []
+        : [
+            {
+              topic: policy.topic,
+              subscription: policy.name,
+              count: room,
+              suspect: isFree && index === turn,
+            },
+          ],
+    );
   }
 
   #hand(deliveries: readonly Delivery[], wants: readonly Want[]): void {

@@ -3,6 +3,8 @@
  *
  * Holds true here: each step may be done twice: a controller that was killed between doing and noting does it again.
  */
+import { rm } from 'node:fs/promises';
+import path from 'node:path';
 import { WORKER_AUTOSCALER, workerAutoscalerUnit } from '../../engines/autoscaler.ts';
 import { workerUnit } from '../../engines/worker.ts';
 import { freePort, onFreePort } from '../../machines/free-port.ts';
@@ -82,11 +84,13 @@ async function startWorker(
   shape: WorkersShape,
   name: string,
 ): Promise<void> {
-  const { machine, env, release } = context;
+  const { machine, deployment, env, release } = context;
+  const readyFile = path.join(deployment.paths.run, `${name}.ready`);
   const { command, ...settings } = shape.workers;
   if (command === undefined) throw new NoWorkerCommand('workers.command');
   // Left by a controller that was killed before it could note it, or half started.
   await machine.stop(name);
+  await rm(readyFile, { force: true });
   await onFreePort(LOOPBACK, freePort, async port => {
     const labels: WorkerLabels = { release, revision: workerRevision(shape), port };
     await machine.start(
@@ -97,6 +101,7 @@ async function startWorker(
         folder: context.folder(),
         host: LOOPBACK,
         port,
+        readyFile,
         env: { ...env, BANYAN_UNIT: name, BANYAN_RELEASE: String(release) },
         labels: { ...labels },
       }),

@@ -452,7 +452,7 @@ export class ShardWorker {
     const workerId = nextId();
     await this.#ear.query({
       text: `insert into banyan_queue.worker (id, name, lease_ms, expires_at, subscriptions)
-        values ($1, $2, $3, clock_timestamp() + $3 * interval '1 ms', $4)`,
+        values ($1, $2, $3::int, clock_timestamp() + $3::int * interval '1 ms', $4)`,
       values: [workerId, name, leaseMs, [...this.#names.keys()]],
     });
     await this.#ear.query({ text: `listen banyan_queue_${workerId}` });

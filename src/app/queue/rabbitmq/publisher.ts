@@ -53,7 +53,7 @@ export class RabbitPublisher {
     let wasSent = false;
     let cause: unknown;
     while (left.length > 0) {
-      const patience = AbortSignal.timeout(Math.max(1, deadline - performance.now()));
+      const patience = AbortSignal.timeout(Math.max(1, Math.ceil(deadline - performance.now())));
       try {
         const channel = await this.#publishing();
         wasSent = true;
