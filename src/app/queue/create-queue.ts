@@ -331,7 +331,7 @@ class PoolQueue implements Queue {
       const before = this.#worker;
       this.#worker = new Worker(engine, [...this.#subscribers.values()], schedules, this.#outside);
       // A handler that came later: one worker for all, which begins when the one before has given everything back.
-      this.#worker.start(before?.close(0));
+      this.#worker.start(before?.close(DRAIN_TIMEOUT_MS));
       this.#worker.ready().then(
         () => tellReadiness('ready'),
         () => {},
