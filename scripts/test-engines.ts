@@ -34,6 +34,7 @@ const ENGINES: Engine[] = [
   },
   { program: 'etcd', package: 'etcd-server', why: 'where its servers agree on the primary' },
   { program: 'redis-server', package: 'redis-server', why: 'the cache that web servers share' },
+  { program: 'rabbitmqctl', package: 'rabbitmq-server', why: 'a queue outside of PostgreSQL' },
   { program: 'cc', package: 'gcc libc6-dev', why: 'a machine whose clock is set' },
   { program: 'pgbackrest', package: 'pgbackrest', why: 'backups and their restore' },
   { program: 'chromium', package: 'chromium', why: 'the pages are tried in a real browser' },

@@ -14,6 +14,9 @@ export const DRAIN_VARIABLE = 'BANYAN_DRAIN_TIMEOUT_MS';
 /** Name and password for the store of the cache, as a URL whose address means nothing: that is in the map. A secret. */
 export const CACHE_URL_VARIABLE = 'BANYAN_CACHE_URL';
 
+/** The same for RabbitMQ, if the map names one. A secret. */
+export const QUEUE_URL_VARIABLE = 'BANYAN_QUEUE_URL';
+
 export interface Environment {
   /** Path of the runtime map; undefined when the process was not started by Banyan. */
   mapFile: string | undefined;

@@ -97,11 +97,13 @@ command('apply', 'Makes what runs into what banyan.config.ts says, online; asks 
 command('scale', 'Changes how many servers of a tier run, online', [
   ['banyan scale web=4', 'four web servers behind a load balancer'],
   ['banyan scale web=1', 'back to one'],
+  ['banyan scale workers=2', 'two workers, which do what is published to the queue'],
   ['banyan scale cache=1', 'a Redis that all web servers share'],
   ['banyan scale cache=3', 'a Redis Cluster of three parts, each with a replica'],
   ['banyan scale cache=0', "each web server's own memory alone"],
+  ['banyan scale queue=3', 'messages in a RabbitMQ cluster of three; 0 is PostgreSQL'],
 ])
-  .argument('<tier=number>', 'web=4 or cache=1')
+  .argument('<tier=number>', 'web=4, workers=2, cache=1 or queue=3')
   .action(async (target, options) => (await import('./scale.ts')).scale(target, options));
 
 command(
@@ -206,6 +208,8 @@ command('logs', 'Shows what the units wrote', [
   .option('-n, --lines <count>', 'how many lines of the past', wholeNumber(10_000_000), 100)
   .action(async (unit, options) => (await import('./logs.ts')).logs(unit, options));
 
+queueCommands();
+
 command('sql', 'A prompt for SQL on the database, or one statement; needs no psql', [
   ['banyan sql', 'a prompt; \\? shows what it knows'],
   ["banyan sql 'select count(*) from users'", 'one statement'],
@@ -237,6 +241,7 @@ command('doctor', 'Checks this machine and the application, and says how to mend
 program
   .command('autoscale', { hidden: true })
   .requiredOption('--dir <folder>')
+  .requiredOption('--tier <tier>')
   .action(async options => (await import('./autoscale.ts')).autoscale(options));
 
 program
@@ -249,6 +254,45 @@ program
   .requiredOption('--dir <folder>')
   .requiredOption('--name <unit>')
   .action(async options => (await import('./invalidate.ts')).invalidate(options));
+
+/** `banyan queue`, and what stands below it. */
+function queueCommands(): void {
+  const queue = command('queue', 'Shows what is in the queue, by topic and subscription', [
+    ['banyan queue', 'depth, the oldest, rates, failures'],
+    ['banyan queue dead welcome-mail', 'what could not be done, with payload and error'],
+    ['banyan queue replay 7318349394477056', 'have it tried again'],
+    ['banyan queue replay --all --topic welcome-mail', 'all of a topic'],
+    ['banyan queue cancel 7318349394477056', 'take back what nobody has in hand'],
+  ]).action(async options => (await import('./queue.ts')).list(options));
+  // Options that stand before the name of the command below are the upper one's.
+  const all = (given: object) => ({ ...queue.opts<{ dir: string }>(), ...given });
+  queue
+    .command('dead')
+    .description('shows dead letters')
+    .argument('[topic]', 'of this topic alone')
+    .option('-n, --limit <count>', 'how many', wholeNumber(10_000), 100)
+    .option('--json', 'print JSON, for scripts')
+    .action(async (topic, options) => (await import('./queue.ts')).dead(topic, all(options)));
+  for (const [name, summary] of [
+    ['replay', 'delivers dead letters again, with all their attempts'],
+    ['discard', 'deletes dead letters'],
+  ] as const) {
+    queue
+      .command(name)
+      .description(summary)
+      .argument('[ids...]', 'as `banyan queue dead` shows them')
+      .option('--all', 'all of them')
+      .option('--topic <name>', 'those of a topic')
+      .option('--json', 'print JSON, for scripts')
+      .action(async (ids, options) => (await import('./queue.ts'))[name](ids, all(options)));
+  }
+  queue
+    .command('cancel')
+    .description('takes a message back that nobody has in hand')
+    .argument('<id>', 'as `publish` returned it')
+    .option('--json', 'print JSON, for scripts')
+    .action(async (id, options) => (await import('./queue.ts')).cancel(id, all(options)));
+}
 
 function wholeNumber(max: number): (text: string) => number {
   return text => {

@@ -17,8 +17,10 @@ import { checkDeclaration, problemsInWords } from '../operate/database/sharding/
 import { DeploymentPaths } from '../operate/deployment.ts';
 import { change, goalOf, planChange } from '../operate/operations/change.ts';
 import { explainPlan } from '../operate/operations/goal.ts';
+import { describeQueue, type QueueShape, queueShapeOf } from '../operate/queue/shape.ts';
 import type { ExplainedStep } from '../operate/web/explain.ts';
 import { desiredWeb, shapeOf, type WebShape } from '../operate/web/shape.ts';
+import { type WorkersShape, workerRevision, workersShapeOf } from '../operate/workers/shape.ts';
 import { agrees } from './ask.ts';
 import { type CommonOptions, columns, EXIT, printJson } from './output.ts';
 import { operationProgress } from './progress.ts';
@@ -31,11 +33,7 @@ export async function plan(options: CommonOptions): Promise<void> {
   await withController(new DeploymentPaths(options.dir), async controller => {
     const wanted = wantedBy(controller);
     const steps = await planChange(controller, wanted);
-    const explained = explainPlan(
-      steps,
-      goalOf(controller, wanted.after, wanted.database, wanted.cache),
-      controller.present,
-    );
+    const explained = explainPlan(steps, goalOf(controller, wanted), controller.present);
     const notes = await allNotes(controller);
     if (options.json) printJson({ steps: explained, notes });
     else process.stdout.write(`${renderPlan(wanted.summary, explained, notes)}\n`);
@@ -47,11 +45,7 @@ export async function apply(options: ApplyOptions): Promise<void> {
     const wanted = wantedBy(controller);
     if (!options.json) {
       const plan = await planChange(controller, wanted);
-      const steps = explainPlan(
-        plan,
-        goalOf(controller, wanted.after, wanted.database, wanted.cache),
-        controller.present,
-      );
+      const steps = explainPlan(plan, goalOf(controller, wanted), controller.present);
       const notes = await allNotes(controller);
       process.stdout.write(`${renderPlan(wanted.summary, steps, notes)}\n`);
       if (steps.length > 0 && !options.yes && !(await agrees('Do this?', 'banyan apply --yes'))) {
@@ -65,7 +59,14 @@ export async function apply(options: ApplyOptions): Promise<void> {
 }
 
 /** What the configuration asks for. */
-function wantedBy({ topology, present, presentDatabase, presentCache }: Controller) {
+function wantedBy({
+  topology,
+  present,
+  presentDatabase,
+  presentCache,
+  presentQueue,
+  presentWorkers,
+}: Controller) {
   const asked = databaseShapeOf(topology);
   // A database of one's own and one that somebody else runs do not turn into each other while they serve.
   const isFixed = (asked.kind === 'external') !== (presentDatabase.kind === 'external');
@@ -77,12 +78,30 @@ function wantedBy({ topology, present, presentDatabase, presentCache }: Controll
     database.kind === 'cluster' ? database.settings.maxConnections : undefined,
   );
   const cache = cacheShapeOf(topology.cache);
+  const queue = queueShapeOf(topology.queue);
+  const workers = workersShapeOf(topology, presentWorkers);
   const changes = [
     databaseSummary(presentDatabase, database),
     cacheSummary(presentCache, cache),
+    queueSummary(presentQueue, queue),
+    workersSummary(presentWorkers, workers),
     webSummary(present, after),
   ].filter(text => text !== undefined);
-  return { after, database, cache, summary: changes.join(', ') || 'settings of the web tier' };
+  const summary = changes.join(', ') || 'settings of the web tier';
+  return { after, database, cache, queue, workers, summary };
+}
+
+export function queueSummary(before: QueueShape, after: QueueShape): string | undefined {
+  const [was, shall] = [describeQueue(before), describeQueue(after)];
+  return was === shall ? undefined : `queue: ${was} → ${shall}`;
+}
+
+export function workersSummary(before: WorkersShape, after: WorkersShape): string | undefined {
+  if (before.servers !== after.servers) return `workers ${before.servers} → ${after.servers}`;
+  const autoscaled = ({ workers: { servers } }: WorkersShape) => servers.min < servers.max;
+  const same =
+    workerRevision(before) === workerRevision(after) && autoscaled(before) === autoscaled(after);
+  return same || after.servers + before.servers === 0 ? undefined : 'settings of the workers';
 }
 
 function cacheSummary(before: CacheShape, after: CacheShape): string | undefined {

@@ -1,13 +1,15 @@
-/** `banyan scale web=4`, `banyan scale cache=1`: how many servers of a tier run. */
+/** `banyan scale web=4`, `workers=2`, `cache=1`: how many servers of a tier run. */
 import { totalmem } from 'node:os';
 import { BanyanError } from '../errors.ts';
 import { cacheShapeOf, describeCache } from '../operate/cache/shape.ts';
 import { withController } from '../operate/controller.ts';
 import { DeploymentPaths } from '../operate/deployment.ts';
+import { describeQueue, queueShapeOf } from '../operate/queue/shape.ts';
 import { shapeOf } from '../operate/web/shape.ts';
-import { cacheWithServers, plainCache } from '../topology/defaults.ts';
+import { workersShapeOf } from '../operate/workers/shape.ts';
+import { cacheWithServers, plainCache, plainQueue } from '../topology/defaults.ts';
 import type { CommonOptions } from './output.ts';
-import { carryOut, summaryOf } from './plan.ts';
+import { carryOut, summaryOf, workersSummary } from './plan.ts';
 
 export class ScaleNotUnderstood extends BanyanError {
   constructor(text: string) {
@@ -15,7 +17,7 @@ export class ScaleNotUnderstood extends BanyanError {
       what: `It is not clear what should be scaled to what: ${text}`,
       where: 'banyan scale',
       remedy:
-        'Write it as `banyan scale web=4`, a whole number of at least 1, or `banyan scale cache=3`: 0, 1, or 3 to 16, since of two nobody could tell which is lost',
+        'Write it as `banyan scale web=4` or `banyan scale workers=2`, a whole number, or `banyan scale cache=3`: 0, 1, or 3 to 16, since of two nobody could tell which is lost, or `banyan scale queue=3`: 0 (PostgreSQL), 1 or 3',
     });
   }
 }
@@ -26,11 +28,15 @@ const MOST_CACHES = 16;
 
 /** @throws ScaleNotUnderstood, TooManyServers, TakenBack, … */
 export async function scale(target: string, options: CommonOptions): Promise<void> {
-  const [, tier, text] = /^(web|cache)=(\d+)$/.exec(target) ?? [];
+  const [, tier, text] = /^(web|workers|cache|queue)=(\d+)$/.exec(target) ?? [];
   const servers = Number(text);
   if (tier === 'web' && servers >= 1 && servers <= MOST_SERVERS) return scaleWeb(servers, options);
+  if (tier === 'workers' && servers <= MOST_SERVERS) return scaleWorkers(servers, options);
   if (tier === 'cache' && servers !== 2 && servers <= MOST_CACHES) {
     return scaleCache(servers, options);
+  }
+  if (tier === 'queue' && (servers === 0 || servers === 1 || servers === 3)) {
+    return scaleQueue(servers, options);
   }
   throw new ScaleNotUnderstood(target);
 }
@@ -45,6 +51,36 @@ async function scaleWeb(servers: number, options: CommonOptions): Promise<void> 
     if (!options.json && (servers < min || servers > max)) {
       mention(min === max ? String(min) : `${min} to ${max}`);
     }
+  });
+}
+
+async function scaleWorkers(servers: number, options: CommonOptions): Promise<void> {
+  await withController(new DeploymentPaths(options.dir), async controller => {
+    const { present, presentWorkers, topology } = controller;
+    const workers = workersShapeOf(topology, presentWorkers, servers);
+    const summary = workersSummary(presentWorkers, workers) ?? `workers: ${servers}`;
+    // As the servers are: what else the configuration says of them is none of this.
+    const after = present;
+    await carryOut(controller, { kind: 'scale', summary, after, workers }, options.json ?? false);
+    const { min, max } = topology.workers.servers;
+    if (!options.json && (servers < min || servers > max)) {
+      mention(min === max ? String(min) : `${min} to ${max}`);
+    }
+  });
+}
+
+async function scaleQueue(servers: 0 | 1 | 3, options: CommonOptions): Promise<void> {
+  await withController(new DeploymentPaths(options.dir), async controller => {
+    const { present, presentQueue, topology } = controller;
+    const machineMemoryMb = Math.floor(totalmem() / 1024 / 1024);
+    const { url: _url, ...tier } = topology.queue ?? plainQueue(machineMemoryMb);
+    const queue = queueShapeOf(servers === 0 ? undefined : { ...tier, servers });
+    const summary = `queue: ${describeQueue(presentQueue)} → ${describeQueue(queue)}`;
+    // As the servers are: what else the configuration says of them is none of this.
+    const after = present;
+    await carryOut(controller, { kind: 'scale', summary, after, queue }, options.json ?? false);
+    const said = describeQueue(queueShapeOf(topology.queue));
+    if (!options.json && said !== describeQueue(queue)) mention(said);
   });
 }
 

@@ -7,6 +7,7 @@ import { ControlClient, NotRunning } from '../operate/control/client.ts';
 import type { CopiesTold } from '../operate/database/copies/standing.ts';
 import type { DatabaseServer } from '../operate/database/standing.ts';
 import { DeploymentPaths } from '../operate/deployment.ts';
+import type { QueueNodeStatus } from '../operate/queue/status.ts';
 import type { ServerTraffic, Status } from '../operate/status.ts';
 import { ago, type CommonOptions, columns, EXIT, printJson } from './output.ts';
 
@@ -60,6 +61,7 @@ function render(found: Status): string {
     ...(found.units.some(unit => unit.tier === 'database') ? [] : [`  ${pc.dim(found.database)}`]),
     ...(found.backup ? describeBackup(found.backup) : []),
     ...(found.cache ? describeCache(found.cache) : []),
+    ...(found.queue ?? []).flatMap(describeQueueNode),
     ...(found.load ? describeLoad(found.load) : []),
     ...(found.loadAlerts ?? []).map(({ text }) => pc.yellow(`  hot: ${text}`)),
     ...(found.copies ? describeCopies(found.copies) : []),
@@ -167,6 +169,24 @@ function describeCache({ kind, invalidators, redis }: CacheStatus): string[] {
   }
   if (storeTrouble) lines.push(pc.yellow(`  cache: ${storeTrouble}`));
   return lines;
+}
+
+function describeQueueNode(node: QueueNodeStatus): string[] {
+  const { name, usedMb, maxMb, freeDiskMb, leastDiskMb, messages, alarm } = node;
+  const why =
+    alarm === 'memory'
+      ? `its memory is full (${usedMb} of ${maxMb} MB)`
+      : `only ${freeDiskMb} MB are free on its disk, and it wants ${leastDiskMb}`;
+  return [
+    pc.dim(`  ${name}: ${usedMb} of ${maxMb} MB, ${messages} messages`),
+    ...(alarm
+      ? [
+          pc.yellow(
+            `  ${name}: ${why}, so publishers are made to wait; nothing is lost. Let workers empty it, or give it more`,
+          ),
+        ]
+      : []),
+  ];
 }
 
 function describeTraffic(traffic: ServerTraffic | undefined): string {

@@ -102,14 +102,15 @@ export const webServerEngine: EngineSupport = {
     if (shares) return { ready: false, reason: NOT_TAKEN_OVER };
     return probeHttp(target, signal);
   },
-  diagnose: ({ probe: { port } }, lastWords) => diagnose(lastWords, Number(port)),
+  diagnose: ({ probe: { port } }, lastWords) =>
+    portTaken(lastWords, Number(port)) ?? diagnoseApplication(lastWords, 'web.command'),
 };
 
 /**
  * A plain command takes the shell's place instead of running below it: one process less, and signals
  * go where they are meant.
  */
-function asOneProcess(command: string): string {
+export function asOneProcess(command: string): string {
   return /[&|;<>()$`\n=]/.test(command) ? command : `exec ${command}`;
 }
 
@@ -126,16 +127,19 @@ export function commandPath(folder: string, rest = ''): string {
   return [...folders, path.dirname(process.execPath), rest].join(path.delimiter);
 }
 
+/** @property refused nobody listens there */
+export type HttpReadiness = Readiness & { refused?: boolean };
+
 /**
  * 200 is ready; so is any other answer below 500, since it shows a server that works and knows no
  * such path, or wants a login for it.
  */
-function probeHttp(
+export function probeHttp(
   target: { host: string; port: number; path: string; socketPath?: string },
   signal: AbortSignal,
-): Promise<Readiness> {
+): Promise<HttpReadiness> {
   const { port, path: ready } = target;
-  const { promise, resolve } = Promise.withResolvers<Readiness>();
+  const { promise, resolve } = Promise.withResolvers<HttpReadiness>();
   const request = get(
     { ...target, signal, agent: false, headers: { 'user-agent': 'banyan' } },
     response => {
@@ -155,15 +159,16 @@ function probeHttp(
       });
     },
   );
-  request.on('error', error =>
+  request.on('error', error => {
+    const refused = 'code' in error && error.code === 'ECONNREFUSED';
     resolve({
       ready: false,
-      reason:
-        'code' in error && error.code === 'ECONNREFUSED'
-          ? `nothing listens on port ${port}; the command has to listen on the PORT that it is given`
-          : `${ready} does not answer: ${error.message}`,
-    }),
-  );
+      refused,
+      reason: refused
+        ? `nothing listens on port ${port}; the command has to listen on the PORT that it is given`
+        : `${ready} does not answer: ${error.message}`,
+    });
+  });
   return promise;
 }
 
@@ -178,20 +183,20 @@ export function urlForPeople(host: string, port: number): string {
   return `http://${host.includes(':') ? `[${host}]` : host}:${port}`;
 }
 
-function diagnose(lastWords: string[], port: number): Diagnosis | undefined {
-  const text = lastWords.join('\n');
-  if (/EADDRINUSE/.test(text)) {
-    return {
-      what: 'a port that it wants is in use',
-      remedy: `Banyan gave it PORT=${port}, which was free: let the application listen on process.env.PORT instead of a fixed number`,
-    };
-  }
-  const missing = /Cannot find (?:module|package) '([^']+)'/.exec(text)?.[1];
-  if (missing) {
-    return {
-      what: `it cannot find ${missing}`,
-      remedy: 'Run `npm install` in the application folder, and check the path in `web.command`',
-    };
-  }
-  return undefined;
+function portTaken(lastWords: string[], port: number): Diagnosis | undefined {
+  if (!/EADDRINUSE/.test(lastWords.join('\n'))) return undefined;
+  return {
+    what: 'a port that it wants is in use',
+    remedy: `Banyan gave it PORT=${port}, which was free: let the application listen on process.env.PORT instead of a fixed number`,
+  };
+}
+
+/** @param setting of the topology that names the command */
+export function diagnoseApplication(lastWords: string[], setting: string): Diagnosis | undefined {
+  const missing = /Cannot find (?:module|package) '([^']+)'/.exec(lastWords.join('\n'))?.[1];
+  if (!missing) return undefined;
+  return {
+    what: `it cannot find ${missing}`,
+    remedy: `Run \`npm install\` in the application folder, and check the path in \`${setting}\``,
+  };
 }

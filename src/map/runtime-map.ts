@@ -96,6 +96,17 @@ const cacheSchema = v.object({
   ),
 });
 
+/** Where messages are published that are not part of a transaction; see app/queue/rabbitmq/README.md. */
+const queueSchema = v.object({
+  rabbitmq: v.object({
+    /** Any of them will do. Name and password are in the environment. */
+    nodes: v.pipe(v.array(addressSchema), v.minLength(1)),
+    tls: v.optional(v.boolean()),
+    /** Nothing is published to it any more; what is in it is still done. */
+    draining: v.optional(v.boolean()),
+  }),
+});
+
 export const runtimeMapSchema = v.object({
   format: v.literal(MAP_FORMAT),
   /** The deployment's name. */
@@ -121,6 +132,8 @@ export const runtimeMapSchema = v.object({
   }),
   /** Missing: nothing tells what changes in the database, so nothing that was read from it may be cached. */
   cache: v.optional(cacheSchema),
+  /** Missing: all messages are in the database. */
+  queue: v.optional(queueSchema),
   assets: v.object({
     /** Put before the path of a static file: empty, or the origin of an edge. */
     baseUrl: v.string(),
@@ -133,6 +146,7 @@ export type Shard = v.InferOutput<typeof shardSchema>;
 export type TablePlacement = v.InferOutput<typeof tableSchema>;
 export type CopiedColumn = v.InferOutput<typeof copySchema>;
 export type CacheMap = v.InferOutput<typeof cacheSchema>;
+export type QueueMap = v.InferOutput<typeof queueSchema>;
 export type FeedAddress = CacheMap['feeds'][number]['addresses'][number];
 export type Hold = NonNullable<Shard['hold']>;
 

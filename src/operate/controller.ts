@@ -3,6 +3,7 @@
  * balancers, and holds nothing that matters in its own memory: when it is killed, what runs goes on.
  */
 import type { CompleteTopology } from '../topology/defaults.ts';
+import { externalUrlsOf } from './application-env.ts';
 import type { CacheContext } from './cache/context.ts';
 import { CACHE_SHAPE, type CacheShape, NO_CACHE } from './cache/shape.ts';
 import { Catalog } from './catalog.ts';
@@ -13,8 +14,12 @@ import { DATABASE_SHAPE, type DatabaseShape, withSharding } from './database/sha
 import { type Deployment, type DeploymentPaths, existingDeployment } from './deployment.ts';
 import { loadTopology, withOverrides } from './load-topology.ts';
 import { Journal } from './operations/journal.ts';
+import type { QueueContext } from './queue/context.ts';
+import { IN_POSTGRESQL, QUEUE_SHAPE, type QueueShape } from './queue/shape.ts';
 import { type WebContext, webContext } from './web/context.ts';
 import { WEB_SHAPE, type WebShape } from './web/shape.ts';
+import { type WorkersContext, workersContext } from './workers/context.ts';
+import { NO_WORKERS, WORKERS_SHAPE, type WorkersShape } from './workers/shape.ts';
 
 export interface Controller {
   paths: DeploymentPaths;
@@ -31,12 +36,20 @@ export interface Controller {
   presentDatabase: DatabaseShape;
   /** The same of the cache tier. */
   presentCache: CacheShape;
+  /** The same of the workers. */
+  presentWorkers: WorkersShape;
+  /** Where the queue's messages are. */
+  presentQueue: QueueShape;
+  /** What operations on RabbitMQ work with. */
+  queueContext: QueueContext;
   /** What operations on the cache tier work with. */
   cacheContext: CacheContext;
   /** What operations on the database tier work with. */
   databaseContext: DatabaseContext;
   /** What operations on the web tier towards `shape` work with. */
   contextFor: (shape: WebShape) => WebContext;
+  /** What operations on the workers towards `shape` work with, beside web servers of the shape `web`. */
+  workersContextFor: (shape: WorkersShape, web: WebShape) => WorkersContext;
 }
 
 export interface ControllerOptions {
@@ -71,7 +84,9 @@ export async function withController<T>(
     const presentDatabase =
       (await catalog.read<DatabaseShape>(DATABASE_SHAPE)) ?? ({ kind: 'embedded' } as const);
     const presentCache = (await catalog.read<CacheShape>(CACHE_SHAPE)) ?? NO_CACHE;
-    const externalCache = topology instanceof Error ? undefined : topology.cache?.url;
+    const presentWorkers = (await catalog.read<WorkersShape>(WORKERS_SHAPE)) ?? NO_WORKERS;
+    const external = topology instanceof Error ? {} : externalUrlsOf(topology);
+    const presentQueue = (await catalog.read<QueueShape>(QUEUE_SHAPE)) ?? IN_POSTGRESQL;
     const readable = () => {
       if (topology instanceof Error) throw topology;
       return topology;
@@ -93,11 +108,14 @@ export async function withController<T>(
         return withSharding(presentDatabase, recordOf(deployment).sharding);
       },
       presentCache,
+      presentWorkers,
+      presentQueue,
+      queueContext: { machine, deployment, externalUrl: external.queue },
       cacheContext: {
         machine,
         deployment,
         environment: circumstances.environment,
-        externalUrl: externalCache,
+        externalUrl: external.cache,
         databaseUrl: circumstances.databaseUrl,
         isExternalDatabase: presentDatabase.kind === 'external',
       },
@@ -107,7 +125,9 @@ export async function withController<T>(
         isExternal: presentDatabase.kind === 'external',
         embeddedTier: () => readable().database,
       },
-      contextFor: shape => webContext({ machine, deployment, shape, circumstances, externalCache }),
+      contextFor: shape => webContext({ machine, deployment, shape, circumstances, external }),
+      workersContextFor: (shape, web) =>
+        workersContext({ machine, deployment, shape, circumstances, web, external }),
     });
   } finally {
     await catalog.close();

@@ -14,6 +14,7 @@
  *       backups/          pgBackRest's repository, unless the topology names another
  *       restore.json      the last restore: how far it came, and what it put aside
  *       redis/            configuration of the cache's servers
+ *       rabbitmq/         RabbitMQ's nodes: configuration, messages
  *       cache/            what Node compiled of the application; may be deleted
  *       load/             what each process asks of which shard, of late
  *       logs/             one rotated file for each unit
@@ -107,6 +108,10 @@ export class DeploymentPaths {
   /** Of the cache's servers: their configuration. */
   get redis() {
     return path.join(this.root, 'redis');
+  }
+  /** Of RabbitMQ's nodes: configuration, and the messages. */
+  get rabbitmq() {
+    return path.join(this.root, 'rabbitmq');
   }
   get logs() {
     return path.join(this.root, 'logs');

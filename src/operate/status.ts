@@ -8,6 +8,7 @@ import type { CacheStatus } from './cache/status.ts';
 import type { CopiesTold } from './database/copies/standing.ts';
 import type { DatabaseServer } from './database/standing.ts';
 import type { LoadAlert } from './load-alerts.ts';
+import type { QueueNodeStatus } from './queue/status.ts';
 
 export interface Status {
   deployment: string;
@@ -28,6 +29,8 @@ export interface Status {
   backup?: BackupStatus;
   /** Undefined without a cache. */
   cache?: CacheStatus;
+  /** RabbitMQ's nodes; undefined without. */
+  queue?: QueueNodeStatus[];
   /** Which shards and keys are asked the most, of late; undefined when no process has told. */
   load?: Load;
   /** Which of them take so much that something has to be done, and what. */

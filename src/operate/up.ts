@@ -2,7 +2,7 @@
  * `banyan up`: from a folder to a running deployment.
  *
  * The story: take the lock, end what an earlier supervisor left, check what can be checked, then
- * database, migrations, runtime map, web tier, each when the one before is ready. When a step fails,
+ * database, migrations, runtime map, web tier, workers, each when the one before is ready. When a step fails,
  * everything that was started is stopped again and the error tells why. From then on this process is
  * the machine that other commands change through its socket.
  */
@@ -22,7 +22,7 @@ import type { UnitLogs } from '../machines/unit-log.ts';
 import { readRuntimeMap } from '../map/map-file.ts';
 import type { RuntimeMap } from '../map/runtime-map.ts';
 import { type CompleteTopology, connectionsPerServer } from '../topology/defaults.ts';
-import { applicationEnv } from './application-env.ts';
+import { applicationEnv, externalUrlsOf } from './application-env.ts';
 import { BackupKeeper } from './backup/keeper.ts';
 import { convergeCache, stopFollowing } from './cache/carry-out.ts';
 import { type CacheContext, hasSlot } from './cache/context.ts';
@@ -49,6 +49,16 @@ import { askForLoad, readLoad } from './load.ts';
 import { LoadWatch, loadAlerts } from './load-alerts.ts';
 import { runMigrations } from './migrations.ts';
 import { Journal } from './operations/journal.ts';
+import { convergeQueue } from './queue/carry-out.ts';
+import { precheckQueue } from './queue/precheck.ts';
+import {
+  describeQueue,
+  IN_POSTGRESQL,
+  QUEUE_SHAPE,
+  type QueueShape,
+  queueShapeOf,
+} from './queue/shape.ts';
+import { queueStatus } from './queue/status.ts';
 import { requireRelease } from './releases/folder.ts';
 import { commandStartMs } from './start-clock.ts';
 import { type Status, trafficOf } from './status.ts';
@@ -57,8 +67,11 @@ import { webContext } from './web/context.ts';
 import { converge } from './web/converge.ts';
 import { checkTlsPort } from './web/precheck.ts';
 import { shapeOf, WEB_SHAPE, type WebShape } from './web/shape.ts';
+import { convergeWorkers } from './workers/carry-out.ts';
+import { workersContext } from './workers/context.ts';
+import { WORKERS_SHAPE, type WorkersShape, workersShapeOf } from './workers/shape.ts';
 
-export type UpStep = 'leftovers' | 'database' | 'migrations' | 'web';
+export type UpStep = 'leftovers' | 'database' | 'migrations' | 'queue' | 'web' | 'workers';
 
 export interface UpEvents {
   /** A step begins. */
@@ -175,9 +188,10 @@ export class RunningDeployment extends EventEmitter<UpEvents> {
     const units = await this.#machine.states();
     const balancers = units.filter(({ tier, phase }) => tier === 'balancer' && phase === 'ready');
     const deployment = this.#deployment;
-    const [servers, cache] = await Promise.all([
+    const [servers, cache, queue] = await Promise.all([
       deployment && databaseServers(deployment).catch(() => undefined),
       deployment && cacheStatus(deployment, units).catch(() => undefined),
+      queueStatus(units),
     ]);
     const load = await readLoad(this.#paths.load);
     const copies = await copiesStanding(this.#paths);
@@ -196,6 +210,7 @@ export class RunningDeployment extends EventEmitter<UpEvents> {
       ...(load ? { load, loadAlerts: loadAlerts(load) } : {}),
       ...(copies ? { copies } : {}),
       ...(cache ? { cache } : {}),
+      ...(queue ? { queue } : {}),
       ...(traffic ? { traffic } : {}),
     };
   }
@@ -261,9 +276,15 @@ export class RunningDeployment extends EventEmitter<UpEvents> {
       const present = await catalog.read<WebShape>(WEB_SHAPE);
       const { maxConnections } = this.#database;
       const shape = shapeOf(this.#topology, present, undefined, maxConnections);
+      const presentWorkers = await catalog.read<WorkersShape>(WORKERS_SHAPE);
+      const workers = workersShapeOf(this.#topology, presentWorkers);
       await this.#migrate(deployment, shape.release);
+      await this.#publishMap(this.#database, shape.servers + workers.servers);
       await this.#startWeb(deployment, this.#database, shape, catalog);
+      await this.#startQueue(deployment, catalog);
+      await this.#startWorkers(deployment, workers, shape);
       await catalog.write(WEB_SHAPE, shape);
+      await catalog.write(WORKERS_SHAPE, workers);
       if (!this.#topology.database.url) await this.#keepCopies(deployment);
       await this.#noteDatabaseShape(catalog);
       await this.#mentionCutOff(catalog);
@@ -313,8 +334,13 @@ export class RunningDeployment extends EventEmitter<UpEvents> {
       cacheShapeOf(this.#topology.cache),
     );
     if (balancer?.tls) await prepareCertificate(deployment, balancer.tls.certificate);
-    if (!database.url) connectionsPerServer(web.servers.max, database.maxConnections);
+    const { workers } = this.#topology;
+    if (!database.url) {
+      connectionsPerServer(web.servers.max + workers.servers.max, database.maxConnections);
+    }
     this.#publicPort = web.port;
+    // On a socket that nobody serves users would wait for ever.
+    if (web.servers.max === 0) return;
     for (const host of balancer?.addresses ?? [web.host]) {
       this.#publicPort = await this.#machine.listen({ host, port: this.#publicPort });
       if (!balancer?.tls) continue;
@@ -426,7 +452,6 @@ export class RunningDeployment extends EventEmitter<UpEvents> {
     shape: WebShape,
     catalog: Catalog,
   ): Promise<void> {
-    await this.#publishMap(database, shape.servers);
     const cacheReady = this.#startCache(deployment, database, catalog);
     // Whoever fails first is told; a server that is ready before the cache loads from the database.
     cacheReady.catch(() => {});
@@ -435,12 +460,12 @@ export class RunningDeployment extends EventEmitter<UpEvents> {
       deployment,
       shape,
       circumstances: await this.#circumstances(),
-      externalCache: this.#topology.cache?.url,
+      external: externalUrlsOf(this.#topology),
     });
     await this.#step('web', shape.web.command, async () => {
       await converge(context, shape);
       await cacheReady;
-      return [undefined, `${describeWeb(shape)} on ${this.#address}`];
+      return [undefined, shape.servers ? `${describeWeb(shape)} on ${this.#address}` : 'none'];
     });
     if (shape.release > 0) {
       this.emit(
@@ -448,6 +473,49 @@ export class RunningDeployment extends EventEmitter<UpEvents> {
         `release ${shape.release} runs, not the folder as it is now: \`banyan release\` makes a new one of it, \`banyan rollback 0\` runs the folder itself`,
       );
     }
+  }
+
+  /**
+   * After the web servers, which publish to the database until then. What RabbitMQ has of messages is done whatever the
+   * configuration says by now.
+   */
+  async #startQueue(deployment: Deployment, catalog: Catalog): Promise<void> {
+    const wanted = queueShapeOf(this.#topology.queue);
+    const present = (await catalog.read<QueueShape>(QUEUE_SHAPE)) ?? IN_POSTGRESQL;
+    // Out of it, or to fewer of its nodes, goes only what can wait until it is empty: an operation.
+    const shape =
+      present.kind === 'rabbitmq' && !isDeepStrictEqual(present, wanted) ? present : wanted;
+    precheckQueue(shape);
+    const context = { machine: this.#machine, deployment, externalUrl: this.#topology.queue?.url };
+    if (shape.kind !== 'postgresql') {
+      await this.#step('queue', describeQueue(shape), async () => {
+        await convergeQueue(context, shape);
+        return [undefined, describeQueue(shape)];
+      });
+    }
+    await catalog.write(QUEUE_SHAPE, shape);
+    if (shape === wanted) return;
+    this.emit(
+      'note',
+      `the queue is as it was (${describeQueue(shape)}), and banyan.config.ts says ${describeQueue(wanted)}: \`banyan apply\` goes there online`,
+    );
+  }
+
+  /** After the web servers: users do not wait for them, and what is published meanwhile is kept. */
+  async #startWorkers(deployment: Deployment, workers: WorkersShape, web: WebShape): Promise<void> {
+    if (workers.servers === 0 && workers.workers.servers.max === 0) return;
+    const context = workersContext({
+      machine: this.#machine,
+      deployment,
+      shape: workers,
+      circumstances: await this.#circumstances(),
+      web,
+      external: externalUrlsOf(this.#topology),
+    });
+    await this.#step('workers', workers.workers.command ?? '', async () => {
+      await convergeWorkers(context, workers);
+      return [undefined, `${workers.servers} × \`${workers.workers.command}\``];
+    });
   }
 
   /** What it was before does not matter: a cache begins empty. */

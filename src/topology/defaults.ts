@@ -4,7 +4,7 @@
  */
 import { BanyanError } from '../errors.ts';
 import { parseDuration } from './duration.ts';
-import type { Backup, Balancer, CacheTier, Topology } from './topology.ts';
+import type { Backup, Balancer, CacheTier, QueueTier, Topology, WorkersTier } from './topology.ts';
 
 /** What the defaults depend on, read from the application's folder by its caller. */
 export interface AppFolder {
@@ -67,7 +67,30 @@ export interface CompleteTopology {
   };
   /** Unset: no cache. */
   cache?: CompleteCache;
+  workers: CompleteWorkers;
+  /** Unset: in PostgreSQL. */
+  queue?: CompleteQueue;
   logs: { maxFileMb: number; keepFiles: number };
+}
+
+/** Plain data: it is kept in the catalog and in the journal. */
+export interface CompleteWorkers {
+  /** Unset: nothing says how one is started. */
+  command?: string;
+  env: Record<string, string>;
+  startTimeoutMs: number;
+  drainTimeoutMs: number;
+  memoryMb?: number;
+  /** `min` and `max` are equal when their number is fixed, and 0 when there are none. */
+  servers: { min: number; max: number; depth: number; ageMs: number; scaleDownAfterMs: number };
+}
+
+/** Plain data, but for the URL, which is a secret and is kept nowhere. */
+export interface CompleteQueue {
+  servers: number;
+  memoryMb: number;
+  freeDiskMb: number;
+  url?: string;
 }
 
 /** Plain data, but for the URL, which is a secret and is kept nowhere. */
@@ -126,6 +149,17 @@ export class NoStartCommand extends BanyanError {
   }
 }
 
+export class NoWorkerCommand extends BanyanError {
+  constructor(where: string) {
+    super('NO_WORKER_COMMAND', {
+      what: 'It is not clear how a worker of your application is started',
+      where,
+      remedy:
+        'Nothing was changed. Add a `worker.ts` that calls `queue.work`, or a `worker` script to package.json, or set `workers.command` in banyan.config.ts, such as `workers: { command: "node jobs/worker.ts" }`',
+    });
+  }
+}
+
 export const DEFAULT_WEB_PORT = 3000;
 export const DEFAULT_TLS_PORT = 3443;
 
@@ -143,6 +177,9 @@ const MOST_CONNECTIONS = 20;
 /** How busy servers are meant to be: high enough to be worth it, low enough to take a sudden half more. */
 const SCALING = { target: 0.6, scaleDownAfterMs: 60_000 };
 
+/** A message waits for seconds at most; and of a hundred a worker is free soon. */
+const WORKER_SCALING = { depth: 100, ageMs: 10_000, scaleDownAfterMs: 60_000 };
+
 export class TooManyServers extends BanyanError {
   constructor(servers: number, maxConnections: number, wanted: number) {
     const meanwhile =
@@ -150,8 +187,8 @@ export class TooManyServers extends BanyanError {
         ? ''
         : ` (${wanted}, and ${servers - wanted} more while they are replaced)`;
     super('TOO_MANY_SERVERS', {
-      what: `${servers} web servers${meanwhile} need at least ${servers * FEWEST_CONNECTIONS + RESERVED_CONNECTIONS} connections to the database, and it allows ${maxConnections}`,
-      where: 'web.servers',
+      what: `${servers} web servers and workers${meanwhile} need at least ${servers * FEWEST_CONNECTIONS + RESERVED_CONNECTIONS} connections to the database, and it allows ${maxConnections}`,
+      where: 'web.servers, workers.servers',
       remedy:
         'Nothing was changed. Use fewer servers, or raise `database.maxConnections` (it needs a restart of the database)',
     });
@@ -159,9 +196,9 @@ export class TooManyServers extends BanyanError {
 }
 
 /**
- * Connections to the database that each web server may hold, so that all of them together never take the
+ * Connections to the database that each web server and worker may hold, so that all of them together never take the
  * last one.
- * @param servers the most that run at a time
+ * @param servers the most that run at a time, of both
  * @param wanted how many there are to be in the end, for the error
  * @throws TooManyServers
  */
@@ -170,7 +207,7 @@ export function connectionsPerServer(
   maxConnections: number,
   wanted = servers,
 ): number {
-  const share = Math.floor((maxConnections - RESERVED_CONNECTIONS) / servers);
+  const share = Math.floor((maxConnections - RESERVED_CONNECTIONS) / Math.max(1, servers));
   if (share < FEWEST_CONNECTIONS) throw new TooManyServers(servers, maxConnections, wanted);
   return Math.min(MOST_CONNECTIONS, share);
 }
@@ -181,8 +218,12 @@ const DEFAULT_BACKUP_EVERY_MS = 86_400_000;
 const DEFAULT_HOST = '127.0.0.1';
 
 const ENTRY_FILES = ['server.ts', 'server.js', 'server.mjs', 'index.ts', 'index.js', 'index.mjs'];
+const WORKER_FILES = ['worker.ts', 'worker.js', 'worker.mjs'];
 
-/** @throws NoStartCommand when neither the topology nor the folder says how to start the application */
+/**
+ * @throws NoStartCommand, NoWorkerCommand when neither the topology nor the folder says how to start the application or
+ *   its workers
+ */
 export function completeTopology(topology: Topology, folder: AppFolder): CompleteTopology {
   const { web = {}, database = {}, logs = {} } = topology;
   const servers = completeServers(web.servers);
@@ -194,7 +235,8 @@ export function completeTopology(topology: Topology, folder: AppFolder): Complet
   return {
     name: topology.name ?? defaultName(folder),
     web: {
-      command: web.command ?? defaultCommand(folder),
+      // Of no web server nobody has to know how it is started.
+      command: web.command ?? (servers.max === 0 ? '' : defaultCommand(folder)),
       port: web.port ?? DEFAULT_WEB_PORT,
       host: web.host ?? DEFAULT_HOST,
       ready: web.ready ?? '/readyz',
@@ -249,8 +291,58 @@ export function completeTopology(topology: Topology, folder: AppFolder): Complet
       ...(database.backup ? { backup: completeBackup(database.backup) } : {}),
     },
     ...(topology.cache ? { cache: completeCache(topology.cache, folder) } : {}),
+    workers: completeWorkers(topology.workers, folder),
+    ...(topology.queue && topology.queue !== 'postgresql'
+      ? { queue: completeQueue(topology.queue, folder) }
+      : {}),
     logs: { maxFileMb: logs.maxFileMb ?? 10, keepFiles: logs.keepFiles ?? 5 },
   };
+}
+
+/** Of all nodes of RabbitMQ together. */
+const QUEUE_MEMORY_SHARE = 1 / 16;
+const QUEUE_MEMORY_MB = { least: 128, most: 1_024 };
+
+function completeQueue(
+  { servers = 1, memoryMb, freeDiskMb = 200, url }: QueueTier,
+  { machineMemoryMb }: Pick<AppFolder, 'machineMemoryMb'>,
+): CompleteQueue {
+  const share = Math.floor((machineMemoryMb * QUEUE_MEMORY_SHARE) / servers);
+  const { least, most } = QUEUE_MEMORY_MB;
+  return {
+    servers,
+    memoryMb: memoryMb ?? Math.max(least, Math.min(most, share)),
+    freeDiskMb,
+    ...(url ? { url } : {}),
+  };
+}
+
+/** What `banyan scale queue=1` begins with where the topology says nothing of RabbitMQ. */
+export function plainQueue(machineMemoryMb: number): CompleteQueue {
+  return completeQueue({}, { machineMemoryMb });
+}
+
+/** @throws NoWorkerCommand */
+function completeWorkers(tier: WorkersTier | undefined, folder: AppFolder): CompleteWorkers {
+  const { servers = 1, startTimeoutMs, drainTimeoutMs, memoryMb, env } = tier ?? { servers: 0 };
+  const command = tier?.command ?? defaultWorkerCommand(folder);
+  const bounds = typeof servers === 'number' ? { min: servers, max: servers } : servers;
+  if (bounds.max > 0 && command === undefined) throw new NoWorkerCommand(folder.path);
+  return {
+    ...(command === undefined ? {} : { command }),
+    env: env ?? {},
+    startTimeoutMs: startTimeoutMs ?? 30_000,
+    drainTimeoutMs: drainTimeoutMs ?? 30_000,
+    ...(memoryMb === undefined ? {} : { memoryMb }),
+    servers: { ...WORKER_SCALING, ...bounds },
+  };
+}
+
+function defaultWorkerCommand({ packageJson, files }: AppFolder): string | undefined {
+  const script = scriptOf(packageJson, 'worker');
+  if (script) return script;
+  const entry = WORKER_FILES.find(file => files.includes(file));
+  return entry && `node ${entry}`;
 }
 
 /** Of all Redis servers together. */
@@ -370,12 +462,16 @@ export function balancerWithDefaults(balancer: Balancer = {}, host: string): Com
 }
 
 function defaultBuild({ packageJson }: AppFolder): string | undefined {
+  return scriptOf(packageJson, 'build') ? 'npm run build' : undefined;
+}
+
+function scriptOf(packageJson: AppFolder['packageJson'], name: string): string | undefined {
   const scripts = packageJson?.scripts;
-  const build =
-    typeof scripts === 'object' && scripts !== null && 'build' in scripts
-      ? scripts.build
+  const script =
+    typeof scripts === 'object' && scripts !== null
+      ? (scripts as Record<string, unknown>)[name]
       : undefined;
-  return typeof build === 'string' && build.trim() !== '' ? 'npm run build' : undefined;
+  return typeof script === 'string' && script.trim() !== '' ? script : undefined;
 }
 
 /** The command, also by its path (`node bin/banyan.js up`); not a folder or file that is named like it. */
@@ -403,13 +499,9 @@ function defaultName({ packageJson, path }: AppFolder): string {
 
 /** @throws NoStartCommand */
 function defaultCommand({ packageJson, files, path }: AppFolder): string {
-  const scripts = packageJson?.scripts;
-  const start =
-    typeof scripts === 'object' && scripts !== null && 'start' in scripts
-      ? scripts.start
-      : undefined;
+  const start = scriptOf(packageJson, 'start');
   // `"start": "banyan up"` is what `banyan init` offers: taking it would start ourselves for ever.
-  if (typeof start === 'string' && start.trim() !== '' && !STARTS_BANYAN.test(start)) return start;
+  if (start && !STARTS_BANYAN.test(start)) return start;
   const main = packageJson?.main;
   if (typeof main === 'string' && files.includes(main.replace(/^\.\//, ''))) {
     return `node ${quote(main)}`;

@@ -33,6 +33,18 @@ export interface Topology {
    * Default: none; what is read from the database is then not cached.
    */
   cache?: boolean | CacheTier;
+  /**
+   * The workers: processes of the same release that do what is published to the queue, beside the web servers.
+   * Default: none; a web server may work on the queue itself.
+   */
+  workers?: WorkersTier;
+  /**
+   * Where messages are kept that are published outside of transactions: `'postgresql'`, in the application's database, as all
+   * others; `{ engine: 'rabbitmq' }`, in a RabbitMQ that Banyan runs, three nodes of which survive the loss of one; or
+   * `{ url }`, in one that you run.
+   * Default: `postgresql`.
+   */
+  queue?: 'postgresql' | QueueTier;
   /** Log files of the units. */
   logs?: Logs;
 }
@@ -80,7 +92,7 @@ export interface WebTier {
   env?: Record<string, string>;
   /**
    * How many identical web servers run: a number, or bounds between which Banyan chooses by how busy
-   * they are. More than one needs the balancer.
+   * they are. More than one needs the balancer; 0 is a deployment of workers alone.
    * Default: 1.
    */
   servers?: number | ServerBounds;
@@ -381,6 +393,89 @@ export interface CacheTier {
    * Default: 1; it is started again when it ends. 2 saves the second that this takes.
    */
   invalidators?: number;
+}
+
+export interface QueueTier {
+  /** Default: `rabbitmq`; there is no other. */
+  engine?: 'rabbitmq';
+  /**
+   * How many nodes: of three each message is on two disks before its publisher is told, and one may be lost.
+   * Default: 1.
+   */
+  servers?: 1 | 3;
+  /**
+   * Memory of each node, in megabytes; when it is full publishers wait.
+   * Default: a sixteenth of the machine's memory, shared by all of them; 128 at least and 1024 at most.
+   */
+  memoryMb?: number;
+  /**
+   * Publishers wait while there is less room on the disk than this, in megabytes.
+   * Default: 200.
+   */
+  freeDiskMb?: number;
+  /**
+   * A RabbitMQ that you run yourself, 3.10 or newer, `amqp://user:password@host:port` (`amqps://` with TLS). Write
+   * `process.env.RABBITMQ_URL` here to keep the password out of the file.
+   * Default: none.
+   */
+  url?: string;
+}
+
+export interface WorkersTier {
+  /**
+   * How many workers run: a number, or bounds between which Banyan chooses by how much there is in the queue.
+   * Default: 1.
+   */
+  servers?: number | WorkerBounds;
+  /**
+   * The command that starts one worker, run in the folder of the release with `node_modules/.bin` on the PATH.
+   * Default: the `worker` script of `package.json`, else `node` with the first of `worker.ts`, `worker.js`,
+   * `worker.mjs` that is there.
+   */
+  command?: string;
+  /**
+   * More environment variables for the command, beside those of `web.env`.
+   * Default: none.
+   */
+  env?: Record<string, string>;
+  /**
+   * How long a start may take before it counts as failed, in milliseconds.
+   * Default: 30000.
+   */
+  startTimeoutMs?: number;
+  /**
+   * How long jobs in hand may take to finish when the worker stops, in milliseconds; those that are not done by then
+   * are handed back, and another worker does them.
+   * Default: 30000; raise it for jobs that are long and dear to begin again.
+   */
+  drainTimeoutMs?: number;
+  /**
+   * The most memory that a worker's JavaScript may take, in megabytes.
+   * Default: what Node chooses.
+   */
+  memoryMb?: number;
+}
+
+export interface WorkerBounds {
+  /** Never fewer than these. 0: none while there is nothing to do. */
+  min: number;
+  /** Never more than these. */
+  max: number;
+  /**
+   * How many messages there should be for each worker, those in its hand among them.
+   * Default: 100; lower it for jobs that take seconds.
+   */
+  depth?: number;
+  /**
+   * How long a message may wait before there are more workers, in milliseconds.
+   * Default: 10000.
+   */
+  ageMs?: number;
+  /**
+   * How long fewer must have been enough before a worker is taken away, in milliseconds.
+   * Default: 60000; raise it for work that comes in waves.
+   */
+  scaleDownAfterMs?: number;
 }
 
 export interface ShardedBy {

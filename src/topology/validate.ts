@@ -156,7 +156,22 @@ const bounds = v.pipe(
 
 /** A number or bounds: told apart first, so that a mistake within the bounds is told as such. */
 const servers = v.lazy(input => (isPlainObject(input) ? bounds : serverCount));
-const serverCount = whole(1, 1_000, ', or { min, max }');
+const serverCount = whole(0, 1_000, ', or { min, max }');
+
+const workerBounds = v.pipe(
+  object({
+    min: whole(0, 1_000),
+    max: whole(0, 1_000),
+    depth: v.optional(whole(1, 1_000_000)),
+    ageMs: v.optional(whole(100, 86_400_000)),
+    scaleDownAfterMs: v.optional(timeoutMs),
+  }),
+  v.forward(
+    v.partialCheck([['min'], ['max']], ({ min, max }) => min <= max, 'at least `min`'),
+    ['max'],
+  ),
+);
+const workerServers = v.lazy(input => (isPlainObject(input) ? workerBounds : serverCount));
 
 const addresses = v.pipe(
   v.array(text, 'a list of addresses'),
@@ -283,6 +298,38 @@ const cacheTier = v.pipe(
 const cache = v.lazy(input => (isPlainObject(input) ? cacheTier : cacheFlag));
 const cacheFlag = v.boolean('true, false, or an object { … } such as { servers: 1 }');
 
+const AN_AMQP_URL = 'a URL such as amqp://user:password@host:5672, or amqps:// with TLS';
+const A_QUEUE = "'postgresql', or an object { … } such as { engine: 'rabbitmq', servers: 3 }";
+const A_NUMBER_OF_NODES = '1 or 3: of two neither could go on alone';
+const queueTier = v.pipe(
+  object(
+    {
+      engine: v.optional(v.literal('rabbitmq', "'rabbitmq'")),
+      servers: v.optional(v.picklist([1, 3], A_NUMBER_OF_NODES)),
+      memoryMb: v.optional(whole(64, 1_000_000)),
+      freeDiskMb: v.optional(whole(1, 10_000_000)),
+      url: v.optional(
+        v.pipe(
+          text,
+          v.check(value => /^amqps?:$/.test(protocolOf(value)), AN_AMQP_URL),
+        ),
+      ),
+    },
+    A_QUEUE,
+  ),
+  v.forward(
+    v.partialCheck(
+      [['url'], ['servers']],
+      tier => !(tier.url && tier.servers !== undefined),
+      'no `servers` beside `url`: Banyan does not run that RabbitMQ',
+    ),
+    ['servers'],
+  ),
+);
+/** Told apart first, so that a mistake within the object is told as such. */
+const queue = v.lazy(input => (isPlainObject(input) ? queueTier : queueName));
+const queueName = v.literal('postgresql', A_QUEUE);
+
 const NAME_RULE = 'lower-case letters, digits and dashes, starting with a letter, 40 at most';
 
 const topologySchema = v.pipe(
@@ -308,6 +355,19 @@ const topologySchema = v.pipe(
       ),
     ),
     balancer: v.optional(balancer),
+    workers: v.optional(
+      object(
+        {
+          servers: v.optional(workerServers),
+          command: v.optional(text),
+          env: v.optional(variables),
+          startTimeoutMs: v.optional(timeoutMs),
+          drainTimeoutMs: v.optional(timeoutMs),
+          memoryMb: v.optional(whole(32, 1_000_000)),
+        },
+        'an object { … }, such as { servers: 2 }',
+      ),
+    ),
     database: v.optional(
       v.pipe(
         object({
@@ -434,6 +494,7 @@ const topologySchema = v.pipe(
       ),
     ),
     cache: v.optional(cache),
+    queue: v.optional(queue),
     logs: v.optional(
       object({
         maxFileMb: v.optional(whole(1, 10_000)),
@@ -565,7 +626,9 @@ function entriesAt(keys: string[]): Entries | undefined {
 function entriesOf(schema: unknown): Entries | undefined {
   if (typeof schema !== 'object' || schema === null) return undefined;
   if (schema === servers) return entriesOf(bounds);
+  if (schema === workerServers) return entriesOf(workerBounds);
   if (schema === cache) return entriesOf(cacheTier);
+  if (schema === queue) return entriesOf(queueTier);
   if ('entries' in schema) return schema.entries as Entries;
   if ('wrapped' in schema) return entriesOf(schema.wrapped);
   if (!('pipe' in schema)) return undefined;

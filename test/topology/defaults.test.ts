@@ -6,6 +6,7 @@ import {
   completeTopology,
   connectionsPerServer,
   NoStartCommand,
+  NoWorkerCommand,
   TooManyServers,
 } from '../../src/topology/defaults.ts';
 import type { Topology } from '../../src/topology/topology.ts';
@@ -50,8 +51,37 @@ test('a folder with a package.json alone gets sensible defaults', () => {
       maxConnections: 100,
       settings: {},
     },
+    workers: {
+      env: {},
+      startTimeoutMs: 30_000,
+      drainTimeoutMs: 30_000,
+      servers: { min: 0, max: 0, depth: 100, ageMs: 10_000, scaleDownAfterMs: 60_000 },
+    },
     logs: { maxFileMb: 10, keepFiles: 5 },
   });
+});
+
+test('a worker is started by the script of that name, else by the file, else it is said what to add', () => {
+  const workers = { servers: 2 };
+  const command = (over: Partial<AppFolder>) =>
+    completeTopology({ workers }, folder(over)).workers.command;
+  const packageJson = { scripts: { worker: 'node jobs.js' } };
+  expect(command({ packageJson, files: ['server.ts', 'worker.ts'] })).toBe('node jobs.js');
+  expect(command({ files: ['server.ts', 'worker.js', 'worker.ts'] })).toBe('node worker.ts');
+  expect(() => command({})).toThrow(NoWorkerCommand);
+  expect(() => command({})).toThrow(/Add a `worker.ts`/);
+  // Who has none needs none.
+  expect(completeTopology({}, folder()).workers.servers).toMatchObject({ min: 0, max: 0 });
+});
+
+test('a deployment of workers alone needs no start command', () => {
+  const topology: Topology = { web: { servers: 0 }, workers: { servers: { min: 0, max: 4 } } };
+  const { web, workers } = completeTopology(validateTopology(topology, 'x'), {
+    ...folder(),
+    files: ['worker.ts'],
+  });
+  expect(web.servers).toMatchObject({ min: 0, max: 0 });
+  expect(workers.servers).toMatchObject({ min: 0, max: 4, depth: 100 });
 });
 
 test('what the topology says wins over every default', () => {
@@ -97,7 +127,16 @@ test('what the topology says wins over every default', () => {
     maxConnections: 10,
     settings: { jit: false },
   };
-  const topology = { name: 'n', web, balancer, database, logs: { maxFileMb: 1, keepFiles: 1 } };
+  const workers = {
+    command: 'y',
+    env: { C: 'd' },
+    startTimeoutMs: 2,
+    drainTimeoutMs: 3,
+    memoryMb: 64,
+    servers: { min: 0, max: 2, depth: 1, ageMs: 100, scaleDownAfterMs: 1 },
+  };
+  const logs = { maxFileMb: 1, keepFiles: 1 };
+  const topology = { name: 'n', web, balancer, database, workers, logs };
   expect(completeTopology(topology, folder({ hasMigrations: true }))).toEqual(topology);
 });
 

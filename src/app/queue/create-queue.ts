@@ -9,6 +9,7 @@ import { transactionOf } from '../database/transaction.ts';
 import { readEnvironment } from '../environment.ts';
 import { nextId } from '../ids/next-id.ts';
 import { DRAIN_TIMEOUT_MS, onDrain } from '../lifecycle/drain.ts';
+import { tellReadiness } from '../lifecycle/ready-file.ts';
 import type { Job, Topic } from './definitions.ts';
 import type {
   DeadLetter,
@@ -64,10 +65,12 @@ export interface QueueOptions {
   maxMessageBytes?: number;
 }
 
-/** @internal For tests. */
+/** @internal For tests, and for commands. */
 export interface QueueWiring {
   /** A worker that lost its lease can do harm: the checker has to find it. */
   readonly unguarded?: boolean;
+  /** Of who looks at an application's queue from outside: where its map is. Default: the process's own. */
+  readonly env?: NodeJS.ProcessEnv;
 }
 
 const LEASE_MS = 30_000;
@@ -114,15 +117,24 @@ class PoolQueue implements Queue {
   }
 
   #engine(): Promise<QueueEngine> {
-    this.#loading ??= import('./postgres/engine.ts').then(
-      ({ PostgresEngine }) =>
-        new PostgresEngine({
-          pool: this.#pool,
-          leaseMs: this.#leaseMs,
-          unguarded: this.#wiring.unguarded ?? false,
-        }),
-    );
+    this.#loading ??= this.#open();
     return this.#loading;
+  }
+
+  /** PostgreSQL's and, where a runtime map may name one, RabbitMQ's beside it. */
+  async #open(): Promise<QueueEngine> {
+    const { PostgresEngine } = await import('./postgres/engine.ts');
+    const { unguarded = false, env } = this.#wiring;
+    const pool = this.#pool;
+    const postgres = new PostgresEngine({ pool, leaseMs: this.#leaseMs, unguarded });
+    const { Broker } = await import('./rabbitmq/broker.ts');
+    const broker = Broker.find(env);
+    if (!broker) return postgres;
+    const [{ TwoEngines }, { placesOf }] = await Promise.all([
+      import('./rabbitmq/engine.ts'),
+      import('./postgres/places.ts'),
+    ]);
+    return new TwoEngines({ pool, places: placesOf(pool), postgres, broker });
   }
 
   async publish<Input>(
@@ -309,6 +321,7 @@ class PoolQueue implements Queue {
   #start(): void {
     this.#forgetDrain();
     this.#forgetDrain = onDrain(timeoutMs => this.close(timeoutMs));
+    tellReadiness('starting');
     this.#starting ??= this.#outside(async () => {
       await new Promise(setImmediate);
       this.#starting = undefined;
@@ -319,6 +332,10 @@ class PoolQueue implements Queue {
       this.#worker = new Worker(engine, [...this.#subscribers.values()], schedules, this.#outside);
       // A handler that came later: one worker for all, which begins when the one before has given everything back.
       this.#worker.start(before?.close(DRAIN_TIMEOUT_MS));
+      this.#worker.ready().then(
+        () => tellReadiness('ready'),
+        () => {},
+      );
     });
     this.#starting.catch(() => {});
   }

@@ -9,7 +9,9 @@ import { BanyanError } from '../../errors.ts';
 import type { CacheShape } from '../cache/shape.ts';
 import type { Controller } from '../controller.ts';
 import type { DatabaseShape } from '../database/shape.ts';
+import type { QueueShape } from '../queue/shape.ts';
 import type { WebShape } from '../web/shape.ts';
+import type { WorkersShape } from '../workers/shape.ts';
 import {
   convergeTo,
   type Goal,
@@ -17,6 +19,7 @@ import {
   type Progress,
   planFor,
   precheck,
+  stepsOf,
   writeReached,
 } from './goal.ts';
 import { type Operation, OperationCutOff } from './journal.ts';
@@ -32,6 +35,10 @@ export interface Change {
   database?: DatabaseShape;
   /** What the cache tier shall be. Default: as it is. */
   cache?: CacheShape;
+  /** Where the queue's messages shall be. Default: where they are. */
+  queue?: QueueShape;
+  /** What the workers shall be. Default: as they are, of the web servers' release. */
+  workers?: WorkersShape;
   /** What the database tier was, if that says more than is known without: who was the primary. */
   databaseBefore?: DatabaseShape;
   /** Looks after each step whether the change is good so far; throws to have it taken back. */
@@ -89,44 +96,51 @@ export class UndoneByRestore extends BanyanError {
 }
 
 /** What a change would do. */
-export function planChange(
-  controller: Controller,
-  { after, database, cache }: Pick<Change, 'after' | 'database' | 'cache'>,
-): Promise<Plan> {
-  return planFor(controller, goalOf(controller, after, database, cache));
+export function planChange(controller: Controller, wanted: Wanted): Promise<Plan> {
+  return planFor(controller, goalOf(controller, wanted));
 }
 
+/** What is not named stays as it is. */
+export type Wanted = Pick<Change, 'after' | 'database' | 'cache' | 'queue' | 'workers'>;
+
 export function goalOf(
-  { presentDatabase, presentCache }: Controller,
-  web: WebShape,
-  database = presentDatabase,
-  cache = presentCache,
+  { presentDatabase, presentCache, presentQueue, presentWorkers }: Controller,
+  { after, database, cache, queue, workers }: Wanted,
 ): Goal {
-  return { web, database, cache };
+  return {
+    web: after,
+    database: database ?? presentDatabase,
+    cache: cache ?? presentCache,
+    queue: queue ?? presentQueue,
+    workers: workers ?? presentWorkers,
+  };
 }
 
 /**
  * @returns the number of the operation; undefined when there was nothing to do
- * @throws OperationUnderWay, OperationCutOff, TooManyServers, HaproxyMissing, CertificateUnusable, PortInUse,
+ * @throws OperationUnderWay, OperationCutOff, TooManyServers, NoWorkerCommand, HaproxyMissing, CertificateUnusable, PortInUse,
  *   PatroniMissing, NoRoom, …, after which nothing was changed; TakenBack, StuckBetween
  */
 export async function change(
   controller: Controller,
-  { kind, summary, after, database, databaseBefore, cache, afterStep }: Change,
+  { kind, summary, databaseBefore, afterStep, ...wanted }: Change,
   progress: ChangeProgress = {},
 ): Promise<number | undefined> {
   const { journal, present, databaseUrl } = controller;
   return journal.exclusively(databaseUrl, async () => {
     const cutOff = await journal.unfinished();
     if (cutOff) throw new OperationCutOff(cutOff);
-    const goal = goalOf(controller, after, database, cache);
+    const goal = goalOf(controller, wanted);
     const plan = await planFor(controller, goal);
     await precheck(controller, goal, plan);
-    if (plan.web.length + plan.database.length + plan.cache.length === 0) {
+    if (stepsOf(plan) === 0) {
       await writeReached(controller, goal);
       return undefined;
     }
-    const before = goalOf(controller, present, databaseBefore);
+    const before = goalOf(controller, {
+      after: present,
+      ...(databaseBefore ? { database: databaseBefore } : {}),
+    });
     const id = await journal.begin(kind, summary, before, goal);
     await goThere(controller, id, summary, before, goal, afterStep, progress);
     return id;
@@ -142,7 +156,7 @@ export async function resume(
   return journal.exclusively(databaseUrl, async () => {
     const operation = await journal.unfinished<Goal>();
     if (!operation) throw new NothingToResume('banyan resume');
-    const { id, summary, before = goalOf(controller, present), after } = operation;
+    const { id, summary, before = goalOf(controller, { after: present }), after } = operation;
     await journal.takeOver(id);
     await goThere(controller, id, summary, before, after, undefined, progress);
     return operation;

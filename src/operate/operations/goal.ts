@@ -12,34 +12,65 @@ import { explainDatabase } from '../database/explain.ts';
 import { precheckDatabase } from '../database/precheck.ts';
 import { DATABASE_SHAPE, type DatabaseShape } from '../database/shape.ts';
 import { planShards, type ShardStep } from '../database/sharding/plan.ts';
-import { converge as convergeWeb, type Progress, planFor as planForWeb } from '../web/converge.ts';
+import { convergeQueue, planQueueFor } from '../queue/carry-out.ts';
+import { explainQueue } from '../queue/explain.ts';
+import type { QueueStep } from '../queue/plan.ts';
+import { precheckQueue } from '../queue/precheck.ts';
+import { QUEUE_SHAPE, type QueueShape } from '../queue/shape.ts';
+import {
+  converge as convergeWeb,
+  planFor as planForWeb,
+  type Progress as WebProgress,
+} from '../web/converge.ts';
 import { type ExplainedStep, explain as explainWeb } from '../web/explain.ts';
 import type { Step as WebStep } from '../web/plan.ts';
 import { precheck as precheckWeb } from '../web/precheck.ts';
 import { WEB_SHAPE, type WebShape } from '../web/shape.ts';
+import { convergeWorkers, planWorkersFor } from '../workers/carry-out.ts';
+import { explainWorkers } from '../workers/explain.ts';
+import type { WorkerStep } from '../workers/plan.ts';
+import { precheckWorkers } from '../workers/precheck.ts';
+import { WORKERS_SHAPE, type WorkersShape } from '../workers/shape.ts';
 
 export interface Goal {
   web: WebShape;
   database: DatabaseShape;
   /** Missing, in journals of old: as it is. */
   cache?: CacheShape;
+  /** The same. */
+  workers?: WorkersShape;
+  /** The same. */
+  queue?: QueueShape;
 }
 
 export interface Plan {
   database: ShardStep[];
   cache: CacheStep[];
+  queue: QueueStep[];
+  workers: WorkerStep[];
   web: WebStep[];
 }
 
-export type { Progress };
+export interface Progress extends Omit<WebProgress, 'afterStep'> {
+  /** Called when a step was carried out, before it counts as done; throws to stop there. */
+  afterStep?: (step: WebStep | WorkerStep) => Promise<unknown>;
+}
+
+/** How many steps a plan has, of all tiers. */
+export function stepsOf(plan: Plan): number {
+  return Object.values(plan).reduce((sum, steps) => sum + steps.length, 0);
+}
 
 export async function planFor(controller: Controller, goal: Goal): Promise<Plan> {
-  const [database, cache, web] = await Promise.all([
+  const workersShape = goal.workers ?? controller.presentWorkers;
+  const [database, cache, queue, workers, web] = await Promise.all([
     planForDatabase(controller, goal.database),
     planCacheFor(controller.cacheContext, goal.cache ?? controller.presentCache),
+    planQueueFor(controller.queueContext, goal.queue ?? controller.presentQueue),
+    planWorkersFor(controller.workersContextFor(workersShape, goal.web), workersShape),
     planForWeb(controller.contextFor(goal.web), goal.web),
   ]);
-  return { database, cache, web };
+  return { database, cache, queue, workers, web };
 }
 
 async function planForDatabase(
@@ -61,13 +92,15 @@ export function explainPlan(
   plan: Plan,
   goal: Goal,
   present: WebShape,
-): ((ShardStep | CacheStep | WebStep) & ExplainedStep)[] {
-  const database = plan.database.map(step => ({ ...step, ...explainShardStep(step) }));
-  const cache = plan.cache.map(step => ({ ...step, ...explainCache(step) }));
-  const web = plan.web.map(step => ({ ...step, ...explainWeb(step) }));
-  return isWebFirst(goal, present)
-    ? [...web, ...database, ...cache]
-    : [...database, ...cache, ...web];
+): ((ShardStep | CacheStep | QueueStep | WorkerStep | WebStep) & ExplainedStep)[] {
+  const explained = {
+    database: plan.database.map(step => ({ ...step, ...explainShardStep(step) })),
+    cache: plan.cache.map(step => ({ ...step, ...explainCache(step) })),
+    queue: plan.queue.map(step => ({ ...step, ...explainQueue(step) })),
+    workers: plan.workers.map(step => ({ ...step, ...explainWorkers(step) })),
+    web: plan.web.map(step => ({ ...step, ...explainWeb(step) })),
+  };
+  return orderOf(goal, present).flatMap(tier => [...explained[tier]]);
 }
 
 function explainShardStep(step: ShardStep): ExplainedStep {
@@ -79,8 +112,11 @@ function explainShardStep(step: ShardStep): ExplainedStep {
 
 /** What can be found out before anything is touched. */
 export async function precheck(controller: Controller, goal: Goal, plan: Plan): Promise<void> {
-  await precheckWeb(controller.deployment, goal.web, plan.web);
+  const workers = goal.workers ?? controller.presentWorkers;
+  await precheckWeb(controller.deployment, goal.web, plan.web, workers.servers);
+  precheckWorkers(controller.workersContextFor(workers, goal.web), workers, plan.workers);
   await precheckDatabase(controller.databaseContext, goal.database, plan.database);
+  precheckQueue(goal.queue ?? controller.presentQueue);
   await precheckCache(controller.cacheContext, goal.cache ?? controller.presentCache);
 }
 
@@ -90,17 +126,32 @@ export async function convergeTo(
   goal: Goal,
   progress: Progress = {},
 ): Promise<void> {
-  const web = () => convergeWeb(controller.contextFor(goal.web), goal.web, progress);
-  if (isWebFirst(goal, controller.present)) await web();
-  await convergeDatabase(controller, goal.database, progress);
-  // Servers that ask for a store find one that is there; what they have asked for goes when they know of another.
-  await convergeCache(controller.cacheContext, goal.cache ?? controller.presentCache, progress);
-  if (!isWebFirst(goal, controller.present)) await web();
+  const workers = goal.workers ?? controller.presentWorkers;
+  const go: Record<Tier, () => Promise<unknown>> = {
+    database: () => convergeDatabase(controller, goal.database, progress),
+    cache: () =>
+      convergeCache(controller.cacheContext, goal.cache ?? controller.presentCache, progress),
+    queue: () =>
+      convergeQueue(controller.queueContext, goal.queue ?? controller.presentQueue, progress),
+    workers: () =>
+      convergeWorkers(controller.workersContextFor(workers, goal.web), workers, progress),
+    web: () => convergeWeb(controller.contextFor(goal.web), goal.web, progress),
+  };
+  for (const tier of orderOf(goal, controller.present)) await go[tier]();
 }
 
-/** Servers give connections back before the database has fewer. */
-function isWebFirst({ web }: Goal, present: WebShape): boolean {
-  return web.maxConnections < present.maxConnections;
+type Tier = keyof Plan;
+
+function orderOf({ web }: Goal, present: WebShape): Tier[] {
+  // Servers give connections back before the database has fewer.
+  if (web.maxConnections < present.maxConnections) {
+    return ['web', 'workers', 'database', 'cache', 'queue'];
+  }
+  // Servers that ask for a store find one that is there; what they have asked for goes when they know of another.
+  // And who does a job of a new kind is there before who publishes it: on the way back it leaves after it.
+  return web.release < present.release
+    ? ['database', 'cache', 'queue', 'web', 'workers']
+    : ['database', 'cache', 'queue', 'workers', 'web'];
 }
 
 async function convergeDatabase(
@@ -124,8 +175,10 @@ async function convergeDatabase(
 /** Notes what was reached. Wishes that are fulfilled (who is the primary) are none any more. */
 export async function writeReached(
   { catalog }: Controller,
-  { web, database, cache }: Goal,
+  { web, database, cache, queue, workers }: Goal,
 ): Promise<void> {
+  if (queue) await catalog.write(QUEUE_SHAPE, queue);
+  if (workers) await catalog.write(WORKERS_SHAPE, workers);
   if (cache) await catalog.write(CACHE_SHAPE, cache);
   await catalog.write(WEB_SHAPE, web);
   await catalog.write(DATABASE_SHAPE, withoutWishes(database));

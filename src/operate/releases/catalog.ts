@@ -1,12 +1,15 @@
 /** The releases in the catalog: which there were, and what became of them. */
 import type { Catalog } from '../catalog.ts';
 import type { WebShape } from '../web/shape.ts';
+import type { WorkersShape } from '../workers/shape.ts';
 
 export interface Release {
   number: number;
   createdAt: Date;
   /** How servers of it run; a rollback goes back to this too. */
   web: WebShape['web'];
+  /** The same of its workers; missing in releases of old. */
+  workers?: WorkersShape['workers'];
   /** The commit that it was made of, when the folder is under Git. */
   commit?: string;
   message?: string;

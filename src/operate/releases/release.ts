@@ -20,6 +20,9 @@ import { type ChangeProgress, change, TakenBack } from '../operations/change.ts'
 import { runtimeSocket } from '../web/balancer-files.ts';
 import type { Step } from '../web/plan.ts';
 import { shapeOf } from '../web/shape.ts';
+import type { WorkerStep } from '../workers/plan.ts';
+import { workersShapeOf } from '../workers/shape.ts';
+import { watchWorker } from '../workers/watch.ts';
 import { type Release, ReleaseCatalog } from './catalog.ts';
 import { copyIntoRelease, removeRelease, requireRelease } from './folder.ts';
 import { watchServers } from './watch.ts';
@@ -78,15 +81,17 @@ export async function release(
   { message, watchMs = WATCH_MS }: ReleaseOptions,
   progress: ReleaseProgress = {},
 ): Promise<number> {
-  const { paths, topology, catalog, present } = controller;
+  const { paths, topology, catalog, present, presentWorkers } = controller;
   const releases = new ReleaseCatalog(catalog);
   // Only the release changes: as many servers as now, whatever the configuration says.
   const shape = shapeOf(topology, present, present.servers);
+  const workers = workersShapeOf(topology, presentWorkers, presentWorkers.servers);
   await build(controller, progress);
 
   const commit = await commitOf(paths.app);
   const number = await releases.add({
     web: shape.web,
+    workers: workers.workers,
     ...(commit ? { commit } : {}),
     ...(message ? { message } : {}),
   });
@@ -98,7 +103,7 @@ export async function release(
     const afterStep = watching(controller, watchMs);
     await change(
       controller,
-      { kind: 'release', summary, after: { ...shape, release: number }, afterStep },
+      { kind: 'release', summary, after: { ...shape, release: number }, workers, afterStep },
       progress,
     );
   } catch (error) {
@@ -121,7 +126,7 @@ export async function rollback(
   wanted: number | undefined,
   progress: ReleaseProgress = {},
 ): Promise<number> {
-  const { paths, catalog, present, topology } = controller;
+  const { paths, catalog, present, presentWorkers, topology } = controller;
   const good = (await new ReleaseCatalog(catalog).all()).filter(({ failed }) => !failed);
   const target = wanted ?? good.find(({ number }) => number < present.release)?.number;
   const found = good.find(({ number }) => number === target);
@@ -133,12 +138,14 @@ export async function rollback(
   }
   requireRelease(paths, target);
   const shape = shapeOf(topology, present, present.servers);
+  const workers = workersShapeOf(topology, presentWorkers, presentWorkers.servers);
   await change(
     controller,
     {
       kind: 'rollback',
       summary: `release ${present.release} → ${target}`,
       after: { ...shape, release: target, web: webOf(found, shape.web) },
+      workers: { ...workers, workers: workersOf(found, workers.workers) },
     },
     progress,
   );
@@ -150,6 +157,14 @@ function webOf<Web extends Release['web']>(found: Release | undefined, web: Web)
   if (!found) return web;
   const { command, env, ready, startTimeoutMs, drainTimeoutMs } = found.web;
   return { ...web, command, env, ready, startTimeoutMs, drainTimeoutMs };
+}
+
+function workersOf<Workers extends Release['workers'] & {}>(
+  found: Release | undefined,
+  workers: Workers,
+): Workers {
+  if (!found?.workers) return workers;
+  return { ...found.workers, servers: workers.servers } as Workers;
 }
 
 async function build(
@@ -191,11 +206,13 @@ async function migrateFrom(
   if (copies) progress.output?.(copies);
 }
 
-/** After each new server has joined: looks at what it answers. */
+/** After each new server has joined: looks at what it answers. After each new worker: whether it goes on running. */
 function watching(controller: Controller, watchMs: number) {
   const joined = new Set<string>();
-  return async (step: Step): Promise<void> => {
-    if (step.do !== 'join' || watchMs === 0) return;
+  return async (step: Step | WorkerStep): Promise<void> => {
+    if (watchMs === 0) return;
+    if (step.do === 'start-worker') return watchWorker(controller.machine, step.name, watchMs);
+    if (step.do !== 'join') return;
     joined.add(step.name);
     const balancers = (await controller.machine.states()).filter(({ tier }) => tier === 'balancer');
     const sockets = balancers.map(({ name }) => runtimeSocket(controller.deployment, name));

@@ -1,6 +1,6 @@
 /** What the operations on the web tier work with. */
 import type { Machine, SocketAddress } from '../../machines/unit.ts';
-import { applicationEnv } from '../application-env.ts';
+import { applicationEnv, type ExternalUrls } from '../application-env.ts';
 import { changeMap } from '../change-map.ts';
 import type { Circumstances } from '../control/protocol.ts';
 import type { Deployment } from '../deployment.ts';
@@ -27,10 +27,9 @@ export function webContext(options: {
   deployment: Deployment;
   shape: WebShape;
   circumstances: Circumstances;
-  /** Of a Redis that Banyan does not run: a secret. */
-  externalCache?: string | undefined;
+  external?: ExternalUrls;
 }): WebContext {
-  const { machine, deployment, shape, circumstances, externalCache } = options;
+  const { machine, deployment, shape, circumstances, external } = options;
   const { paths } = deployment;
   return {
     machine,
@@ -40,7 +39,7 @@ export function webContext(options: {
       shape.web,
       circumstances.databaseUrl,
       circumstances.environment,
-      externalCache,
+      external,
     ),
     environment: circumstances.environment,
     publicPort: circumstances.publicPort,

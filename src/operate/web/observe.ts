@@ -53,6 +53,7 @@ export async function observeWeb(machine: Machine, deployment: Deployment): Prom
     servers,
     balancers: balancers.map(({ name, address, revision }) => ({ name, address, revision })),
     autoscaled: states.some(({ name }) => name === AUTOSCALER),
+    workers: states.filter(({ tier }) => tier === 'workers').length,
     ports: new Map(states.filter(isServer).map(({ name, labels }) => [name, Number(labels.port)])),
   };
 }

@@ -47,6 +47,8 @@ export interface ObservedWeb {
   servers: ObservedServer[];
   balancers: ObservedBalancer[];
   autoscaled: boolean;
+  /** How many workers hold connections to the database besides. */
+  workers: number;
 }
 
 export type Step =
@@ -114,7 +116,7 @@ export function planWeb(observed: ObservedWeb, desired: DesiredWeb): Step[] {
   for (const server of [...outdated, ...surplus]) retire(server);
   if (isBalanced) steps.push(...balancers.stops);
   if (!observed.autoscaled && desired.autoscaled) steps.push({ do: 'start-autoscaler' });
-  return withShares(steps, observed.servers.length, desired.weights.length);
+  return withShares(steps, observed, desired.weights.length);
 }
 
 /** Pairs servers with wanted weights, leaving as many as possible as they are. */
@@ -154,7 +156,12 @@ function matchBalancers(observed: ObservedBalancer[], desired: DesiredWeb) {
  * The database's connections are shared out for the most servers that run at a time: before the first
  * is added, and again when the last has gone.
  */
-function withShares(steps: Step[], before: number, after: number): Step[] {
+function withShares(
+  steps: Step[],
+  { servers, workers }: Pick<ObservedWeb, 'servers' | 'workers'>,
+  after: number,
+): Step[] {
+  const before = servers.length;
   let running = before;
   let peak = before;
   for (const step of steps) {
@@ -162,9 +169,12 @@ function withShares(steps: Step[], before: number, after: number): Step[] {
     if (step.do === 'stop-server') running--;
   }
   return [
-    ...(peak > before ? [{ do: 'share-connections', servers: peak } as const] : []),
+    ...(peak > before ? [{ do: 'share-connections', servers: peak + workers } as const] : []),
     ...steps,
-    ...(after < peak ? [{ do: 'share-connections', servers: after } as const] : []),
+    // Of nobody there is nothing to share.
+    ...(after < peak && after + workers > 0
+      ? [{ do: 'share-connections', servers: after + workers } as const]
+      : []),
   ];
 }
 

@@ -11,18 +11,21 @@ import type { Step } from './plan.ts';
 import { hostOf, type WebShape } from './shape.ts';
 
 /**
+ * @param workers how many there are to be besides, which hold connections too
  * @throws TooManyServers, HaproxyMissing, CertificateUnusable, PortInUse
  */
 export async function precheck(
   deployment: Deployment,
   shape: WebShape,
   steps: Step[],
+  workers = 0,
 ): Promise<void> {
-  connectionsPerServer(shape.servers, shape.maxConnections);
+  const wanted = shape.servers + workers;
+  connectionsPerServer(wanted, shape.maxConnections);
   for (const step of steps) {
     // While servers are replaced there is one more of them.
     if (step.do === 'share-connections') {
-      connectionsPerServer(step.servers, shape.maxConnections, shape.servers);
+      connectionsPerServer(step.servers, shape.maxConnections, wanted);
     }
   }
   if (!shape.balancer) return;

@@ -20,6 +20,8 @@ export interface WebShape {
   balancer?: CompleteBalancer;
   /** Changes with the credentials of a Redis that Banyan does not run, which servers are given at their start. */
   cacheCredentials?: string;
+  /** The same of a RabbitMQ. */
+  queueCredentials?: string;
   /** What the shares of the database's connections follow from. */
   maxConnections: number;
 }
@@ -51,6 +53,7 @@ export function shapeOf(
     web,
     ...(balancer ? { balancer } : {}),
     ...(topology.cache?.url ? { cacheCredentials: credentialsOf(topology.cache.url) } : {}),
+    ...(topology.queue?.url ? { queueCredentials: credentialsOf(topology.queue.url) } : {}),
     maxConnections,
   };
 }
@@ -61,10 +64,10 @@ function withinBounds({ min, max }: { min: number; max: number }, present = min)
 
 /** What the plan works towards. Pure. */
 export function desiredWeb(shape: WebShape): DesiredWeb {
-  const { servers, release, web, balancer, cacheCredentials } = shape;
+  const { servers, release, web, balancer, cacheCredentials, queueCredentials } = shape;
   return {
     release,
-    revision: serverRevision(web, cacheCredentials),
+    revision: serverRevision(web, cacheCredentials, queueCredentials),
     weights: Array.from({ length: servers }, (_, index) => web.weights[index] ?? WEIGHT),
     balancers: balancer?.addresses.map(host => frontOf(host, balancer.tls?.port)) ?? [],
     balancerRevision: balancer
@@ -91,14 +94,13 @@ export function hasTls(front: string): boolean {
 /** Changes when a server would run differently: then servers are replaced. */
 function serverRevision(
   { command, host, ready, env, drainTimeoutMs }: WebShape['web'],
-  cacheCredentials: string | undefined,
+  ...credentials: (string | undefined)[]
 ): string {
-  const settings = [command, host, ready, env, drainTimeoutMs];
-  return hash(cacheCredentials ? [...settings, cacheCredentials] : settings);
+  return hash([command, host, ready, env, drainTimeoutMs, ...credentials.filter(Boolean)]);
 }
 
 /** The same for the same content: a value that was in the catalog comes back with its keys in another order. */
-function hash(value: unknown): string {
+export function hash(value: unknown): string {
   return createHash('sha256').update(JSON.stringify(value, sortKeys)).digest('hex').slice(0, 8);
 }
 

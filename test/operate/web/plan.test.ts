@@ -67,9 +67,9 @@ function apply(world: ObservedWeb, step: Step, desired: DesiredWeb): ObservedWeb
       break;
     case 'start-autoscaler':
     case 'stop-autoscaler':
-      return { servers, balancers, autoscaled: step.do === 'start-autoscaler' };
+      return { ...world, servers, balancers, autoscaled: step.do === 'start-autoscaler' };
   }
-  return { servers, balancers, autoscaled: world.autoscaled };
+  return { ...world, servers, balancers };
 }
 
 /** Somebody accepts connections, and has somebody to give the requests to. */
@@ -116,13 +116,15 @@ const observedState: fc.Arbitrary<ObservedWeb> = fc
       { maxLength: 2 },
     ),
     autoscaled: fc.boolean(),
+    workers: fc.nat(3),
   })
-  .map(({ servers, balancers, autoscaled }) => {
+  .map(({ servers, balancers, autoscaled, workers }) => {
     const unique = balancers.filter(
       ({ address }, index) => balancers.findIndex(other => other.address === address) === index,
     );
     return {
       autoscaled,
+      workers,
       servers: servers.map(
         (server, index): ObservedServer => ({
           ...server,
@@ -228,29 +230,35 @@ describe('examples', () => {
         .trim(),
     );
 
-  test('from one server to two behind a balancer', () => {
+  test('from one server to two behind a balancer, beside a worker', () => {
     const observed = {
       servers: [server('web-1', { direct: true, joined: false })],
       balancers: [],
       autoscaled: false,
+      workers: 1,
     };
     const steps = planWeb(
       observed,
       desired({ weights: [100, 100], balancers: ['127.0.0.1'], balancerRevision: 'x' }),
     );
     expect(words(steps)).toEqual([
-      'share-connections 3',
+      'share-connections 4',
       'start-server web-2',
       'start-server web-3',
       'start-balancer balancer-1',
       'stop-server web-1',
-      'share-connections 2',
+      'share-connections 3',
     ]);
   });
 
   test('a release: one in, one out', () => {
     const balancers = [{ name: 'balancer-1', address: '127.0.0.1', revision: 'x' }];
-    const observed = { servers: [server('web-1'), server('web-2')], balancers, autoscaled: false };
+    const observed = {
+      servers: [server('web-1'), server('web-2')],
+      balancers,
+      autoscaled: false,
+      workers: 0,
+    };
     const steps = planWeb(
       observed,
       desired({

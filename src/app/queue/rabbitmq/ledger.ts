@@ -1,0 +1,151 @@
+/**
+ * What of RabbitMQ's messages is written to PostgreSQL: that they had their effects, that they moved there, that they are dead,
+ * and how many were done.
+ *
+ * Holds true here: a message's note (`banyan_queue.effect`, names.ts) is written in the transaction of its effects, or of its move; it can be
+ * but once. So of all that RabbitMQ delivers of a message one has effects or moves.
+ */
+import type pg from 'pg';
+import { SHARDED_TRANSACTION } from '../../database/shards/sharded-client.ts';
+import type { ShardedTransaction } from '../../database/shards/sharded-transaction.ts';
+import { type TransactionOptions, transaction } from '../../database/transaction.ts';
+import type { Delivery, SubscriptionPolicy } from '../engine.ts';
+import { AlreadyDone } from '../errors.ts';
+import { type Place, placeByHash } from '../postgres/places.ts';
+import { noteOf } from './names.ts';
+
+const NOTE = `insert into banyan_queue.effect (message, subscription)
+  select m, $2 from unnest($1::bigint[]) m on conflict do nothing`;
+
+/** $3 topic, $4 subscription; `due` null: it is ready. */
+const MOVE = `with noted as (
+    insert into banyan_queue.effect (message, subscription)
+    values ($1, $2) on conflict do nothing returning message)
+  insert into banyan_queue.delivery (message, due, subscription, attempts, suspect, payload)
+  select n.message, clock_timestamp() + $5::float8 * interval '1 ms', s.id, $6, $7, $8
+  from noted n join banyan_queue.subscription s on s.topic = $3 and s.name = $4`;
+
+const BURY = `with noted as (
+    insert into banyan_queue.effect (message, subscription)
+    values ($1, $2) on conflict do nothing returning message)
+  insert into banyan_queue.dead (message, subscription, priority, attempts, payload, error)
+  select n.message, s.id, 0, $5, $6, left($7, 4000)
+  from noted n join banyan_queue.subscription s on s.topic = $3 and s.name = $4
+  on conflict do nothing`;
+
+const COUNT = `select banyan_queue.count_up(0, s.id, $3, $4, $5)
+  from banyan_queue.subscription s where s.topic = $1 and s.name = $2`;
+
+export interface Tally {
+  completed: number;
+  failed: number;
+  died: number;
+}
+
+export class Ledger {
+  readonly #pool: pg.Pool;
+  readonly #places: () => readonly Place[];
+
+  constructor(pool: pg.Pool, places: () => readonly Place[]) {
+    this.#pool = pool;
+    this.#places = places;
+  }
+
+  /** To be tried again there. @param inMs 0: at once */
+  async move(
+    { id, topic, subscription, payload, isSuspect }: Delivery,
+    inMs: number,
+    attempts: number,
+  ): Promise<void> {
+    await this.#at(id).query({
+      name: 'banyan_queue_move',
+      text: MOVE,
+      values: [
+        id,
+        noteOf(topic, subscription),
+        topic,
+        subscription,
+        inMs > 0 ? inMs : null,
+        attempts,
+        isSuspect,
+        payload,
+      ],
+    });
+    if (inMs > 0) return;
+    await this.#at(id).query({ text: 'select banyan_queue.wake($1, 1)', values: [topic] });
+  }
+
+  async bury(
+    { id, topic, subscription, payload, attempt }: Delivery,
+    error: string,
+  ): Promise<void> {
+    await this.#at(id).query({
+      text: BURY,
+      values: [id, noteOf(topic, subscription), topic, subscription, attempt, payload, error],
+    });
+  }
+
+  /** It had its effects, or moved. */
+  async isNoted(id: string, { topic, name }: SubscriptionPolicy): Promise<boolean> {
+    const answers = await Promise.all(
+      this.#places().map(place =>
+        place.query<{ found: boolean }>({
+          text: 'select exists(select from banyan_queue.effect where message = $1 and subscription = $2) as found',
+          values: [id, noteOf(topic, name)],
+        }),
+      ),
+    );
+    return answers.some(({ rows }) => rows[0]?.found);
+  }
+
+  /** @throws AlreadyDone; of several deliveries an error, since some may not be done */
+  withEffects<T>(
+    deliveries: readonly Delivery[],
+    fn: (tx: pg.PoolClient) => Promise<T>,
+    options: TransactionOptions,
+  ): Promise<T> {
+    return transaction(
+      this.#pool,
+      async client => {
+        const sharded = () =>
+          (client as { [SHARDED_TRANSACTION]?: ShardedTransaction })[SHARDED_TRANSACTION];
+        if (!sharded()) {
+          // First: who comes second waits, and does no work.
+          await note(client, deliveries);
+          return fn(client);
+        }
+        const value = await fn(client);
+        const over = sharded()!;
+        await over.on(over.writtenTo[0] ?? 0, true, each => note(each, deliveries));
+        return value;
+      },
+      options,
+    );
+  }
+
+  async count(policy: Pick<SubscriptionPolicy, 'topic' | 'name'>, tally: Tally): Promise<void> {
+    const { completed, failed, died } = tally;
+    await this.#places()[0]!.query({
+      text: COUNT,
+      values: [policy.topic, policy.name, completed, failed, died],
+    });
+  }
+
+  #at(id: string): Place {
+    return placeByHash(this.#places(), id);
+  }
+}
+
+async function note(
+  client: Pick<pg.ClientBase, 'query'>,
+  deliveries: readonly Delivery[],
+): Promise<void> {
+  const [first] = deliveries;
+  const { rowCount } = await client.query(NOTE, [
+    deliveries.map(({ id }) => id),
+    noteOf(first!.topic, first!.subscription),
+  ]);
+  if (rowCount === deliveries.length) return;
+  if (deliveries.length === 1) throw new AlreadyDone(first!.id);
+  throw new Error('one of the messages of this batch was done already: each is tried by itself');
+}

@@ -1,0 +1,297 @@
+/** The queue over RabbitMQ and PostgreSQL, with both of them real: what goes where, and that each message has its effect once. */
+import type pg from 'pg';
+import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from 'vitest';
+import { nextId } from '../../../../src/app/ids/next-id.ts';
+import type {
+  Consumer,
+  Delivery,
+  OutgoingMessage,
+  SubscriptionPolicy,
+} from '../../../../src/app/queue/engine.ts';
+import { AlreadyDone } from '../../../../src/app/queue/errors.ts';
+import { PostgresEngine } from '../../../../src/app/queue/postgres/engine.ts';
+import { placesOf } from '../../../../src/app/queue/postgres/places.ts';
+import { Broker } from '../../../../src/app/queue/rabbitmq/broker.ts';
+import { rabbitReceipt } from '../../../../src/app/queue/rabbitmq/consumer.ts';
+import { TwoEngines } from '../../../../src/app/queue/rabbitmq/engine.ts';
+import { TestPostgres } from '../../../support/postgres.ts';
+import { TestRabbitMq } from '../../../support/rabbitmq.ts';
+import { until } from '../../../support/until.ts';
+
+let postgres: TestPostgres;
+let rabbit: TestRabbitMq;
+beforeAll(async () => {
+  [postgres, rabbit] = await Promise.all([TestPostgres.start(), TestRabbitMq.start(1)]);
+}, 180_000);
+afterAll(async () => {
+  await Promise.all([postgres.remove(), rabbit.remove()]);
+});
+
+let topics = 0;
+let topic: string;
+let pool: pg.Pool;
+const engines: TwoEngines[] = [];
+const consumers: Consumer[] = [];
+beforeEach(async () => {
+  // Queues outlive a test.
+  topic = `topic-${++topics}`;
+  pool = await postgres.pool({ max: 10 });
+  await pool.query('create table effects (n int not null)');
+});
+afterEach(async () => {
+  await Promise.all(consumers.splice(0).map(consumer => consumer.close()));
+  await Promise.all(engines.splice(0).map(engine => engine.close()));
+  await rabbit.setMap({});
+});
+
+function engine(): TwoEngines {
+  const made = new TwoEngines({
+    pool,
+    places: placesOf(pool),
+    postgres: new PostgresEngine({ pool, leaseMs: 3_000 }),
+    broker: Broker.find(rabbit.env)!,
+  });
+  engines.push(made);
+  return made;
+}
+
+const policy = (name: string, over: Partial<SubscriptionPolicy> = {}): SubscriptionPolicy => ({
+  topic,
+  name,
+  maxAttempts: 3,
+  backoff: { firstMs: 20, factor: 1, maxMs: 20 },
+  keepResultsMs: 0,
+  ...over,
+});
+
+const message = (n: number, over: Partial<OutgoingMessage> = {}): OutgoingMessage => ({
+  id: nextId(),
+  topic,
+  payload: JSON.stringify({ n }),
+  key: undefined,
+  priority: 0,
+  delayMs: 0,
+  dedupe: undefined,
+  ...over,
+});
+
+const numberOf = ({ payload }: Delivery) => (JSON.parse(payload) as { n: number }).n;
+
+function consume(of: TwoEngines, policies: SubscriptionPolicy[]): Consumer {
+  const consumer = of.consume('tester', { wake() {}, lost() {} }, policies);
+  consumers.push(consumer);
+  return consumer;
+}
+
+/** Takes until there are so many. */
+async function takeAll(consumer: Consumer, name: string, count: number): Promise<Delivery[]> {
+  const got: Delivery[] = [];
+  await until(
+    async () => {
+      const want = { topic, subscription: name, count: count - got.length, suspect: true };
+      got.push(...(await consumer.take([want])));
+      return got.length >= count ? true : undefined;
+    },
+    { what: `${count} deliveries`, timeoutMs: 20_000 },
+  );
+  return got;
+}
+
+async function inPostgres(): Promise<number> {
+  const { rows } = await pool.query('select count(*)::int as n from banyan_queue.delivery');
+  return rows[0].n;
+}
+
+async function effects(): Promise<number[]> {
+  const { rows } = await pool.query('select n from effects order by n');
+  return rows.map(row => row.n);
+}
+
+test('what needs nothing of the database goes over RabbitMQ, to each subscription; the rest stays', async () => {
+  const queue = engine();
+  await queue.declare([policy('a'), policy('b')]);
+  await queue.publish([message(1), message(2)], undefined);
+  expect(await inPostgres()).toBe(0);
+  await queue.publish([message(3, { key: 'k' })], undefined);
+  await queue.publish([message(4, { priority: 1 })], undefined);
+  const client = await pool.connect();
+  await client.query('begin');
+  await queue.publish([message(5)], client);
+  await client.query('commit');
+  client.release();
+  // For both subscriptions.
+  expect(await inPostgres()).toBe(6);
+  await until(
+    async () => ((await queue.stats()).every(({ depth }) => depth === 5) ? true : undefined),
+    { what: 'both are counted together' },
+  );
+
+  const consumer = consume(queue, [policy('a'), policy('b')]);
+  for (const name of ['a', 'b']) {
+    const got = await takeAll(consumer, name, 5);
+    expect(got.map(numberOf).sort()).toEqual([1, 2, 3, 4, 5]);
+    expect(
+      got
+        .filter(each => rabbitReceipt(each))
+        .map(numberOf)
+        .sort(),
+    ).toEqual([1, 2]);
+    expect(await consumer.complete(got.map(delivery => ({ delivery })))).toEqual([]);
+  }
+  await until(
+    async () => ((await queue.stats()).every(each => each.completed === 5) ? true : undefined),
+    { what: 'all are counted as done' },
+  );
+  expect(await rabbit.control().messages()).toBe(0);
+}, 60_000);
+
+test('a topic without a subscription, and one that keeps results, are in PostgreSQL', async () => {
+  const queue = engine();
+  await queue.publish([message(1)], undefined);
+  const { rows } = await pool.query('select count(*)::int as n from banyan_queue.unsubscribed');
+  expect(rows[0].n).toBe(1);
+  await queue.declare([policy('work', { keepResultsMs: 1_000 })]);
+  await queue.publish([message(2)], undefined);
+  expect(await inPostgres()).toBe(2);
+}, 60_000);
+
+test('what fails is tried again by PostgreSQL, and is a dead letter there in the end', async () => {
+  const queue = engine();
+  await queue.declare([policy('work')]);
+  await queue.publish([message(1)], undefined);
+  const consumer = consume(queue, [policy('work')]);
+  for (const attempt of [1, 2, 3]) {
+    const [delivery] = await takeAll(consumer, 'work', 1);
+    expect(delivery!.attempt).toBe(attempt);
+    expect(rabbitReceipt(delivery!) !== undefined).toBe(attempt === 1);
+    const retryInMs = attempt < 3 ? 20 : undefined;
+    expect(await consumer.fail([{ delivery: delivery!, error: 'no', retryInMs }])).toEqual([]);
+  }
+  const [letter] = await queue.deadLetters({}, 10);
+  expect(letter).toMatchObject({ topic, subscription: 'work', attempts: 3, payload: { n: 1 } });
+  expect(await rabbit.control().messages()).toBe(0);
+}, 60_000);
+
+test('a worker whose line breaks loses what it has in hand; of all that do it, one has its effect', async () => {
+  const queue = engine();
+  await queue.declare([policy('work')]);
+  await queue.publish([message(1), message(2)], undefined);
+  const first = consume(queue, [policy('work')]);
+  const got = await takeAll(first, 'work', 2);
+  // One is done, and its acknowledgement is never sent; the other is not.
+  await first.transaction([got[0]!], tx =>
+    tx.query('insert into effects values ($1)', [numberOf(got[0]!)]),
+  );
+  await rabbitReceipt(got[0]!)!.channel.close();
+  const second = consume(engine(), [policy('work')]);
+  const [again] = await takeAll(second, 'work', 1);
+  expect(again!.isSuspect).toBe(true);
+  expect(numberOf(again!)).toBe(numberOf(got[1]!));
+  const insert = (delivery: Delivery) => (tx: pg.PoolClient) =>
+    tx.query('insert into effects values ($1)', [numberOf(delivery)]);
+  const attempts = await Promise.allSettled([
+    second.transaction([again!], insert(again!)),
+    first.transaction([got[1]!], insert(got[1]!)),
+  ]);
+  expect(attempts.filter(({ status }) => status === 'fulfilled')).toHaveLength(1);
+  expect(attempts.find(each => each.status === 'rejected')?.reason).toBeInstanceOf(AlreadyDone);
+  await second.complete([{ delivery: again! }]);
+  expect(await effects()).toEqual([1, 2]);
+  await until(async () => ((await rabbit.control().messages()) === 0 ? true : undefined), {
+    what: 'nothing is left',
+    timeoutMs: 20_000,
+  });
+}, 60_000);
+
+test('a message that kills each of its workers is a dead letter in the end', async () => {
+  const queue = engine();
+  await queue.declare([policy('work')]);
+  await queue.publish([message(1)], undefined);
+  const seen: Delivery[] = [];
+  const consumer = consume(queue, [policy('work')]);
+  for (let time = 0; time < 4; time++) {
+    const [delivery] = await takeAll(consumer, 'work', 1);
+    seen.push(delivery!);
+    await rabbitReceipt(delivery!)!.channel.close();
+  }
+  await until(async () => ((await queue.deadLetters({}, 10)).length === 1 ? true : undefined), {
+    what: 'it is dead',
+    timeoutMs: 20_000,
+  });
+  expect(seen.map(({ attempt, isSuspect }) => [attempt, isSuspect])).toEqual([
+    [1, false],
+    [1, true],
+    [2, true],
+    [3, true],
+  ]);
+}, 60_000);
+
+test('what a worker hands back, or has not begun when it closes, is another’s at once and not counted', async () => {
+  const queue = engine();
+  await queue.declare([policy('work')]);
+  await queue.publish(
+    Array.from({ length: 10 }, (_, n) => message(n)),
+    undefined,
+  );
+  const first = consume(queue, [policy('work')]);
+  const got = await takeAll(first, 'work', 3);
+  await first.handBack(got);
+  await first.close();
+  const second = consume(engine(), [policy('work')]);
+  const rest = await takeAll(second, 'work', 10);
+  expect(rest.map(numberOf).sort()).toEqual([0, 1, 2, 3, 4, 5, 6, 7, 8, 9]);
+  expect(rest.every(({ attempt, isSuspect }) => attempt === 1 && !isSuspect)).toBe(true);
+}, 60_000);
+
+test('to RabbitMQ and back while messages are published and done: none is lost, none is done twice', async () => {
+  await rabbit.setMap(undefined);
+  const queue = engine();
+  await queue.declare([policy('work')]);
+  const consumer = consume(queue, [policy('work')]);
+  let published = 0;
+  let isOver = false;
+  const kinds = new Set<boolean>();
+  const publishing = (async () => {
+    while (!isOver) {
+      await queue.publish(
+        Array.from({ length: 5 }, () => message(published++)),
+        undefined,
+      );
+    }
+  })();
+  const working = (async () => {
+    while (!isOver || (await effects()).length < published) {
+      const got = await consumer.take([{ topic, subscription: 'work', count: 20, suspect: true }]);
+      for (const delivery of got) {
+        kinds.add(rabbitReceipt(delivery) !== undefined);
+        const { isComplete } = await consumer.transaction([delivery], tx =>
+          tx.query('insert into effects values ($1)', [numberOf(delivery)]),
+        );
+        if (!isComplete) await consumer.complete([{ delivery }]);
+      }
+    }
+  })();
+  const more = (count: number) => {
+    const from = published;
+    return until(async () => (published > from + count ? true : undefined), {
+      what: `${count} more are published`,
+      timeoutMs: 30_000,
+    });
+  };
+  await more(50);
+  await rabbit.setMap({});
+  await more(200);
+  await rabbit.setMap({ draining: true });
+  await more(50);
+  await until(async () => ((await rabbit.control().messages()) === 0 ? true : undefined), {
+    what: 'RabbitMQ is empty',
+    timeoutMs: 60_000,
+  });
+  await rabbit.setMap(undefined);
+  await more(50);
+  isOver = true;
+  await publishing;
+  await working;
+  expect(await effects()).toEqual(Array.from({ length: published }, (_, n) => n));
+  expect(kinds).toEqual(new Set([true, false]));
+}, 180_000);

@@ -1,0 +1,251 @@
+/**
+ * The workers' whole life with the real command, in one deployment: added, killed, released, taken back, replaced, removed,
+ * while messages are published all the time. At the end each message had its effect once.
+ */
+import { readFileSync, writeFileSync } from 'node:fs';
+import path from 'node:path';
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import type { SubscriptionStats } from '../../../src/app/queue/engine.ts';
+import { configure } from '../../support/balanced-app.ts';
+import { type Site, siteOf, spawnBanyan } from '../../support/deployment.ts';
+import { until } from '../../support/until.ts';
+
+const JOBS = `
+  import { defineJob } from 'banyan';
+  export const effect = defineJob({ name: 'effect', retry: { maxAttempts: 2, first: 10 } });
+`;
+
+const SERVER = `
+  import { createServer } from 'node:http';
+  import { createPool, createQueue, lifecycle } from 'banyan';
+  import { effect } from './jobs.ts';
+  const pool = createPool({ max: 2 });
+  const queue = createQueue({ pool });
+  const server = createServer(async (req, res) => {
+    if (req.method !== 'POST') return res.end('here');
+    let text = '';
+    for await (const chunk of req) text += chunk;
+    res.end(await queue.publish(effect, JSON.parse(text)));
+  });
+  lifecycle(server, { pool });
+  server.listen(Number(process.env.PORT), process.env.HOST);
+`;
+
+const WORKER = `
+  import { setTimeout as delay } from 'node:timers/promises';
+  import { createPool, createQueue } from 'banyan';
+  import { effect } from './jobs.ts';
+  const pool = createPool({ max: 4 });
+  const queue = createQueue({ pool });
+  const by = process.env.BANYAN_UNIT + '@' + process.env.BANYAN_RELEASE;
+  queue.work(effect, async job => {
+    const { n, ms = 0, poison } = job.payload;
+    if (poison) throw new Error('no good');
+    // Longer than the drain: it is handed back.
+    await delay(ms, undefined, { signal: job.signal });
+    await job.transaction(tx => tx.query('insert into effects (n, by) values ($1, $2)', [n, by]));
+  }, { concurrency: 2 });
+  await queue.ready();
+`;
+
+let site: Site;
+let next = 0;
+beforeAll(async () => {
+  site = await siteOf({
+    'package.json': JSON.stringify({ name: 'worked', type: 'module' }),
+    'migrations/001-effects.sql': 'create table effects (n int not null, by text not null);',
+    'jobs.ts': JOBS,
+    'server.ts': SERVER,
+    'worker.ts': WORKER,
+  });
+  await configure(site, { workers: { servers: 0 } });
+  await site.up();
+}, 120_000);
+afterAll(() => site.remove());
+
+async function publish(payload: object = {}): Promise<number> {
+  const n = next++;
+  const body = JSON.stringify({ n, ...payload });
+  const answer = await fetch(site.address, { method: 'POST', body });
+  expect(answer.status).toBe(200);
+  return n;
+}
+
+async function publishMany(count: number): Promise<void> {
+  for (let i = 0; i < count; i++) await publish();
+}
+
+async function done(): Promise<{ n: number; by: string }[]> {
+  return (await site.pool({ max: 1 }).query('select n, by from effects order by n')).rows;
+}
+
+const untilDone = (n: number) =>
+  until(async () => (await done()).find(row => row.n === n), {
+    what: `message ${n} has its effect`,
+    timeoutMs: 60_000,
+  });
+
+const workers = async () =>
+  (await site.status()).units.filter(({ tier, phase }) => tier === 'workers' && phase === 'ready');
+
+async function stats(): Promise<SubscriptionStats> {
+  const { stdout } = await site.ok('queue', '--json');
+  return (JSON.parse(stdout) as SubscriptionStats[])[0]!;
+}
+
+test('what is published while no worker is there waits, and workers that are added do it', async () => {
+  await publishMany(20);
+  expect(await stats()).toMatchObject({ topic: 'effect', depth: 20, workers: 0 });
+  const scaled = await site.ok('scale', 'workers=2');
+  expect(scaled.output).toContain('workers 0 → 2');
+  expect(scaled.output).toContain('banyan.config.ts says 0');
+  expect((await workers()).map(({ name }) => name)).toEqual(['worker-1', 'worker-2']);
+  await untilDone(19);
+}, 120_000);
+
+test('a worker that is killed is started again, and what it had in hand is done by another', async () => {
+  await publishMany(5);
+  process.kill(await site.pidOf('worker-1'), 'SIGKILL');
+  await publishMany(5);
+  await until(async () => ((await workers()).length === 2 ? true : undefined), {
+    what: 'both run again',
+    timeoutMs: 30_000,
+  });
+  const { units } = await site.status();
+  expect(units.find(({ name }) => name === 'worker-1')?.restarts).toBeGreaterThan(0);
+  expect((await site.ok('logs', 'worker-1')).stdout).toContain('SIGKILL');
+}, 120_000);
+
+test('a release replaces workers one by one; a job in hand is finished', async () => {
+  const long = await publish({ ms: 1_500 });
+  await publishMany(10);
+  await site.ok('release', '--watch', '0');
+  const units = await workers();
+  expect(units.map(({ labels }) => labels.release)).toEqual([1, 1]);
+  expect(await untilDone(long)).toBeDefined();
+  const n = await publish();
+  expect((await untilDone(n)).by).toMatch(/^worker-\d@1$/);
+}, 120_000);
+
+test('a release whose workers fall over is taken back, before a web server was touched', async () => {
+  const file = path.join(site.folder, 'worker.ts');
+  const good = readFileSync(file, 'utf8');
+  writeFileSync(file, `${good}\nsetTimeout(() => { throw new Error('no such luck'); }, 300);`);
+  const web = await site.pidOf('web-1').catch(() => site.pidOf('web-2'));
+  const result = await site.banyan(['release']);
+  writeFileSync(file, good);
+  expect(result.code).toBe(1);
+  expect(result.output).toContain('taken back');
+  expect(result.output).toMatch(/did not (go on running|start)/);
+  expect((await workers()).map(({ labels }) => labels.release)).toEqual([1, 1]);
+  expect(await site.pidOf('web-1').catch(() => site.pidOf('web-2'))).toBe(web);
+}, 120_000);
+
+test('what does not finish within the drain is handed back, and done by another', async () => {
+  await configure(site, { workers: { servers: 1, drainTimeoutMs: 500, env: { CHANGED: 'yes' } } });
+  const slow = await publish({ ms: 3_000 });
+  await until(async () => ((await stats()).leased > 0 ? true : undefined), {
+    what: 'it is in hand',
+  });
+  const { stdout } = await site.ok('plan', '--json');
+  const { steps } = JSON.parse(stdout) as { steps: { what: string }[] };
+  expect(steps.map(({ what }) => what).join('\n')).toContain('stop worker-');
+  await site.ok('apply', '--yes');
+  expect(await workers()).toHaveLength(1);
+  await untilDone(slow);
+}, 120_000);
+
+test('an operation that is cut off is finished by resume, and taken back by undo', async () => {
+  const cut = spawnBanyan(['scale', '--dir', site.folder, 'workers=4']);
+  await until(async () => ((await workers()).length >= 2 ? true : undefined), {
+    what: 'a worker was added',
+    timeoutMs: 30_000,
+  });
+  cut.kill('SIGKILL');
+  await until(async () => ((await site.banyan(['resume'])).code === 0 ? true : undefined), {
+    what: 'it is resumed',
+    timeoutMs: 60_000,
+  });
+  expect(await workers()).toHaveLength(4);
+  await site.ok('undo');
+  expect(await workers()).toHaveLength(1);
+}, 120_000);
+
+describe('banyan queue', () => {
+  test('tells depth, failures, dead letters; replays them; and takes back what nobody has in hand', async () => {
+    await publish({ poison: true });
+    await until(async () => ((await stats()).deadLetters === 1 ? true : undefined), {
+      what: 'it is a dead letter',
+      timeoutMs: 30_000,
+    });
+    const dead = await site.ok('queue', 'dead', 'effect');
+    expect(dead.stdout).toContain('"poison":true');
+    expect(dead.stdout).toContain('no good');
+    const [letter] = JSON.parse((await site.ok('queue', 'dead', '--json')).stdout) as {
+      id: string;
+      attempts: number;
+    }[];
+    expect(letter?.attempts).toBe(2);
+    expect((await site.ok('queue')).stdout).toContain('See them: banyan queue dead effect');
+
+    expect((await site.banyan(['queue', 'replay'])).output).toContain('which dead letters');
+    await site.ok('queue', 'replay', letter!.id);
+    await until(async () => ((await stats()).deadLetters === 1 ? true : undefined), {
+      what: 'it failed again',
+      timeoutMs: 30_000,
+    });
+    expect((await site.banyan(['queue', 'replay', '1'])).output).toContain('no such dead letter');
+    await site.ok('queue', 'discard', '--all');
+    expect(await stats()).toMatchObject({ deadLetters: 0 });
+  }, 120_000);
+
+  test('workers leave altogether, and web servers go on publishing', async () => {
+    await site.ok('scale', 'workers=0');
+    expect(await workers()).toEqual([]);
+    const n = next++;
+    const answer = await fetch(site.address, { method: 'POST', body: JSON.stringify({ n }) });
+    const id = await answer.text();
+    await site.ok('queue', 'cancel', id);
+    expect((await site.banyan(['queue', 'cancel', id])).code).toBe(1);
+    next--;
+    await publishMany(3);
+    expect(await stats()).toMatchObject({ depth: 3, workers: 0 });
+    await site.ok('scale', 'workers=1');
+    await untilDone(next - 1);
+  }, 120_000);
+});
+
+test('the autoscaler makes workers of a full queue, and takes them away when it is empty', async () => {
+  await configure(site, {
+    workers: { servers: { min: 0, max: 3, depth: 5, ageMs: 60_000, scaleDownAfterMs: 5_000 } },
+  });
+  await site.ok('apply', '--yes');
+  expect((await site.status()).units.map(({ name }) => name)).toContain('worker-autoscaler-1');
+  for (let i = 0; i < 40; i++) await publish({ ms: 800 });
+  await until(async () => ((await workers()).length >= 2 ? true : undefined), {
+    what: 'there are more workers',
+    timeoutMs: 60_000,
+  });
+  await untilDone(next - 1);
+  await until(async () => ((await workers()).length === 0 ? true : undefined), {
+    what: 'there is none any more',
+    timeoutMs: 60_000,
+  });
+  const { stdout } = await site.ok('operations', '--json');
+  const [last] = JSON.parse(stdout) as { kind: string; summary: string }[];
+  expect(last?.kind).toBe('autoscale');
+  expect(last?.summary).toMatch(/workers \d → 0: .* messages? in the queue; for 5 s no more/);
+}, 240_000);
+
+test('everything that was published had its effect, once', async () => {
+  await site.ok('scale', 'workers=1');
+  await until(async () => ((await stats()).depth === 0 ? true : undefined), {
+    what: 'nothing waits',
+    timeoutMs: 60_000,
+  });
+  const counts = new Map<number, number>();
+  for (const { n } of await done()) counts.set(n, (counts.get(n) ?? 0) + 1);
+  expect([...counts].filter(([, count]) => count !== 1)).toEqual([]);
+  // All but the poisoned one.
+  expect(counts.size).toBe(next - 1);
+}, 120_000);
