@@ -127,10 +127,14 @@ export const STOP_WATCHING = `
   drop function if exists banyan.note_schema_change();
   drop table if exists ${SCHEMA_CHANGES};`;
 
-/** Each row of these catalogs has the number of the transaction that last changed it. */
+/**
+ * Each row of these catalogs has the number of the transaction that last changed it. Of `pg_class` that says too much: TRUNCATE, REINDEX and
+ * VACUUM FULL write there as well, and change nothing that the log does not tell.
+ */
 const FINGERPRINT = `
   select md5(string_agg(part, ',' order by part)) as print from (
-    select 'c' || c.oid || '.' || c.xmin as part from pg_class c join pg_namespace n on n.oid = c.relnamespace
+    select concat_ws('.', 'c', c.oid, c.relname, c.relnamespace, c.relkind, c.relowner, c.relpersistence, c.relreplident,
+      c.relrowsecurity, c.relforcerowsecurity, c.relispartition, c.relhassubclass) as part from pg_class c join pg_namespace n on n.oid = c.relnamespace
       where c.relpersistence <> 't' and n.nspname not in ('banyan', 'pg_catalog', 'information_schema') and n.nspname !~ '^pg_'
     union all
     select 'a' || a.attrelid || '.' || a.attnum || '.' || a.xmin from pg_attribute a join pg_class c on c.oid = a.attrelid
