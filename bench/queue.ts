@@ -129,7 +129,7 @@ async function boss(url: string): Promise<Contender> {
             Array.from({ length: count }, (_, i) => ({ data: payload(from + i) })),
           ),
     work: async handler => {
-      const options = { batchSize: AHEAD, pollingIntervalSeconds: 0.5 };
+      const options = { batchSize: AHEAD, pollingIntervalSeconds: 0.5, burstWhenBatchFull: true };
       await pgBoss.work<{ n: number }>('bench', options, async given => {
         for (const { data } of given) handler(data.n);
       });
