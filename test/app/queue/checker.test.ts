@@ -22,7 +22,7 @@ test('every committed message has its effect once and in order, through kills of
 test('a build without the guard of the lease is found', { timeout: 900_000 }, async () => {
   let twice = 0;
   for (let round = 0; round < 5 && twice === 0; round++) {
-    const options = { messages: 500, faultEveryMs: 500, restarts: false, unguarded: true };
+    const options = { messages: 300, faultEveryMs: 1_500, restarts: false, unguarded: true };
     ({ twice } = await checkQueue(postgres, options));
   }
   expect(twice).toBeGreaterThan(0);
