@@ -10,6 +10,7 @@ const { values } = parseArgs({
   options: {
     messages: { type: 'string', default: '100000' },
     workers: { type: 'string', default: '3' },
+    every: { type: 'string', default: '1500' },
     broken: { type: 'boolean', default: false },
   },
 });
@@ -18,7 +19,7 @@ try {
   const report = await checkQueue(postgres, {
     messages: Number(values.messages),
     workers: Number(values.workers),
-    faultEveryMs: 1_500,
+    faultEveryMs: Number(values.every),
     unguarded: values.broken,
     log: line => process.stdout.write(`\r${line}   `),
   });

@@ -17,6 +17,12 @@ interface Payload {
   n: number;
 }
 
+let hasBegun = false;
+function begun(): void {
+  if (!hasBegun) process.send?.('begun');
+  hasBegun = true;
+}
+
 class Unwanted extends Error {}
 
 /** Once, in a transaction of which a tenth roll back. */
@@ -38,6 +44,7 @@ if (role === 'work') {
     job,
     each =>
       each.transaction(async tx => {
+        begun();
         const { key, n } = each.payload as Payload;
         await tx.query('insert into effects (key, n) values ($1, $2)', [key, n]);
       }),
@@ -45,9 +52,11 @@ if (role === 'work') {
   );
 } else {
   for (;;) {
-    const { rows } = await pool.query<{ n: string; keys: string[] }>(
-      'select (select count(*) from published) as n, (select array_agg(key) from keys) as keys',
-    ).catch(() => ({ rows: [] }));
+    const { rows } = await pool
+      .query<{ n: string; keys: string[] }>(
+        'select (select count(*) from published) as n, (select array_agg(key) from keys) as keys',
+      )
+      .catch(() => ({ rows: [] }));
     if (!rows[0]) {
       await delay(100);
       continue;
@@ -55,6 +64,7 @@ if (role === 'work') {
     if (Number(rows[0].n) >= Number(messages)) break;
     const { keys } = rows[0];
     const any = () => keys[Math.floor(Math.random() * keys.length)]!;
+    begun();
     await Promise.allSettled(Array.from({ length: 20 }, () => produce(any())));
   }
   process.exit(0);

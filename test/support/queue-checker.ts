@@ -60,14 +60,25 @@ export async function checkQueue(
   const faults: Record<string, number> = {};
   let isOver = false;
   const processes = new Set<ChildProcess>();
+  const busy = new Set<ChildProcess>();
   const run = (role: 'work' | 'produce'): void => {
     if (isOver) return;
-    const args = ['--conditions=banyan-source', PROCESS, role, url, String(messages), String(unguarded)];
-    const child = spawn(process.execPath, args, { stdio: ['ignore', 'ignore', 'inherit'] });
+    const args = [
+      '--conditions=banyan-source',
+      PROCESS,
+      role,
+      url,
+      String(messages),
+      String(unguarded),
+    ];
+    const child = spawn(process.execPath, args, { stdio: ['ignore', 'ignore', 'inherit', 'ipc'] });
     (child as { role?: string }).role = role;
     processes.add(child);
+    // Before it has done something there is nothing to be harmed.
+    child.once('message', () => busy.add(child));
     child.on('exit', () => {
       processes.delete(child);
+      busy.delete(child);
       void isProducing().then(is => {
         if (role === 'work' || is) run(role);
       });
@@ -89,9 +100,9 @@ export async function checkQueue(
 
   const harm = async (): Promise<void> => {
     const pick = random();
-    const some = [...processes];
+    const some = [...busy];
     const victim = some[Math.floor(random() * some.length)];
-    if (restarts && pick < 0.1) {
+    if (restarts && pick < 0.1 && victim) {
       faults.postgres = (faults.postgres ?? 0) + 1;
       await (pick < 0.05 ? postgres.kill() : postgres.stop());
       await postgres.start();
@@ -126,7 +137,7 @@ export async function checkQueue(
         await delay(50);
         return isDone();
       },
-      { what: 'all messages are handled', timeoutMs: 60_000 + messages * 60 },
+      { what: 'all messages are handled', timeoutMs: 200_000 + messages * 60 },
     );
     const stats = await queue.stats();
     const { rows } = await pool.query<Omit<QueueCheckReport, 'faults' | 'stats'>>(`

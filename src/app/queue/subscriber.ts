@@ -2,7 +2,8 @@
  * One subscription in this process: what it has in hand, in which order it is handled, and what becomes of it.
  *
  * Holds true here:
- * - At most `concurrency` calls of the handler at a time. What is fetched ahead grows while it is used up quickly.
+ * - At most `concurrency` calls of the handler at a time. What is fetched ahead grows while it is used up
+ *   before more has come.
  * - Of a key one is handled at a time. After a failure those behind it are handed back: they wait in the database for its
  *   next attempt. After a dead letter they go on.
  * - A delivery is settled once: completed, failed, handed back, or lost.
@@ -27,8 +28,7 @@ export interface SubscriberOptions extends CheckedWork {
 }
 
 const MOST_AHEAD = 2_000;
-/** Fetched ahead and used up within this: more is fetched the next time. */
-const QUICK_MS = 100;
+/** What lasts for longer than this is fetched too far ahead: others may have time for it. */
 const SLOW_MS = 1_000;
 
 export class Subscriber {
@@ -76,9 +76,10 @@ export class Subscriber {
   /** Takes charge of what was taken from the queue. @param wanted how many were asked for */
   accept(deliveries: readonly Delivery[], wanted: number): void {
     const now = performance.now();
-    if (deliveries.length >= wanted && now - this.#tookAt < QUICK_MS) {
+    const isStarving = this.#queued === 0 && this.#active < this.options.concurrency;
+    if (isStarving && deliveries.length >= wanted) {
       this.#ahead = Math.min(Math.max(MOST_AHEAD, this.#ahead), this.#ahead * 2);
-    } else if (now - this.#tookAt > SLOW_MS) {
+    } else if (!isStarving && now - this.#tookAt > SLOW_MS) {
       const least = this.options.concurrency * this.options.size;
       this.#ahead = Math.max(least, Math.floor(this.#ahead / 2));
     }

@@ -90,7 +90,13 @@ test('a handler that throws is called again, and then the message is a dead lett
     return letters.length > 0 && letters;
   });
   expect(attempts).toEqual([1, 2, 3]);
-  expect(letter).toMatchObject({ id, topic: 'any', subscription: 'work', attempts: 3, payload: { a: 1 } });
+  expect(letter).toMatchObject({
+    id,
+    topic: 'any',
+    subscription: 'work',
+    attempts: 3,
+    payload: { a: 1 },
+  });
   expect(letter!.error).toMatch('the mail server is away');
   isBroken = false;
   expect(await queue.replay({ topic: 'any' })).toBe(1);
@@ -167,7 +173,8 @@ test('of a key the order is that of the commits, not that of the positions drawn
   });
   await queue.publish(any, 'other key', { key: 'l' });
   const waits = async () =>
-    (await pool.query(`select 1 from pg_locks where locktype = 'advisory' and not granted`)).rowCount;
+    (await pool.query(`select 1 from pg_locks where locktype = 'advisory' and not granted`))
+      .rowCount;
   await until(async () => (await waits()) === 1);
   expect(isDone).toBe(false);
   await slow.query('commit');
@@ -195,7 +202,9 @@ test('the effects of job.transaction and the end of the message are one', async 
   });
   const id = await queue.publish(any, null);
   await until(async () => (await pool.query('select * from effects')).rows.length > 0);
-  await until(async () => (await queue.stats()).every(each => each.topic !== 'any' || each.depth === 0));
+  await until(async () =>
+    (await queue.stats()).every(each => each.topic !== 'any' || each.depth === 0),
+  );
   expect((await pool.query('select * from effects')).rows).toEqual([{ id }]);
   expect(calls).toBe(2);
   expect((await queue.stats()).find(each => each.topic === 'mail')).toMatchObject({ depth: 1 });
@@ -206,8 +215,9 @@ test('a handler that hangs is timed out, and what it does then is void', async (
   const queue = open();
   const late = Promise.withResolvers<void>();
   const outcomes: unknown[] = [];
+  const patient = defineJob({ name: 'patient', retry: { first: 10, factor: 1 } });
   queue.work(
-    any,
+    patient,
     async job => {
       const write = () =>
         job.transaction(tx => tx.query('insert into effects values ($1)', [job.attempt]));
@@ -218,20 +228,21 @@ test('a handler that hangs is timed out, and what it does then is void', async (
       await write().catch(error => outcomes.push(error.name ?? error));
       outcomes.push('over');
     },
-    { timeout: 50 },
+    { timeout: 500 },
   );
-  await queue.publish(any, null);
+  await queue.publish(patient, null);
   await until(async () => (await pool.query('select * from effects')).rows.length === 1);
   late.resolve();
   await until(() => outcomes.includes('over'));
   expect(outcomes[0]).toBe('HANDLER_TIMEOUT');
-  expect((await pool.query('select * from effects')).rows).toEqual([{ attempt: 2 }]);
+  expect((await pool.query('select * from effects where attempt = 1')).rows).toEqual([]);
+  expect((await pool.query('select * from effects')).rows).toHaveLength(1);
 });
 
 test('delay, priority, dedupe and cancellation', async () => {
   const queue = open();
   const seen: unknown[] = [];
-  await queue.publish(any, 'later', { delay: 300 });
+  await queue.publish(any, 'later', { delay: 5_000 });
   await queue.publish(any, 'low', { priority: 5 });
   await queue.publish(any, 'high', { priority: -5 });
   const one = await queue.publish(any, 'once', { dedupe: 'order-1' });
@@ -254,7 +265,10 @@ test('a batch handler gets many, and says which of them failed', async () => {
   const queue = open();
   const sizes: number[] = [];
   const seen = new Map<unknown, number>();
-  await queue.publishAll(any, Array.from({ length: 250 }, (_, i) => ({ payload: i })));
+  await queue.publishAll(
+    any,
+    Array.from({ length: 250 }, (_, i) => ({ payload: i })),
+  );
   queue.workInBatches(
     any,
     async batch => {
@@ -269,7 +283,7 @@ test('a batch handler gets many, and says which of them failed', async () => {
     },
     { size: 100, concurrency: 1 },
   );
-  await until(async () => (await queue.stats())[0]?.completed === 250 || (await queue.stats())[0]?.depth === 0);
+  await until(async () => (await queue.stats())[0]?.completed === 250);
   expect(Math.max(...sizes)).toBe(100);
   expect(seen.get(7)).toBe(2);
   expect([...seen.values()].reduce((a, b) => a + b)).toBe(251);
@@ -304,7 +318,10 @@ test('bad input is refused with words, and nothing is published', async () => {
   const queue = open({ maxMessageBytes: 100 });
   const cases: [Promise<unknown> | (() => unknown), string][] = [
     [queue.publish(mail, { to: 5 } as never), 'INVALID_PAYLOAD'],
-    [queue.publishAll(mail, [{ payload: { to: 'a' } }, { payload: {} as never }]), 'INVALID_PAYLOAD'],
+    [
+      queue.publishAll(mail, [{ payload: { to: 'a' } }, { payload: {} as never }]),
+      'INVALID_PAYLOAD',
+    ],
     [queue.publish(any, 'x'.repeat(101)), 'MESSAGE_TOO_LARGE'],
     [queue.publish(any, 5n), 'PAYLOAD_NOT_JSON'],
     [queue.publish(any, 1, { key: 'k', priority: 1 }), 'INVALID_QUEUE_OPTION'],
@@ -329,7 +346,10 @@ test('who closes hands back at once what has not begun, and lets the rest finish
   const go = Promise.withResolvers<void>();
   const started: unknown[] = [];
   const finished: unknown[] = [];
-  await queue.publishAll(any, Array.from({ length: 20 }, (_, i) => ({ payload: i })));
+  await queue.publishAll(
+    any,
+    Array.from({ length: 20 }, (_, i) => ({ payload: i })),
+  );
   queue.work(
     any,
     async job => {

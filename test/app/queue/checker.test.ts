@@ -1,0 +1,29 @@
+/** The queue's promises while everything is killed; and that the checker would see it if they did not hold. */
+import { afterAll, beforeAll, expect, test } from 'vitest';
+import { TestPostgres } from '../../support/postgres.ts';
+import { checkQueue } from '../../support/queue-checker.ts';
+
+let postgres: TestPostgres;
+
+beforeAll(async () => {
+  postgres = await TestPostgres.start();
+});
+afterAll(() => postgres.remove());
+
+test('every committed message has its effect once and in order, through kills of workers, producers and PostgreSQL', {
+  timeout: 900_000,
+}, async () => {
+  const report = await checkQueue(postgres, { messages: 2_000, faultEveryMs: 2_000 });
+  expect(report.published).toBeGreaterThanOrEqual(2_000);
+  expect(report).toMatchObject({ lost: 0, twice: 0, ofRolledBack: 0, outOfOrder: 0 });
+  expect(report.effects).toBe(report.published);
+});
+
+test('a build without the guard of the lease is found', { timeout: 900_000 }, async () => {
+  let twice = 0;
+  for (let round = 0; round < 5 && twice === 0; round++) {
+    const options = { messages: 500, faultEveryMs: 500, restarts: false, unguarded: true };
+    ({ twice } = await checkQueue(postgres, options));
+  }
+  expect(twice).toBeGreaterThan(0);
+});
