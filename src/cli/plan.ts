@@ -31,11 +31,7 @@ export async function plan(options: CommonOptions): Promise<void> {
   await withController(new DeploymentPaths(options.dir), async controller => {
     const wanted = wantedBy(controller);
     const steps = await planChange(controller, wanted);
-    const explained = explainPlan(
-      steps,
-      goalOf(controller, wanted),
-      controller.present,
-    );
+    const explained = explainPlan(steps, goalOf(controller, wanted), controller.present);
     const notes = [...notesOf(controller), ...(await declarationNotes(controller))];
     if (options.json) printJson({ steps: explained, notes });
     else process.stdout.write(`${renderPlan(wanted.summary, explained, notes)}\n`);
@@ -47,11 +43,7 @@ export async function apply(options: ApplyOptions): Promise<void> {
     const wanted = wantedBy(controller);
     if (!options.json) {
       const plan = await planChange(controller, wanted);
-      const steps = explainPlan(
-        plan,
-        goalOf(controller, wanted),
-        controller.present,
-      );
+      const steps = explainPlan(plan, goalOf(controller, wanted), controller.present);
       const notes = [...notesOf(controller), ...(await declarationNotes(controller))];
       process.stdout.write(`${renderPlan(wanted.summary, steps, notes)}\n`);
       if (steps.length > 0 && !options.yes && !(await agrees('Do this?', 'banyan apply --yes'))) {

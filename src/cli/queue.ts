@@ -4,8 +4,8 @@ import type { DeadLetter, DeadLetterFilter, SubscriptionStats } from '../app/que
 import { BanyanError } from '../errors.ts';
 import { withController } from '../operate/controller.ts';
 import { DeploymentPaths } from '../operate/deployment.ts';
-import { rateOf } from '../operate/queue/rate.ts';
 import { type QueueView, withQueue } from '../operate/queue/queue.ts';
+import { rateOf } from '../operate/queue/rate.ts';
 import { ago, type CommonOptions, columns, duration, EXIT, printJson } from './output.ts';
 
 /** How long is looked to tell a rate. */
@@ -89,7 +89,17 @@ const HEADINGS = [
 ];
 
 function describe(
-  { topic, subscription, depth, leased, delayed, oldestMs, failed, deadLetters, ...rest }: SubscriptionStats,
+  {
+    topic,
+    subscription,
+    depth,
+    leased,
+    delayed,
+    oldestMs,
+    failed,
+    deadLetters,
+    ...rest
+  }: SubscriptionStats,
   rate: { donePerSecond: number; failedPerSecond: number },
 ): string[] {
   return [
@@ -171,15 +181,10 @@ async function onLetters(
   return count;
 }
 
-function onQueue<T>(
-  { dir }: CommonOptions,
-  body: (queue: QueueView) => Promise<T>,
-): Promise<T> {
-  return withController(
-    new DeploymentPaths(dir),
-    controller => withQueue(controller, body),
-    { withoutConfig: true },
-  );
+function onQueue<T>({ dir }: CommonOptions, body: (queue: QueueView) => Promise<T>): Promise<T> {
+  return withController(new DeploymentPaths(dir), controller => withQueue(controller, body), {
+    withoutConfig: true,
+  });
 }
 
 function say(text: string): void {

@@ -102,7 +102,8 @@ export function renderRabbitMqConf(options: RabbitMqUnitOptions): string {
     'log.file = false',
     'cluster_formation.peer_discovery_backend = classic_config',
     ...members.map(
-      (member, index) => `cluster_formation.classic_config.nodes.${index + 1} = ${nodeName(member)}`,
+      (member, index) =>
+        `cluster_formation.classic_config.nodes.${index + 1} = ${nodeName(member)}`,
     ),
     // What is confirmed is on a majority whatever this says; it brings a node back that stood still.
     'cluster_partition_handling = autoheal',

@@ -88,9 +88,7 @@ export const workerEngine: EngineSupport = {
     const target = { host: String(host), port: Number(port), path: READY_PATH };
     const answer = await probeHttp(target, signal);
     if (answer.ready || answer.refused !== true) return answer;
-    return isRunning
-      ? { ready: true }
-      : { ready: false, reason: 'it has only just begun to run' };
+    return isRunning ? { ready: true } : { ready: false, reason: 'it has only just begun to run' };
   },
   diagnose: (_spec, lastWords) => diagnoseApplication(lastWords, 'workers.command'),
 };

@@ -50,8 +50,14 @@ import { runMigrations } from './migrations.ts';
 import { Journal } from './operations/journal.ts';
 import { convergeQueue } from './queue/carry-out.ts';
 import { precheckQueue } from './queue/precheck.ts';
+import {
+  describeQueue,
+  IN_POSTGRESQL,
+  QUEUE_SHAPE,
+  type QueueShape,
+  queueShapeOf,
+} from './queue/shape.ts';
 import { queueStatus } from './queue/status.ts';
-import { describeQueue, IN_POSTGRESQL, QUEUE_SHAPE, type QueueShape, queueShapeOf } from './queue/shape.ts';
 import { requireRelease } from './releases/folder.ts';
 import { commandStartMs } from './start-clock.ts';
 import { type Status, trafficOf } from './status.ts';

@@ -4,14 +4,7 @@
  */
 import { BanyanError } from '../errors.ts';
 import { parseDuration } from './duration.ts';
-import type {
-  Backup,
-  Balancer,
-  CacheTier,
-  QueueTier,
-  Topology,
-  WorkersTier,
-} from './topology.ts';
+import type { Backup, Balancer, CacheTier, QueueTier, Topology, WorkersTier } from './topology.ts';
 
 /** What the defaults depend on, read from the application's folder by its caller. */
 export interface AppFolder {

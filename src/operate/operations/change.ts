@@ -9,8 +9,8 @@ import { BanyanError } from '../../errors.ts';
 import type { CacheShape } from '../cache/shape.ts';
 import type { Controller } from '../controller.ts';
 import type { DatabaseShape } from '../database/shape.ts';
-import type { WebShape } from '../web/shape.ts';
 import type { QueueShape } from '../queue/shape.ts';
+import type { WebShape } from '../web/shape.ts';
 import type { WorkersShape } from '../workers/shape.ts';
 import {
   convergeTo,
@@ -96,10 +96,7 @@ export class UndoneByRestore extends BanyanError {
 }
 
 /** What a change would do. */
-export function planChange(
-  controller: Controller,
-  wanted: Wanted,
-): Promise<Plan> {
+export function planChange(controller: Controller, wanted: Wanted): Promise<Plan> {
   return planFor(controller, goalOf(controller, wanted));
 }
 

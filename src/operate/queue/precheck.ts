@@ -5,5 +5,6 @@ import type { QueueShape } from './shape.ts';
 /** @throws RabbitMqMissing */
 export function precheckQueue({ kind }: QueueShape): void {
   if (kind !== 'rabbitmq') return;
-  for (const program of ['rabbitmq-server', 'rabbitmqctl', 'rabbitmq-queues']) findRabbitMq(program);
+  for (const program of ['rabbitmq-server', 'rabbitmqctl', 'rabbitmq-queues'])
+    findRabbitMq(program);
 }

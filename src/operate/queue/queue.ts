@@ -1,7 +1,8 @@
 /** The queue, as operations look at it: through the application's own half, which knows all shards and engines. */
+
+import { QUEUE_URL_VARIABLE } from '../../app/environment.ts';
 import { createQueue } from '../../app/queue/create-queue.ts';
 import type { Queue } from '../../app/queue/types.ts';
-import { QUEUE_URL_VARIABLE } from '../../app/environment.ts';
 import { MAP_VARIABLE } from '../../map/map-file.ts';
 import type { Controller } from '../controller.ts';
 import { queueUrl } from './context.ts';
@@ -20,7 +21,11 @@ const NO_QUEUE: QueueView = {
 
 /** Runs `body` with the queue of a deployment that is up. */
 export async function withQueue<T>(
-  { catalog: { pool }, deployment, queueContext }: Pick<Controller, 'catalog' | 'deployment' | 'queueContext'>,
+  {
+    catalog: { pool },
+    deployment,
+    queueContext,
+  }: Pick<Controller, 'catalog' | 'deployment' | 'queueContext'>,
   body: (queue: QueueView) => Promise<T>,
 ): Promise<T> {
   const { rows } = await pool.query<{ found: boolean }>(

@@ -21,9 +21,7 @@ export function rateOf(
     const perSecond = (a: number, b: number) => Math.max(0, a - b) / (ms / 1_000);
     return {
       donePerSecond: then ? perSecond(now.completed, then.completed) : 0,
-      failedPerSecond: then
-        ? perSecond(now.failed + now.died, then.failed + then.died)
-        : 0,
+      failedPerSecond: then ? perSecond(now.failed + now.died, then.failed + then.died) : 0,
     };
   });
 }

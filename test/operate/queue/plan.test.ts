@@ -80,7 +80,11 @@ const desiredState: fc.Arbitrary<QueueShape> = fc.constantFrom<QueueShape>(
 
 /** What may be there: reached by plans that were cut off anywhere, and by nodes that ended. */
 const history = fc.array(
-  fc.record({ desired: desiredState, cut: fc.nat(12), ends: fc.array(fc.nat(2), { maxLength: 2 }) }),
+  fc.record({
+    desired: desiredState,
+    cut: fc.nat(12),
+    ends: fc.array(fc.nat(2), { maxLength: 2 }),
+  }),
   { maxLength: 4 },
 );
 

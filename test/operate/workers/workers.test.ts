@@ -101,7 +101,9 @@ test('a release whose workers fall over is taken back, before a web server was t
 test('what does not finish within the drain is handed back, and done by another', async () => {
   await configure(site, { workers: { servers: 1, drainTimeoutMs: 500, env: { CHANGED: 'yes' } } });
   const slow = await publish({ ms: 3_000 });
-  await until(async () => ((await stats()).leased > 0 ? true : undefined), { what: 'it is in hand' });
+  await until(async () => ((await stats()).leased > 0 ? true : undefined), {
+    what: 'it is in hand',
+  });
   const { stdout } = await site.ok('plan', '--json');
   const { steps } = JSON.parse(stdout) as { steps: { what: string }[] };
   expect(steps.map(({ what }) => what).join('\n')).toContain('stop worker-');
@@ -117,10 +119,10 @@ test('an operation that is cut off is finished by resume, and taken back by undo
     timeoutMs: 30_000,
   });
   cut.kill('SIGKILL');
-  await until(
-    async () => ((await site.banyan(['resume'])).code === 0 ? true : undefined),
-    { what: 'it is resumed', timeoutMs: 60_000 },
-  );
+  await until(async () => ((await site.banyan(['resume'])).code === 0 ? true : undefined), {
+    what: 'it is resumed',
+    timeoutMs: 60_000,
+  });
   expect(await workers()).toHaveLength(4);
   await site.ok('undo');
   expect(await workers()).toHaveLength(1);

@@ -57,9 +57,7 @@ export class Broker {
     const { nodes, tls = false } = this.#at!;
     const connection = new Connection({
       // In any order: not all processes to the same node.
-      hosts: nodes
-        .map(({ host, port }) => `${host}:${port}`)
-        .sort(() => Math.random() - 0.5),
+      hosts: nodes.map(({ host, port }) => `${host}:${port}`).sort(() => Math.random() - 0.5),
       username: decodeURIComponent(this.#url.username),
       password: decodeURIComponent(this.#url.password),
       vhost: decodeURIComponent(this.#url.pathname.slice(1)) || '/',

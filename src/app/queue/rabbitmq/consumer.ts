@@ -139,13 +139,17 @@ export class RabbitConsumer {
         await declareTopic(channel, topic, [name]);
         await channel.basicQos({ prefetchCount });
         if (this.#isRetired) return;
-        const { consumerTag } = await channel.basicConsume({ queue: queueOf(topic, name) }, message => {
-          this.#arrived(line, channel, message).catch(error => {
-            // Nobody knows whether it was done: the line is broken, and it comes again.
-            if (!isTransient(error)) log.error({ err: error }, 'a message could not be looked up');
-            channel.close().catch(() => {});
-          });
-        });
+        const { consumerTag } = await channel.basicConsume(
+          { queue: queueOf(topic, name) },
+          message => {
+            this.#arrived(line, channel, message).catch(error => {
+              // Nobody knows whether it was done: the line is broken, and it comes again.
+              if (!isTransient(error))
+                log.error({ err: error }, 'a message could not be looked up');
+              channel.close().catch(() => {});
+            });
+          },
+        );
         channel.on('basic.cancel', () => void channel.close().catch(() => {}));
         line.cancel = async () => {
           await channel.basicCancel({ consumerTag });
@@ -225,7 +229,11 @@ export class RabbitConsumer {
           await ledger.bury(delivery, error);
           tally.died++;
         } else {
-          await ledger.move({ ...delivery, isSuspect: false }, Math.max(1, retryInMs), delivery.attempt);
+          await ledger.move(
+            { ...delivery, isSuspect: false },
+            Math.max(1, retryInMs),
+            delivery.attempt,
+          );
           tally.failed++;
         }
         return this.#settle(delivery) ? undefined : delivery;

@@ -226,10 +226,10 @@ class TwoConsumers implements Consumer {
 
   async complete(outcomes: readonly Outcome[]): Promise<Delivery[]> {
     const [rabbit, postgres] = split(outcomes, ({ delivery }) => delivery);
-    const lost = rabbit.flatMap(outcome =>
-      this.#of(outcome.delivery).complete([outcome]),
-    );
-    return postgres.length > 0 ? [...lost, ...(await this.#parts.postgres.complete(postgres))] : lost;
+    const lost = rabbit.flatMap(outcome => this.#of(outcome.delivery).complete([outcome]));
+    return postgres.length > 0
+      ? [...lost, ...(await this.#parts.postgres.complete(postgres))]
+      : lost;
   }
 
   async fail(failures: readonly Failure[]): Promise<Delivery[]> {

@@ -75,7 +75,10 @@ export class Ledger {
     await this.#at(id).query({ text: 'select banyan_queue.wake($1, 1)', values: [topic] });
   }
 
-  async bury({ id, topic, subscription, payload, attempt }: Delivery, error: string): Promise<void> {
+  async bury(
+    { id, topic, subscription, payload, attempt }: Delivery,
+    error: string,
+  ): Promise<void> {
     await this.#at(id).query({
       text: BURY,
       values: [id, noteOf(topic, subscription), topic, subscription, attempt, payload, error],

@@ -152,12 +152,19 @@ export class RabbitPublisher {
     this.#connection = undefined;
     this.#channel = undefined;
     this.#routes.clear();
-    void before?.then(connection => setTimeout(() => connection.unsafeDestroy(), CONFIRM_MS).unref());
+    void before?.then(connection =>
+      setTimeout(() => connection.unsafeDestroy(), CONFIRM_MS).unref(),
+    );
   }
 
   async close(): Promise<void> {
     const connection = await this.#opening?.catch(() => undefined);
-    await (await this.#channel?.catch(() => undefined))?.close().catch(() => {});
+    const channel = await this.#channel?.catch(() => undefined);
+    // It waits for what is not confirmed yet, and that may never be.
+    await Promise.race([
+      channel?.close().catch(() => {}),
+      delay(CONNECT_MS, undefined, { ref: false }),
+    ]);
     connection?.unsafeDestroy();
   }
 }

@@ -130,7 +130,12 @@ test('what needs nothing of the database goes over RabbitMQ, to each subscriptio
   for (const name of ['a', 'b']) {
     const got = await takeAll(consumer, name, 5);
     expect(got.map(numberOf).sort()).toEqual([1, 2, 3, 4, 5]);
-    expect(got.filter(each => rabbitReceipt(each)).map(numberOf).sort()).toEqual([1, 2]);
+    expect(
+      got
+        .filter(each => rabbitReceipt(each))
+        .map(numberOf)
+        .sort(),
+    ).toEqual([1, 2]);
     expect(await consumer.complete(got.map(delivery => ({ delivery })))).toEqual([]);
   }
   await until(
@@ -174,7 +179,9 @@ test('a worker whose line breaks loses what it has in hand; of all that do it, o
   const first = consume(queue, [policy('work')]);
   const got = await takeAll(first, 'work', 2);
   // One is done, and its acknowledgement is never sent; the other is not.
-  await first.transaction([got[0]!], tx => tx.query('insert into effects values ($1)', [numberOf(got[0]!)]));
+  await first.transaction([got[0]!], tx =>
+    tx.query('insert into effects values ($1)', [numberOf(got[0]!)]),
+  );
   await rabbitReceipt(got[0]!)!.channel.close();
   const second = consume(engine(), [policy('work')]);
   const [again] = await takeAll(second, 'work', 1);
@@ -190,10 +197,10 @@ test('a worker whose line breaks loses what it has in hand; of all that do it, o
   expect(attempts.find(each => each.status === 'rejected')?.reason).toBeInstanceOf(AlreadyDone);
   await second.complete([{ delivery: again! }]);
   expect(await effects()).toEqual([1, 2]);
-  await until(
-    async () => ((await rabbit.control().messages()) === 0 ? true : undefined),
-    { what: 'nothing is left', timeoutMs: 20_000 },
-  );
+  await until(async () => ((await rabbit.control().messages()) === 0 ? true : undefined), {
+    what: 'nothing is left',
+    timeoutMs: 20_000,
+  });
 }, 60_000);
 
 test('a message that kills each of its workers is a dead letter in the end', async () => {
@@ -222,7 +229,10 @@ test('a message that kills each of its workers is a dead letter in the end', asy
 test('what a worker hands back, or has not begun when it closes, is another’s at once and not counted', async () => {
   const queue = engine();
   await queue.declare([policy('work')]);
-  await queue.publish(Array.from({ length: 10 }, (_, n) => message(n)), undefined);
+  await queue.publish(
+    Array.from({ length: 10 }, (_, n) => message(n)),
+    undefined,
+  );
   const first = consume(queue, [policy('work')]);
   const got = await takeAll(first, 'work', 3);
   await first.handBack(got);
@@ -239,15 +249,23 @@ test('to RabbitMQ and back while messages are published and done: none is lost, 
   await queue.declare([policy('work')]);
   const consumer = consume(queue, [policy('work')]);
   let published = 0;
+  let done = 0;
   let isOver = false;
   const kinds = new Set<boolean>();
   const publishing = (async () => {
     while (!isOver) {
-      await queue.publish(Array.from({ length: 5 }, () => message(published++)), undefined);
+      // Faster than they are done they would never be done.
+      await until(async () => (published - done < 50 ? true : undefined), {
+        what: 'some are done',
+      });
+      await queue.publish(
+        Array.from({ length: 5 }, () => message(published++)),
+        undefined,
+      );
     }
   })();
   const working = (async () => {
-    while (!isOver || (await effects()).length < published) {
+    while (!isOver || done < published) {
       const got = await consumer.take([{ topic, subscription: 'work', count: 20, suspect: true }]);
       for (const delivery of got) {
         kinds.add(rabbitReceipt(delivery) !== undefined);
@@ -255,6 +273,7 @@ test('to RabbitMQ and back while messages are published and done: none is lost, 
           tx.query('insert into effects values ($1)', [numberOf(delivery)]),
         );
         if (!isComplete) await consumer.complete([{ delivery }]);
+        done++;
       }
     }
   })();
