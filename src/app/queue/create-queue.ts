@@ -350,12 +350,12 @@ class PoolQueue implements Queue {
   }
 
   async result(
-    job: Job<never, unknown>,
+    job: Job<unknown, unknown>,
     id: string,
     options: ResultOptions = {},
   ): Promise<unknown> {
     const where = 'queue.result()';
-    checkTopic(where, job);
+    checkTopic(where, job as Topic<never, unknown>);
     checkId(where, id);
     if (job.keepResults === undefined) throw new ResultsNotKept(job.name);
     const { timeout, signal, onProgress } = options;

@@ -150,7 +150,7 @@ export interface Queue {
   /**
    * Waits for what a job's handler returned. @throws JobFailed, JobCancelled, ResultTimeout, ResultsNotKept
    */
-  result(job: Job<never, unknown>, id: string, options?: ResultOptions): Promise<unknown>;
+  result(job: Job<unknown, unknown>, id: string, options?: ResultOptions): Promise<unknown>;
   stats(): Promise<SubscriptionStats[]>;
   /** @param limit most that are returned. Default: 100 */
   deadLetters(filter?: DeadLetterFilter, limit?: number): Promise<DeadLetter[]>;

@@ -165,6 +165,10 @@ export class PostgresConsumer implements Consumer {
   }
 
   async complete(outcomes: readonly Outcome[]): Promise<Delivery[]> {
+    const [only] = outcomes;
+    if (only && outcomes.length === 1) {
+      return (await receiptOf(only.delivery).worker.complete(only)) ? [only.delivery] : [];
+    }
     const lost: Delivery[] = [];
     await Promise.all(
       outcomes.map(async outcome => {

@@ -17,7 +17,10 @@ import type { Place } from './places.ts';
 import { type Receipt, receiptOf } from './shard-worker.ts';
 
 const TAKE_OUT = `delete from banyan_queue.delivery d using unnest($2::bigint[], $3::smallint[], $4::int[]) x (p, r, t)
-  where d.subscription = $1 and d.due is null and d.priority = x.r and d.position = x.p and d.turn = x.t`;
+  cross join lateral (
+    select e.ctid as c from banyan_queue.delivery e
+    where e.subscription = $1 and e.due is null and e.priority = x.r and e.position = x.p limit 1) f
+  where d.ctid = f.c and d.position = x.p and d.turn = x.t`;
 
 const NOTE = `insert into banyan_queue.effect (message, subscription)
   select m, $2 from unnest($1::bigint[]) m on conflict do nothing`;

@@ -7,6 +7,7 @@
  *   is free.
  * - `turn` fences: it counts up whenever a delivery is taken from a worker, and all that a worker does names the turn.
  * - Of a key, positions become visible in their order: publishers hold the key's lock until they commit.
+ * - Rows are found through a LATERAL with LIMIT: a plan that was kept from when a table was empty must not read all of it.
  * - What takes things from the dead skips rows that are locked: their transaction decides, and the next look finds them.
  */
 import type pg from 'pg';
@@ -285,9 +286,10 @@ begin
   from banyan_queue.lease l cross join unnest(l.positions) p where l.subscription = p_subscription;
   if v_keyed is not null then
     v_keys := array(
-      select d.key from unnest(v_keyed) p join banyan_queue.delivery d
-        on d.subscription = p_subscription and d.due is null and d.priority = 0 and d.position = p
-      where d.key is not null);
+      select f.key from unnest(v_keyed) p cross join lateral (
+        select d.key from banyan_queue.delivery d
+        where d.subscription = p_subscription and d.due is null and d.priority = 0 and d.position = p limit 1) f
+      where f.key is not null);
   end if;
   if p_suspect then
     return query with chosen as materialized (
@@ -398,8 +400,11 @@ declare
 begin
   with gone as (
     delete from banyan_queue.delivery d using unnest(p_positions, p_priorities, p_turns) x (p, r, t)
-    where d.subscription = p_subscription and d.due is null and d.priority = coalesce(x.r, 0) and d.position = x.p
-      and (d.turn = coalesce(x.t, 0) or not p_guarded)
+    cross join lateral (
+      select e.ctid as c from banyan_queue.delivery e
+      where e.subscription = p_subscription and e.due is null and e.priority = coalesce(x.r, 0) and e.position = x.p
+      limit 1) f
+    where d.ctid = f.c and d.position = x.p and (d.turn = coalesce(x.t, 0) or not p_guarded)
     returning d.position)
   select coalesce(array_agg(g.position), '{}') into v_gone from gone g;
   perform banyan_queue.count_up(p_worker, p_subscription, cardinality(v_gone), 0, 0);
@@ -427,14 +432,21 @@ begin
     update banyan_queue.delivery d set attempts = d.attempts + 1, turn = d.turn + 1, suspect = false,
       due = clock_timestamp() + x.ms * interval '1 ms'
     from unnest(p_positions, p_priorities, p_turns, p_retry_ms) x (p, r, t, ms)
-    where d.subscription = p_subscription and d.due is null and d.priority = coalesce(x.r, 0) and d.position = x.p
-      and d.turn = coalesce(x.t, 0) and x.ms is not null
+    cross join lateral (
+      select e.ctid as c from banyan_queue.delivery e
+      where e.subscription = p_subscription and e.due is null and e.priority = coalesce(x.r, 0) and e.position = x.p
+      limit 1) f
+    where d.ctid = f.c and d.position = x.p and d.turn = coalesce(x.t, 0) and x.ms is not null
     returning d.position)
   select coalesce(array_agg(a.position), '{}') into v_again from again a;
   with died as (
-    delete from banyan_queue.delivery d using unnest(p_positions, p_priorities, p_turns, p_retry_ms, p_errors) x (p, r, t, ms, e)
-    where d.subscription = p_subscription and d.due is null and d.priority = coalesce(x.r, 0) and d.position = x.p
-      and d.turn = coalesce(x.t, 0) and x.ms is null
+    delete from banyan_queue.delivery d
+    using unnest(p_positions, p_priorities, p_turns, p_retry_ms, p_errors) x (p, r, t, ms, e)
+    cross join lateral (
+      select e.ctid as c from banyan_queue.delivery e
+      where e.subscription = p_subscription and e.due is null and e.priority = coalesce(x.r, 0) and e.position = x.p
+      limit 1) f
+    where d.ctid = f.c and d.position = x.p and d.turn = coalesce(x.t, 0) and x.ms is null
     returning d.*, x.e as error)
   , kept as (
     insert into banyan_queue.dead as k (message, subscription, key, priority, attempts, payload, error)
@@ -460,10 +472,12 @@ begin
   with back as (
     update banyan_queue.delivery d set turn = d.turn + 1
     where d.ctid = any (array(
-      select e.ctid from banyan_queue.delivery e join unnest(p_positions, p_priorities, p_turns) x (p, r, t)
-        on e.subscription = p_subscription and e.due is null and e.priority = coalesce(x.r, 0) and e.position = x.p
-        and e.turn = coalesce(x.t, 0)
-      for update of e skip locked))
+      select f.c from unnest(p_positions, p_priorities, p_turns) x (p, r, t)
+      cross join lateral (
+      select e.ctid as c from banyan_queue.delivery e
+      where e.subscription = p_subscription and e.due is null and e.priority = coalesce(x.r, 0) and e.position = x.p and e.turn = coalesce(x.t, 0)
+      limit 1
+      for update skip locked) f))
     returning d.position)
   select array_agg(b.position) into v_back from back b;
   if v_back is not null then perform banyan_queue.leave(p_worker, v_back); end if;
@@ -500,10 +514,12 @@ begin
              from banyan_queue.lease e join banyan_queue.subscription s on s.id = e.subscription
              where e.worker = w.id for update of e loop
       select array_agg(d.c), coalesce(array_agg(d.p), '{}') into v_ctids, v_taken from (
-        select e.ctid as c, e.position as p from banyan_queue.delivery e
-        join unnest(l.positions, l.priorities) x (p, r)
-          on e.subscription = l.subscription and e.due is null and e.priority = coalesce(x.r, 0) and e.position = x.p
-        for update of e skip locked) d;
+        select f.c, x.p from unnest(l.positions, l.priorities) x (p, r)
+        cross join lateral (
+      select e.ctid as c from banyan_queue.delivery e
+      where e.subscription = l.subscription and e.due is null and e.priority = coalesce(x.r, 0) and e.position = x.p
+      limit 1
+      for update skip locked) f) d;
       v_total := v_total + cardinality(v_taken);
       if l.suspect then
         with died as (
@@ -531,9 +547,12 @@ begin
       end if;
       -- Those that are locked stay in the lease until the next look.
       v_left := array(
-        select e.position from banyan_queue.delivery e join unnest(l.positions, l.priorities) x (p, r)
-          on e.subscription = l.subscription and e.due is null and e.priority = coalesce(x.r, 0) and e.position = x.p
-        where e.position <> all (v_taken));
+        select x.p from unnest(l.positions, l.priorities) x (p, r)
+        cross join lateral (
+      select e.ctid as c from banyan_queue.delivery e
+      where e.subscription = l.subscription and e.due is null and e.priority = coalesce(x.r, 0) and e.position = x.p
+      limit 1) f
+        where x.p <> all (v_taken));
       if cardinality(v_left) = 0 then
         delete from banyan_queue.lease e where e.id = l.id;
       else

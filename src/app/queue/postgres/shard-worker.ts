@@ -71,7 +71,7 @@ const FIRST_PAUSE_MS = 50;
 
 /** Of sessions whose statements are all short and by index: no plan of an empty table is to be kept for a full one. */
 const PLANS =
-  'set enable_seqscan = off; set enable_bitmapscan = off; set enable_hashjoin = off; set enable_mergejoin = off; set plan_cache_mode = force_generic_plan; set jit = off; set lock_timeout = 3000';
+  'set enable_seqscan = off; set enable_bitmapscan = off; set enable_hashjoin = off; set enable_mergejoin = off; set enable_sort = off; set plan_cache_mode = force_generic_plan; set jit = off; set lock_timeout = 3000';
 
 interface Settling {
   readonly held: Held | undefined;
