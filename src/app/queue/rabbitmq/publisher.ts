@@ -8,6 +8,7 @@
  */
 import { setTimeout as delay } from 'node:timers/promises';
 import type { Channel, Connection } from 'rabbitmq-client';
+import { log } from '../../telemetry/log.ts';
 import type { OutgoingMessage } from '../engine.ts';
 import type { Place } from '../postgres/places.ts';
 import type { Broker } from './broker.ts';
@@ -125,18 +126,20 @@ export class RabbitPublisher {
     const known = this.#routes.get(topic);
     const isFresh = known && performance.now() - known.askedAt < ASK_AGAIN_MS;
     if (known && (known.isOver || isFresh)) return known.isOver;
-    const { rows } = await this.#places()[0]!.query<{ name: string; keeps: boolean }>({
-      text: 'select name, keep_results_ms > 0 as keeps from banyan_queue.subscription where topic = $1',
-      values: [topic],
-    });
-    let isOver = rows.length > 0 && !rows.some(({ keeps }) => keeps);
-    if (isOver) {
-      try {
+    let isOver = false;
+    try {
+      const { rows } = await this.#places()[0]!.query<{ name: string; keeps: boolean }>({
+        text: 'select name, keep_results_ms > 0 as keeps from banyan_queue.subscription where topic = $1',
+        values: [topic],
+      });
+      if (rows.length > 0 && !rows.some(({ keeps }) => keeps)) {
         const names = rows.map(({ name }) => name);
         await declareTopic(await this.#publishing(), topic, names);
-      } catch {
-        isOver = false;
+        isOver = true;
       }
+    } catch (error) {
+      // There are no tables yet, the database is away, or RabbitMQ is: PostgreSQL takes it, or says why not.
+      log.debug({ err: error }, 'a topic does not go over RabbitMQ for now');
     }
     this.#routes.set(topic, { isOver, askedAt: performance.now() });
     return isOver;
@@ -156,7 +159,12 @@ export class RabbitPublisher {
 
   async close(): Promise<void> {
     const connection = await this.#opening?.catch(() => undefined);
-    await (await this.#channel?.catch(() => undefined))?.close().catch(() => {});
+    const channel = await this.#channel?.catch(() => undefined);
+    // It waits for what is not confirmed yet, and that may never be.
+    await Promise.race([
+      channel?.close().catch(() => {}),
+      delay(CONNECT_MS, undefined, { ref: false }),
+    ]);
     connection?.unsafeDestroy();
   }
 }
