@@ -176,6 +176,8 @@ export function rabbitMqEnv(unit: string, folder: string, epmdPort: number): Nod
     RABBITMQ_CONF_ENV_FILE: path.join(folder, 'none'),
     ERL_EPMD_PORT: String(epmdPort),
     ERL_EPMD_ADDRESS: LOOPBACK,
+    // Whoever asks a node while ours is away must not start one that nobody would end.
+    RABBITMQ_CTL_ERL_ARGS: '-start_epmd false',
   };
 }
 
