@@ -155,8 +155,8 @@ const bounds = v.pipe(
 );
 
 /** A number or bounds: told apart first, so that a mistake within the bounds is told as such. */
-const servers = v.lazy(input => (isPlainObject(input) ? bounds : serverCount));
-const serverCount = whole(0, 1_000, ', or { min, max }');
+const servers = v.lazy(input => (isPlainObject(input) ? bounds : webServerCount));
+const webServerCount = whole(1, 1_000, ', or { min, max }');
 
 const workerBounds = v.pipe(
   object({
@@ -171,7 +171,8 @@ const workerBounds = v.pipe(
     ['max'],
   ),
 );
-const workerServers = v.lazy(input => (isPlainObject(input) ? workerBounds : serverCount));
+const workerServers = v.lazy(input => (isPlainObject(input) ? workerBounds : workerCount));
+const workerCount = whole(0, 1_000, ', or { min, max }');
 
 const addresses = v.pipe(
   v.array(text, 'a list of addresses'),

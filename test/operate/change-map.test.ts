@@ -73,7 +73,7 @@ test('changes of one process, in any number at the same time, are all kept', asy
 });
 
 test('changes of several processes are all kept, though one is killed while it changes', async () => {
-  const children = ['a', 'b', 'c'].map(name => elsewhere(name, 20));
+  const children = ['a', 'b', 'c'].map(name => once(elsewhere(name, 20), 'exit'));
   const endless = elsewhere('killed', 1_000_000);
   await until(() => added().filter(name => name.startsWith('killed')).length > 3, {
     what: 'the one to be killed is at work',
@@ -82,7 +82,7 @@ test('changes of several processes are all kept, though one is killed while it c
   const killed = once(endless, 'exit');
   endless.kill('SIGKILL');
   await killed;
-  const codes = await Promise.all(children.map(async child => (await once(child, 'exit'))[0]));
+  const codes = (await Promise.all(children)).map(([code]) => code);
   expect(codes).toEqual([0, 0, 0]);
   for (const name of ['a', 'b', 'c']) {
     const own = added().filter(each => each.startsWith(`${name}.`));

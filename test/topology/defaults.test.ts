@@ -74,16 +74,6 @@ test('a worker is started by the script of that name, else by the file, else it 
   expect(completeTopology({}, folder()).workers.servers).toMatchObject({ min: 0, max: 0 });
 });
 
-test('a deployment of workers alone needs no start command', () => {
-  const topology: Topology = { web: { servers: 0 }, workers: { servers: { min: 0, max: 4 } } };
-  const { web, workers } = completeTopology(validateTopology(topology, 'x'), {
-    ...folder(),
-    files: ['worker.ts'],
-  });
-  expect(web.servers).toMatchObject({ min: 0, max: 0 });
-  expect(workers.servers).toMatchObject({ min: 0, max: 4, depth: 100 });
-});
-
 test('what the topology says wins over every default', () => {
   const web = {
     command: 'x',

@@ -104,7 +104,9 @@ describe('more servers than the database has connections for', () => {
     });
     const apply = await expectUntouched(() => site.banyan(['apply', '--yes']));
     expect(apply.stderr).toMatch(TOO_MANY);
-    expect(apply.stderr).toContain('6 web servers (5, and 1 more while they are replaced)');
+    expect(apply.stderr).toContain(
+      '6 web servers and workers (5, and 1 more while they are replaced)',
+    );
     await expectNothingJournaled();
   });
 });

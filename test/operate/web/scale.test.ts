@@ -73,19 +73,21 @@ test('SIGKILL and SIGSTOP of web servers: idempotent requests do not fail', asyn
     const running = await servers();
     const victim = running[Math.floor(Math.random() * running.length)]!;
     process.kill(victim.pid!, signal);
-    await watching.untilAcknowledged(150);
-    if (signal === 'SIGSTOP') {
-      const runtime = new HaproxyRuntime(site.paths.socketFor('balancer-1'));
-      await until(
-        async () => {
-          const found = (await runtime.statistics()).servers.find(
-            ({ name }) => name === victim.name,
-          );
-          return found?.status.startsWith('DOWN') ? true : undefined;
-        },
-        { what: 'health checks have taken it out' },
-      );
-      process.kill(victim.pid!, 'SIGCONT');
+    try {
+      await watching.untilAcknowledged(150, 120_000);
+      if (signal === 'SIGSTOP') {
+        const runtime = new HaproxyRuntime(site.paths.socketFor('balancer-1'));
+        await until(
+          async () =>
+            (await runtime.statistics()).servers
+              .find(({ name }) => name === victim.name)
+              ?.status.startsWith('DOWN'),
+          { what: 'health checks have taken it out' },
+        );
+      }
+    } finally {
+      // The other tests have the same site.
+      signalAll([victim.pid!], 'SIGCONT');
     }
   }
   expectClean(await watching.stop());
