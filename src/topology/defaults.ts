@@ -235,8 +235,7 @@ export function completeTopology(topology: Topology, folder: AppFolder): Complet
   return {
     name: topology.name ?? defaultName(folder),
     web: {
-      // Of no web server nobody has to know how it is started.
-      command: web.command ?? (servers.max === 0 ? '' : defaultCommand(folder)),
+      command: web.command ?? defaultCommand(folder),
       port: web.port ?? DEFAULT_WEB_PORT,
       host: web.host ?? DEFAULT_HOST,
       ready: web.ready ?? '/readyz',

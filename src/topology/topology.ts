@@ -92,7 +92,7 @@ export interface WebTier {
   env?: Record<string, string>;
   /**
    * How many identical web servers run: a number, or bounds between which Banyan chooses by how busy
-   * they are. More than one needs the balancer; 0 is a deployment of workers alone.
+   * they are. More than one needs the balancer.
    * Default: 1.
    */
   servers?: number | ServerBounds;

@@ -15,8 +15,9 @@ let site: Site;
 beforeAll(async () => {
   site = await siteOf({
     ...LEDGER_APP,
-    // A server that stands still is given up after this, and an idempotent request goes elsewhere.
-    'banyan.config.ts': `export default { web: { servers: { min: 1, max: 8 } }, balancer: { responseTimeoutMs: 3000, checkTimeoutMs: 1000 } };`,
+    // A server that stands still is given up after 3 s, and an idempotent request goes elsewhere. What is scaled here
+    // the autoscaler leaves as it is.
+    'banyan.config.ts': `export default { web: { servers: { min: 1, max: 8, target: 1, scaleDownAfterMs: 3_600_000 } }, balancer: { responseTimeoutMs: 3000, checkTimeoutMs: 1000 } };`,
   });
   await site.up();
 });
