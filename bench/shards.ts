@@ -35,11 +35,7 @@ const AUTHORS = 1_000;
 const ROWS = 20_000;
 const CONNECTIONS = 10;
 const PASSWORD = 'bench';
-/**
- * A slice is spent in a burst, and then the server stands still until the next period: with fewer, all of them may wait
- * for one server while another has nothing to do.
- */
-const CONCURRENCY = 800;
+const CONCURRENCY = 200;
 
 /** Cleaning up the rows of one round must not cost another its slice. */
 const SCHEMA = `
