@@ -1,5 +1,4 @@
 /** `banyan plan` and `banyan apply`: from what runs to what banyan.config.ts says. */
-
 import { isDeepStrictEqual } from 'node:util';
 import pc from 'picocolors';
 import { readSchema } from '../app/database/shards/declaration/schema.ts';
@@ -207,7 +206,7 @@ async function declarationNotes({ topology, databaseUrl }: Controller): Promise<
   ]);
 }
 
-/** What the configuration says and no running deployment can take on. */
+/** What there is to say beside the steps. */
 async function allNotes(controller: Controller): Promise<string[]> {
   const { cacheContext, topology } = controller;
   return [
@@ -217,6 +216,7 @@ async function allNotes(controller: Controller): Promise<string[]> {
   ];
 }
 
+/** What the configuration says and no running deployment can take on. */
 function notesOf({ topology, circumstances, present, presentDatabase }: Controller): string[] {
   const notes: string[] = [];
   const { port } = topology.web;

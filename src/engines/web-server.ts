@@ -36,7 +36,7 @@ export interface WebServerOptions {
   probeSocket: string;
 }
 
-/** The server itself cuts what is in flight after the drain; it gets this long to go on and exit. */
+/** The process itself cuts off what is in flight after the drain; it gets this long to go on and exit. */
 const EXIT_GRACE_MS = 2_000;
 
 /** After the balancer, before the database. */
@@ -48,25 +48,13 @@ const INHERIT_SOCKET = ownModule('machines/inherit-socket').href;
 const SOCKET_FD = 3;
 
 export function webServerUnit(options: WebServerOptions): UnitSpec {
-  const { name, folder, command, host, port, ready, startTimeoutMs, drainTimeoutMs, env } = options;
-  const { socket, probeSocket, labels } = options;
+  const { name, host, port, ready, env, socket, probeSocket, labels } = options;
   return {
     name,
     tier: 'web',
     engine: 'web-server',
-    command: '/bin/sh',
-    args: ['-c', asOneProcess(command)],
-    cwd: folder,
-    env: {
-      ...env,
-      PATH: commandPath(folder, env.PATH),
-      PORT: String(port),
-      HOST: host,
-      ...(socket ? inheritance(env, probeSocket) : {}),
-    },
-    stop: { signal: 'SIGTERM', group: true, timeoutMs: drainTimeoutMs + EXIT_GRACE_MS },
+    ...applicationProcess(options, socket ? inheritance(env, probeSocket) : {}),
     rank: RANK,
-    startTimeoutMs,
     probe: {
       host: forProbe(host),
       port,
@@ -76,6 +64,31 @@ export function webServerUnit(options: WebServerOptions): UnitSpec {
     ...(socket ? { sockets: [socket] } : {}),
     address: urlForPeople(host, port),
     ...(labels ? { labels } : {}),
+  };
+}
+
+/** How a process of the user's application is started and stopped. @param more environment */
+export function applicationProcess(
+  options: Pick<
+    WebServerOptions,
+    'folder' | 'command' | 'host' | 'port' | 'env' | 'startTimeoutMs' | 'drainTimeoutMs'
+  >,
+  more: NodeJS.ProcessEnv,
+): Pick<UnitSpec, 'command' | 'args' | 'cwd' | 'env' | 'stop' | 'startTimeoutMs'> {
+  const { folder, command, host, port, env, startTimeoutMs, drainTimeoutMs } = options;
+  return {
+    command: '/bin/sh',
+    args: ['-c', asOneProcess(command)],
+    cwd: folder,
+    env: {
+      ...env,
+      PATH: commandPath(folder, env.PATH),
+      PORT: String(port),
+      HOST: host,
+      ...more,
+    },
+    stop: { signal: 'SIGTERM', group: true, timeoutMs: drainTimeoutMs + EXIT_GRACE_MS },
+    startTimeoutMs,
   };
 }
 
@@ -110,7 +123,7 @@ export const webServerEngine: EngineSupport = {
  * A plain command takes the shell's place instead of running below it: one process less, and signals
  * go where they are meant.
  */
-export function asOneProcess(command: string): string {
+function asOneProcess(command: string): string {
   return /[&|;<>()$`\n=]/.test(command) ? command : `exec ${command}`;
 }
 

@@ -10,7 +10,7 @@
 import { readFile } from 'node:fs/promises';
 import { ticksOfGroups } from '../machines/process-time.ts';
 import type { EngineSupport, Labels, UnitSpec } from '../machines/unit.ts';
-import { asOneProcess, commandPath, diagnoseApplication, probeHttp } from './web-server.ts';
+import { applicationProcess, diagnoseApplication, probeHttp } from './web-server.ts';
 
 export interface WorkerOptions {
   name: string;
@@ -30,9 +30,6 @@ export interface WorkerOptions {
   labels?: Labels;
 }
 
-/** A job that is cut off after the drain is handed back, and the process ends; for that it gets this long. */
-const EXIT_GRACE_MS = 2_000;
-
 /** After the web servers, which may wait for results; before the cache, the queue and the database. */
 const RANK = 18;
 
@@ -49,28 +46,18 @@ const READY_FILE_VARIABLE = 'BANYAN_READY_FILE';
 const READY_PATH = '/readyz';
 
 export function workerUnit(options: WorkerOptions): UnitSpec {
-  const { name, folder, command, host, port, startTimeoutMs, drainTimeoutMs, memoryMb } = options;
-  const { env, labels, readyFile } = options;
+  const { name, host, port, memoryMb, env, labels, readyFile } = options;
   const heap = memoryMb === undefined ? [] : [`--max-old-space-size=${memoryMb}`];
   const nodeOptions = [env.NODE_OPTIONS, ...heap].filter(Boolean).join(' ');
   return {
     name,
     tier: 'workers',
     engine: 'worker',
-    command: '/bin/sh',
-    args: ['-c', asOneProcess(command)],
-    cwd: folder,
-    env: {
-      ...env,
-      PATH: commandPath(folder, env.PATH),
-      PORT: String(port),
-      HOST: host,
+    ...applicationProcess(options, {
       [READY_FILE_VARIABLE]: readyFile,
       ...(nodeOptions ? { NODE_OPTIONS: nodeOptions } : {}),
-    },
-    stop: { signal: 'SIGTERM', group: true, timeoutMs: drainTimeoutMs + EXIT_GRACE_MS },
+    }),
     rank: RANK,
-    startTimeoutMs,
     probe: { host, port, readyFile },
     ...(labels ? { labels } : {}),
   };

@@ -339,8 +339,6 @@ export class RunningDeployment extends EventEmitter<UpEvents> {
       connectionsPerServer(web.servers.max + workers.servers.max, database.maxConnections);
     }
     this.#publicPort = web.port;
-    // On a socket that nobody serves users would wait for ever.
-    if (web.servers.max === 0) return;
     for (const host of balancer?.addresses ?? [web.host]) {
       this.#publicPort = await this.#machine.listen({ host, port: this.#publicPort });
       if (!balancer?.tls) continue;
@@ -465,7 +463,7 @@ export class RunningDeployment extends EventEmitter<UpEvents> {
     await this.#step('web', shape.web.command, async () => {
       await converge(context, shape);
       await cacheReady;
-      return [undefined, shape.servers ? `${describeWeb(shape)} on ${this.#address}` : 'none'];
+      return [undefined, `${describeWeb(shape)} on ${this.#address}`];
     });
     if (shape.release > 0) {
       this.emit(

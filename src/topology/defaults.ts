@@ -207,7 +207,7 @@ export function connectionsPerServer(
   maxConnections: number,
   wanted = servers,
 ): number {
-  const share = Math.floor((maxConnections - RESERVED_CONNECTIONS) / Math.max(1, servers));
+  const share = Math.floor((maxConnections - RESERVED_CONNECTIONS) / servers);
   if (share < FEWEST_CONNECTIONS) throw new TooManyServers(servers, maxConnections, wanted);
   return Math.min(MOST_CONNECTIONS, share);
 }

@@ -32,6 +32,16 @@ export const SCALE_UP_AFTER_MS = 4_000;
 /** At most so many times as many at once: what is measured then says how to go on. */
 export const LARGEST_STEP = 2;
 
+/** Adds the sample of now, and forgets those that decide nothing any more. */
+export function remember<S extends Sample>(
+  samples: S[],
+  sample: S,
+  { scaleDownAfterMs }: DampedBounds,
+): void {
+  samples.push(sample);
+  while (samples[1] && samples[1].at < sample.at - scaleDownAfterMs) samples.shift();
+}
+
 /**
  * @param samples the oldest first; the last is of now
  * @param recommend how many servers a sample asks for

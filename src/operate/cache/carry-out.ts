@@ -19,6 +19,7 @@ import { keepSlot } from '../database/kept-slot.ts';
 import { findPrimary } from '../database/primary.ts';
 import { withClient } from '../database/provision.ts';
 import { superuserUrl } from '../database/running.ts';
+import { carryOutSteps, type StepProgress } from '../steps.ts';
 import {
   type CacheContext,
   cacheUrl,
@@ -38,13 +39,6 @@ import type { CacheShape } from './shape.ts';
 
 const LOOPBACK = '127.0.0.1';
 
-/** What is told of the steps. */
-export interface CacheProgress {
-  begin?: (what: string, number: number, total: number) => void;
-  done?: (what: string, ms: number) => Promise<void> | void;
-  note?: (text: string) => void;
-}
-
 /** What would be done, without doing it. */
 export async function planCacheFor(context: CacheContext, shape: CacheShape): Promise<CacheStep[]> {
   return planCache(await observeCache(context), shape, credentialsFor(context));
@@ -54,17 +48,11 @@ export async function planCacheFor(context: CacheContext, shape: CacheShape): Pr
 export async function convergeCache(
   context: CacheContext,
   shape: CacheShape,
-  progress: CacheProgress = {},
+  progress: StepProgress = {},
 ): Promise<void> {
   const tier = new CacheTier(context, shape, progress.note ?? (() => {}));
   const steps = await planCacheFor(context, shape);
-  for (const [index, step] of steps.entries()) {
-    const { what } = explainCache(step);
-    const begun = performance.now();
-    progress.begin?.(what, index + 1, steps.length);
-    await tier.carryOut(step);
-    await progress.done?.(what, performance.now() - begun);
-  }
+  await carryOutSteps(steps, explainCache, step => tier.carryOut(step), progress);
 }
 
 export class CacheTier {

@@ -7,6 +7,7 @@
  * - Carried out to the end, a plan of the same desire has no steps.
  */
 import { SLOTS } from '../../engines/redis-cluster.ts';
+import { byNumber, UnitNames } from '../unit-names.ts';
 import type { CacheShape } from './shape.ts';
 
 export interface ObservedRedis {
@@ -79,11 +80,8 @@ function planInvalidators(
 ): { starts: CacheStep[]; stops: CacheStep[] } {
   const current = invalidators.filter(each => each.credentials === credentials);
   const staying = desired.kind === 'none' ? [] : current.slice(0, desired.invalidators);
-  const names = namesFor(
-    'invalidator',
-    invalidators.map(({ name }) => name),
-    desired.kind === 'none' ? 0 : desired.invalidators - staying.length,
-  );
+  const missing = desired.kind === 'none' ? 0 : desired.invalidators - staying.length;
+  const names = new UnitNames('invalidator', namesOf(invalidators)).take(missing);
   return {
     starts: names.map(name => ({ do: 'start-invalidator', name })),
     stops: invalidators
@@ -96,7 +94,7 @@ function planSingle({ redis, published }: ObservedCache, desired: CacheShape): C
   const steps: CacheStep[] = [];
   const usable = redis.filter(({ mode, runs }) => mode === 'single' && runs);
   const found = usable.find(each => each.published) ?? usable[0];
-  const name = found?.name ?? namesFor('cache', namesOf(redis), 1)[0]!;
+  const name = found?.name ?? new UnitNames('cache', namesOf(redis)).next();
   if (!found) steps.push({ do: 'start-redis', name, mode: 'single' });
   else if (found.memoryMb !== desired.memoryMb) {
     steps.push({ do: 'resize-redis', names: [name], memoryMb: desired.memoryMb });
@@ -123,7 +121,7 @@ function planCluster({ redis, published }: ObservedCache, desired: CacheShape): 
     .slice(0, wanted)
     .map(({ node }) => node);
   const leaving = nodes.filter(node => !staying.includes(node));
-  const added = namesFor('cache', namesOf(redis), wanted - staying.length);
+  const added = new UnitNames('cache', namesOf(redis)).take(wanted - staying.length);
   const names = [...staying.map(({ name }) => name), ...added].sort(byNumber);
 
   const steps: CacheStep[] = [];
@@ -177,18 +175,4 @@ function stops(nodes: readonly { name: string }[]): CacheStep[] {
 
 function namesOf(nodes: readonly { name: string }[]): string[] {
   return nodes.map(({ name }) => name);
-}
-
-/** `cache-1`, `cache-2`, …: the lowest that are free. */
-function namesFor(prefix: string, taken: readonly string[], count: number): string[] {
-  const names: string[] = [];
-  for (let number = 1; names.length < count; number++) {
-    const name = `${prefix}-${number}`;
-    if (!taken.includes(name)) names.push(name);
-  }
-  return names;
-}
-
-function byNumber(a: string, b: string): number {
-  return a.localeCompare(b, 'en', { numeric: true });
 }

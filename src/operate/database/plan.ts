@@ -7,6 +7,7 @@
  * - Carried out to the end, a plan of the same desire has no steps: so a plan that was cut off in the middle is
  *   continued by planning again.
  */
+import { UnitNames } from '../unit-names.ts';
 import type { DatabaseShape } from './shape.ts';
 
 export interface ObservedNode {
@@ -62,7 +63,7 @@ export function planDatabase(
   );
   if (observed.serving === 'embedded') {
     if (missingEtcd.length > 0) steps.push({ do: 'start-etcd', names: missingEtcd });
-    const names = new Names(observed.nodes, shard);
+    const names = namesOf(observed.nodes, shard);
     const wanted = [
       ...observed.nodes.slice(0, desired.replicas + 1).map(({ name }) => name),
       ...names.take(desired.replicas + 1 - observed.nodes.length),
@@ -105,7 +106,7 @@ function withinCluster(
     if (!node.runs) steps.push({ do: 'start-node', name: node.name });
     if (!node.joined) steps.push({ do: 'add-member', name: node.name });
   }
-  for (const name of new Names(nodes, shard).take(wanted - staying.length)) {
+  for (const name of namesOf(nodes, shard).take(wanted - staying.length)) {
     steps.push({ do: 'start-node', name }, { do: 'add-member', name });
     remaining.push(newNode(name));
   }
@@ -181,27 +182,14 @@ export function etcdNames(count: number): string[] {
 }
 
 export function nodeNames(count: number, shard = 0): string[] {
-  return new Names([], shard).take(count);
+  return namesOf([], shard).take(count);
 }
 
-/** Hands out `database-1`, `database-2`, …, and of the second shard `shard-2-1`, …: the lowest that is free. */
-class Names {
-  readonly #taken: Set<string>;
-  readonly #prefix: string;
-
-  constructor(present: { name: string }[], shard: number) {
-    this.#taken = new Set(present.map(({ name }) => name));
-    this.#prefix = shard === 0 ? 'database' : `shard-${shard + 1}`;
-  }
-
-  take(count: number): string[] {
-    const names: string[] = [];
-    for (let number = 1; names.length < count; number++) {
-      const name = `${this.#prefix}-${number}`;
-      if (this.#taken.has(name)) continue;
-      this.#taken.add(name);
-      names.push(name);
-    }
-    return names;
-  }
+/** `database-1`, `database-2`, …, and of the second shard `shard-2-1`, … */
+function namesOf(present: readonly { name: string }[], shard: number): UnitNames {
+  const prefix = shard === 0 ? 'database' : `shard-${shard + 1}`;
+  return new UnitNames(
+    prefix,
+    present.map(({ name }) => name),
+  );
 }

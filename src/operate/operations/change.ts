@@ -20,6 +20,7 @@ import {
   planFor,
   precheck,
   stepsOf,
+  wholeGoal,
   writeReached,
 } from './goal.ts';
 import { type Operation, OperationCutOff } from './journal.ts';
@@ -104,16 +105,10 @@ export function planChange(controller: Controller, wanted: Wanted): Promise<Plan
 export type Wanted = Pick<Change, 'after' | 'database' | 'cache' | 'queue' | 'workers'>;
 
 export function goalOf(
-  { presentDatabase, presentCache, presentQueue, presentWorkers }: Controller,
-  { after, database, cache, queue, workers }: Wanted,
+  controller: Controller,
+  { after, database = controller.presentDatabase, ...others }: Wanted,
 ): Goal {
-  return {
-    web: after,
-    database: database ?? presentDatabase,
-    cache: cache ?? presentCache,
-    queue: queue ?? presentQueue,
-    workers: workers ?? presentWorkers,
-  };
+  return wholeGoal(controller, { web: after, database, ...others });
 }
 
 /**

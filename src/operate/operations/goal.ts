@@ -17,11 +17,8 @@ import { explainQueue } from '../queue/explain.ts';
 import type { QueueStep } from '../queue/plan.ts';
 import { precheckQueue } from '../queue/precheck.ts';
 import { QUEUE_SHAPE, type QueueShape } from '../queue/shape.ts';
-import {
-  converge as convergeWeb,
-  planFor as planForWeb,
-  type Progress as WebProgress,
-} from '../web/converge.ts';
+import { carryOutSteps, type StepProgress } from '../steps.ts';
+import { converge as convergeWeb, planFor as planForWeb } from '../web/converge.ts';
 import { type ExplainedStep, explain as explainWeb } from '../web/explain.ts';
 import type { Step as WebStep } from '../web/plan.ts';
 import { precheck as precheckWeb } from '../web/precheck.ts';
@@ -51,7 +48,7 @@ export interface Plan {
   web: WebStep[];
 }
 
-export interface Progress extends Omit<WebProgress, 'afterStep'> {
+export interface Progress extends StepProgress {
   /** Called when a step was carried out, before it counts as done; throws to stop there. */
   afterStep?: (step: WebStep | WorkerStep) => Promise<unknown>;
 }
@@ -61,14 +58,22 @@ export function stepsOf(plan: Plan): number {
   return Object.values(plan).reduce((sum, steps) => sum + steps.length, 0);
 }
 
+/** What it does not name stays as it is. */
+export function wholeGoal(
+  { presentCache, presentQueue, presentWorkers }: Controller,
+  { web, database, cache = presentCache, queue = presentQueue, workers = presentWorkers }: Goal,
+): Required<Goal> {
+  return { web, database, cache, queue, workers };
+}
+
 export async function planFor(controller: Controller, goal: Goal): Promise<Plan> {
-  const workersShape = goal.workers ?? controller.presentWorkers;
+  const wanted = wholeGoal(controller, goal);
   const [database, cache, queue, workers, web] = await Promise.all([
-    planForDatabase(controller, goal.database),
-    planCacheFor(controller.cacheContext, goal.cache ?? controller.presentCache),
-    planQueueFor(controller.queueContext, goal.queue ?? controller.presentQueue),
-    planWorkersFor(controller.workersContextFor(workersShape, goal.web), workersShape),
-    planForWeb(controller.contextFor(goal.web), goal.web),
+    planForDatabase(controller, wanted.database),
+    planCacheFor(controller.cacheContext, wanted.cache),
+    planQueueFor(controller.queueContext, wanted.queue),
+    planWorkersFor(controller.workersContextFor(wanted.workers, wanted.web), wanted.workers),
+    planForWeb(controller.contextFor(wanted.web), wanted.web),
   ]);
   return { database, cache, queue, workers, web };
 }
@@ -112,12 +117,12 @@ function explainShardStep(step: ShardStep): ExplainedStep {
 
 /** What can be found out before anything is touched. */
 export async function precheck(controller: Controller, goal: Goal, plan: Plan): Promise<void> {
-  const workers = goal.workers ?? controller.presentWorkers;
-  await precheckWeb(controller.deployment, goal.web, plan.web, workers.servers);
-  precheckWorkers(controller.workersContextFor(workers, goal.web), workers, plan.workers);
-  await precheckDatabase(controller.databaseContext, goal.database, plan.database);
-  precheckQueue(goal.queue ?? controller.presentQueue);
-  await precheckCache(controller.cacheContext, goal.cache ?? controller.presentCache);
+  const { web, database, cache, queue, workers } = wholeGoal(controller, goal);
+  await precheckWeb(controller.deployment, web, plan.web, workers.servers);
+  precheckWorkers(controller.workersContextFor(workers, web), workers, plan.workers);
+  await precheckDatabase(controller.databaseContext, database, plan.database);
+  precheckQueue(queue);
+  await precheckCache(controller.cacheContext, cache);
 }
 
 /** Goes there. @throws whatever a step throws; what served before then still serves */
@@ -126,16 +131,13 @@ export async function convergeTo(
   goal: Goal,
   progress: Progress = {},
 ): Promise<void> {
-  const workers = goal.workers ?? controller.presentWorkers;
+  const { web, database, cache, queue, workers } = wholeGoal(controller, goal);
   const go: Record<Tier, () => Promise<unknown>> = {
-    database: () => convergeDatabase(controller, goal.database, progress),
-    cache: () =>
-      convergeCache(controller.cacheContext, goal.cache ?? controller.presentCache, progress),
-    queue: () =>
-      convergeQueue(controller.queueContext, goal.queue ?? controller.presentQueue, progress),
-    workers: () =>
-      convergeWorkers(controller.workersContextFor(workers, goal.web), workers, progress),
-    web: () => convergeWeb(controller.contextFor(goal.web), goal.web, progress),
+    database: () => convergeDatabase(controller, database, progress),
+    cache: () => convergeCache(controller.cacheContext, cache, progress),
+    queue: () => convergeQueue(controller.queueContext, queue, progress),
+    workers: () => convergeWorkers(controller.workersContextFor(workers, web), workers, progress),
+    web: () => convergeWeb(controller.contextFor(web), web, progress),
   };
   for (const tier of orderOf(goal, controller.present)) await go[tier]();
 }
@@ -161,15 +163,11 @@ async function convergeDatabase(
 ): Promise<void> {
   const steps = await planForDatabase(controller, shape);
   const note = progress.note ?? (() => {});
-  for (const [index, step] of steps.entries()) {
+  const carryOut = (step: ShardStep) => {
     const context = { ...controller.databaseContext, shard: step.shard ?? 0 };
-    const tier = new DatabaseTier(context, shape, note);
-    const { what } = explainShardStep(step);
-    const begun = performance.now();
-    progress.begin?.(what, index + 1, steps.length);
-    await tier.carryOut(step);
-    await progress.done?.(what, performance.now() - begun);
-  }
+    return new DatabaseTier(context, shape, note).carryOut(step);
+  };
+  await carryOutSteps(steps, explainShardStep, carryOut, progress);
 }
 
 /** Notes what was reached. Wishes that are fulfilled (who is the primary) are none any more. */

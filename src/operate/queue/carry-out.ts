@@ -10,9 +10,9 @@ import { BanyanError } from '../../errors.ts';
 import { freePort, onFreePort } from '../../machines/free-port.ts';
 import { changeMap } from '../change-map.ts';
 import { pollUntil } from '../poll.ts';
+import { carryOutSteps, type StepProgress } from '../steps.ts';
 import {
   controlOf,
-  epmdPort,
   keptNodes,
   LOOPBACK,
   type NodeLabels,
@@ -22,6 +22,7 @@ import {
   rabbitMqCookie,
   rabbitMqNodes,
   rabbitMqPassword,
+  runningEpmd,
   settleRabbitMq,
 } from './context.ts';
 import { explainQueue } from './explain.ts';
@@ -45,12 +46,6 @@ export class QueueNotEmpty extends BanyanError {
   }
 }
 
-export interface QueueProgress {
-  begin?: (what: string, number: number, total: number) => void;
-  done?: (what: string, ms: number) => Promise<void> | void;
-  note?: (text: string) => void;
-}
-
 /** What would be done, without doing it. */
 export async function planQueueFor(context: QueueContext, shape: QueueShape): Promise<QueueStep[]> {
   return planQueue(await observeQueue(context), shape);
@@ -60,17 +55,11 @@ export async function planQueueFor(context: QueueContext, shape: QueueShape): Pr
 export async function convergeQueue(
   context: QueueContext,
   shape: QueueShape,
-  progress: QueueProgress = {},
+  progress: StepProgress = {},
 ): Promise<void> {
   const tier = new QueueTier(context, shape);
   const steps = await planQueueFor(context, shape);
-  for (const [index, step] of steps.entries()) {
-    const { what } = explainQueue(step);
-    const begun = performance.now();
-    progress.begin?.(what, index + 1, steps.length);
-    await tier.carryOut(step);
-    await progress.done?.(what, performance.now() - begun);
-  }
+  await carryOutSteps(steps, explainQueue, step => tier.carryOut(step), progress);
 }
 
 class QueueTier {
@@ -112,8 +101,7 @@ class QueueTier {
     // Left of a start that failed: with it the node would take itself for the first.
     if (joins) await rm(own, { recursive: true, force: true });
     const members = joins ? [...keptNodes(deployment), name] : keptNodes(deployment);
-    const port = epmdPort(await machine.states());
-    if (port === undefined) throw new Error(`${EPMD} does not run`);
+    const port = await runningEpmd(machine);
     const { memoryMb, freeDiskMb } = this.#shape;
     await onFreePort(LOOPBACK, freePort, async amqp => {
       const ports = { port: amqp, nodePort: await freePort(), metricsPort: await freePort() };
@@ -179,7 +167,7 @@ class QueueTier {
   }
 
   async #leave(name: string): Promise<void> {
-    const { machine, deployment } = this.#context;
+    const { machine } = this.#context;
     const others = rabbitMqNodes(await machine.states()).filter(node => node.name !== name);
     const [other] = others;
     if (other) {
@@ -188,11 +176,8 @@ class QueueTier {
       if (belongs) await control.shrinkFrom(name);
       await machine.stop(name);
       if (belongs) await control.forget(name);
-    } else {
-      await machine.stop(name);
-    }
-    const { folder } = await settleRabbitMq(deployment);
-    await rm(path.join(folder, name), { recursive: true, force: true });
+    } else await machine.stop(name);
+    await this.#remove(name);
   }
 
   /** @throws QueueNotEmpty */
@@ -209,7 +194,12 @@ class QueueTier {
       await changeMap(deployment.paths.map, ({ queue: _queue, ...map }) => map);
     }
     await machine.stop(name);
-    const { folder } = await settleRabbitMq(deployment);
+    await this.#remove(name);
+  }
+
+  /** With all that it has kept. */
+  async #remove(name: string): Promise<void> {
+    const { folder } = await settleRabbitMq(this.#context.deployment);
     await rm(path.join(folder, name), { recursive: true, force: true });
   }
 }

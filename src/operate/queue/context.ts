@@ -68,9 +68,16 @@ export function isNode({ tier, name }: UnitState): boolean {
   return tier === 'queue' && name !== EPMD;
 }
 
-export function epmdPort(states: readonly UnitState[]): number | undefined {
+function epmdPort(states: readonly UnitState[]): number | undefined {
   const found = states.find(({ name }) => name === EPMD);
   return found && Number(found.labels.port);
+}
+
+/** @returns its port. @throws when it does not run */
+export async function runningEpmd(machine: Pick<Machine, 'states'>): Promise<number> {
+  const port = epmdPort(await machine.states());
+  if (port === undefined) throw new Error(`${EPMD} does not run`);
+  return port;
 }
 
 /** Asks through `name`. */
@@ -78,8 +85,7 @@ export async function controlOf(
   { deployment, machine }: QueueContext,
   name: string,
 ): Promise<RabbitMqControl> {
-  const port = epmdPort(await machine.states());
-  if (port === undefined) throw new Error(`${EPMD} does not run`);
+  const port = await runningEpmd(machine);
   const { folder, account } = await settleRabbitMq(deployment);
   return new RabbitMqControl({ name, folder: path.join(folder, name), epmdPort: port, account });
 }

@@ -9,6 +9,7 @@
  *
  * Glossary: a node is *kept* when its folder has messages in it, whether it runs or not.
  */
+import { byNumber, UnitNames } from '../unit-names.ts';
 import type { QueueShape } from './shape.ts';
 
 export interface ObservedNode {
@@ -71,37 +72,28 @@ function planCluster(observed: ObservedQueue, { servers }: QueueShape): QueueSte
 
   const staying = nodes.slice(0, servers).map(({ name }) => name);
   const leaving = nodes.slice(servers).map(({ name }) => name);
-  const added = namesFor(
+  const names = new UnitNames(
+    'rabbitmq',
     nodes.map(({ name }) => name),
-    servers - staying.length,
   );
+  const added = names.take(servers - staying.length);
   // One after the other: two that begin at the same time may each take itself for the first.
   for (const name of added) steps.push({ do: 'start-rabbitmq', names: [name], joins: true });
-  const names = [...staying, ...added];
-  if ((names.length > 1 && added.length > 0) || observed.uneven) {
-    steps.push({ do: 'spread-queues', names });
+  const members = [...staying, ...added];
+  if ((members.length > 1 && added.length > 0) || observed.uneven) {
+    steps.push({ do: 'spread-queues', names: members });
   }
   const published = nodes.filter(each => each.published).map(({ name }) => name);
   const isNamed =
     observed.published.kind === 'rabbitmq' &&
     down.length === 0 &&
-    published.length === names.length &&
-    published.every(name => names.includes(name));
-  if (!isNamed) steps.push({ do: 'publish-queue', names, to: 'rabbitmq' });
+    published.length === members.length &&
+    published.every(name => members.includes(name));
+  if (!isNamed) steps.push({ do: 'publish-queue', names: members, to: 'rabbitmq' });
   for (const name of leaving) steps.push({ do: 'leave-rabbitmq', name, last: false });
   return steps;
 }
 
-/** `rabbitmq-1`, `rabbitmq-2`, …: the lowest that are free. */
-function namesFor(taken: readonly string[], count: number): string[] {
-  const names: string[] = [];
-  for (let number = 1; names.length < count; number++) {
-    const name = `rabbitmq-${number}`;
-    if (!taken.includes(name)) names.push(name);
-  }
-  return names;
-}
-
 function byName(a: { name: string }, b: { name: string }): number {
-  return a.name.localeCompare(b.name, 'en', { numeric: true });
+  return byNumber(a.name, b.name);
 }

@@ -1,20 +1,14 @@
 /** Brings the web tier from what runs to a shape: observes, plans, carries out, tells. */
-
+import { carryOutSteps, type StepProgress } from '../steps.ts';
 import { WebTier } from './carry-out.ts';
 import type { WebContext } from './context.ts';
 import { explain } from './explain.ts';
 import { planWeb, type Step } from './plan.ts';
 import { desiredWeb, type WebShape } from './shape.ts';
 
-export interface Progress {
+export interface Progress extends StepProgress {
   /** Called when a step was carried out, before it counts as done; throws to stop there. */
   afterStep?: (step: Step) => Promise<unknown>;
-  /** A step begins; `number` of `total`. */
-  begin?: (what: string, number: number, total: number) => void;
-  /** How far a long step is. */
-  note?: (text: string) => void;
-  /** A step is done. */
-  done?: (what: string, ms: number) => Promise<void> | void;
 }
 
 /** What would be done, without doing it. */
@@ -36,13 +30,10 @@ export async function converge(
   const { tier, now } = await WebTier.observe(context, shape, desired);
   await tier.tidy();
   const steps = planWeb(now, desired);
-  for (const [index, step] of steps.entries()) {
-    const { what } = explain(step);
-    const begun = performance.now();
-    progress.begin?.(what, index + 1, steps.length);
+  const carryOut = async (step: Step) => {
     await tier.carryOut(step);
     await progress.afterStep?.(step);
-    await progress.done?.(what, performance.now() - begun);
-  }
+  };
+  await carryOutSteps(steps, explain, carryOut, progress);
   return steps;
 }

@@ -13,6 +13,7 @@
  * - current: a server that is as desired; outdated: one of another release or revision, or direct where
  *   there should be a balancer.
  */
+import { UnitNames } from '../unit-names.ts';
 
 export interface DesiredWeb {
   release: number;
@@ -76,12 +77,15 @@ export function planWeb(observed: ObservedWeb, desired: DesiredWeb): Step[] {
   );
   const outdated = observed.servers.filter(server => !isCurrent(server));
   const balancers = matchBalancers(observed.balancers, desired);
-  const names = new Names('web', observed.servers);
+  const names = new UnitNames(
+    'web',
+    observed.servers.map(({ name }) => name),
+  );
 
   const steps: Step[] = [];
   if (observed.autoscaled && !desired.autoscaled) steps.push({ do: 'stop-autoscaler' });
   const start = (weight: number, direct: boolean) => {
-    const name = names.take();
+    const name = names.next();
     steps.push({ do: 'start-server', name, weight, direct });
     return name;
   };
@@ -137,14 +141,17 @@ function matchWeights(servers: ObservedServer[], weights: number[]) {
 }
 
 function matchBalancers(observed: ObservedBalancer[], desired: DesiredWeb) {
-  const names = new Names('balancer', observed);
+  const names = new UnitNames(
+    'balancer',
+    observed.map(({ name }) => name),
+  );
   const wanted = new Set(desired.balancers);
   const unwanted = observed.filter(({ address }) => !wanted.has(address));
   const present = observed.filter(({ address }) => wanted.has(address));
   const addresses = new Set(present.map(({ address }) => address));
   const starts: Step[] = desired.balancers
     .filter(address => !addresses.has(address))
-    .map(address => ({ do: 'start-balancer', name: names.take(), address }));
+    .map(address => ({ do: 'start-balancer', name: names.next(), address }));
   const reloads: Step[] = present
     .filter(({ revision }) => revision !== desired.balancerRevision)
     .map(({ name }) => ({ do: 'reload-balancer', name }));
@@ -171,33 +178,6 @@ function withShares(
   return [
     ...(peak > before ? [{ do: 'share-connections', servers: peak + workers } as const] : []),
     ...steps,
-    // Of nobody there is nothing to share.
-    ...(after < peak && after + workers > 0
-      ? [{ do: 'share-connections', servers: after + workers } as const]
-      : []),
+    ...(after < peak ? [{ do: 'share-connections', servers: after + workers } as const] : []),
   ];
-}
-
-/** Hands out `web-1`, `web-2`, …: the lowest that is free. */
-class Names {
-  readonly #prefix: string;
-  readonly #taken: Set<string>;
-
-  constructor(prefix: string, present: { name: string }[]) {
-    this.#prefix = prefix;
-    this.#taken = new Set(present.map(({ name }) => name));
-  }
-
-  take(): string {
-    for (let number = 1; ; number++) {
-      const name = `${this.#prefix}-${number}`;
-      if (this.#taken.has(name)) continue;
-      this.#taken.add(name);
-      return name;
-    }
-  }
-
-  release(name: string): void {
-    this.#taken.delete(name);
-  }
 }

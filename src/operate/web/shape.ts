@@ -58,7 +58,8 @@ export function shapeOf(
   };
 }
 
-function withinBounds({ min, max }: { min: number; max: number }, present = min): number {
+/** As near to `present` as the bounds allow. */
+export function withinBounds({ min, max }: { min: number; max: number }, present = min): number {
   return Math.min(max, Math.max(min, present));
 }
 

@@ -1,41 +1,21 @@
 /**
  * The workers' autoscaler: a unit that looks how much there is in the queue and scales the workers between the bounds that
- * the topology names. A controller like any other, as the web servers' one (autoscale/autoscaler.ts).
+ * the topology names.
  */
-import { setTimeout as delay } from 'node:timers/promises';
-import pino from 'pino';
-import { BanyanError } from '../../errors.ts';
-import { type Controller, withController } from '../controller.ts';
+import { remember } from '../autoscale/damping.ts';
+import { log, watchOver } from '../autoscale/watch-over.ts';
+import type { Controller } from '../controller.ts';
 import type { DeploymentPaths } from '../deployment.ts';
 import { change } from '../operations/change.ts';
 import { type QueueView, withQueue } from '../queue/queue.ts';
 import { decideWorkers, type QueueSample } from './decide.ts';
 
-const INTERVAL_MS = 2_000;
-
-/** After this many failures in a row something is wrong that a restart may mend. */
-const FAILURES_LIMIT = 10;
-
-const log = pino({ base: {} });
-
 /** Runs until it is told to stop. */
 export async function autoscaleWorkers(paths: DeploymentPaths, signal: AbortSignal): Promise<void> {
-  log.info(`looking every ${INTERVAL_MS / 1_000} s how much there is in the queue`);
   const samples: QueueSample[] = [];
-  let failures = 0;
-  while (!signal.aborted) {
-    try {
-      await withController(paths, controller =>
-        withQueue(controller, queue => look(controller, queue, samples)),
-      );
-      failures = 0;
-    } catch (error) {
-      const { message } = error as Error;
-      log.warn(`not this time: ${error instanceof BanyanError ? error.what : message}`);
-      if (++failures >= FAILURES_LIMIT) throw error;
-    }
-    await delay(INTERVAL_MS, undefined, { signal }).catch(() => {});
-  }
+  await watchOver(paths, signal, 'how much there is in the queue', controller =>
+    withQueue(controller, queue => look(controller, queue, samples)),
+  );
 }
 
 async function look(
@@ -45,9 +25,9 @@ async function look(
 ): Promise<void> {
   const { present, presentWorkers } = controller;
   const bounds = presentWorkers.workers.servers;
-  const sample = { ...depthOf(await queue.stats()), at: performance.now() };
-  samples.push({ ...sample, servers: presentWorkers.servers });
-  while (samples[1] && samples[1].at < sample.at - bounds.scaleDownAfterMs) samples.shift();
+  const depth = depthOf(await queue.stats());
+  const sample = { ...depth, at: performance.now(), servers: presentWorkers.servers };
+  remember(samples, sample, bounds);
   const decision = decideWorkers(samples, bounds);
   if (!decision) return;
   const { servers, reason } = decision;

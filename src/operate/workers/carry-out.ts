@@ -10,6 +10,7 @@ import { workerUnit } from '../../engines/worker.ts';
 import { freePort, onFreePort } from '../../machines/free-port.ts';
 import { connectionsPerServer, NoWorkerCommand } from '../../topology/defaults.ts';
 import { changeMap } from '../change-map.ts';
+import { carryOutSteps, type StepProgress } from '../steps.ts';
 import { observeWorkers, type WorkerLabels, type WorkersContext } from './context.ts';
 import { explainWorkers } from './explain.ts';
 import { planWorkers, type WorkerStep } from './plan.ts';
@@ -17,11 +18,9 @@ import { desiredWorkers, type WorkersShape, workerRevision } from './shape.ts';
 
 const LOOPBACK = '127.0.0.1';
 
-export interface WorkersProgress {
+export interface WorkersProgress extends StepProgress {
   /** Called when a step was carried out, before it counts as done; throws to stop there. */
   afterStep?: (step: WorkerStep) => Promise<unknown>;
-  begin?: (what: string, number: number, total: number) => void;
-  done?: (what: string, ms: number) => Promise<void> | void;
 }
 
 /** What would be done, without doing it. */
@@ -39,14 +38,11 @@ export async function convergeWorkers(
   progress: WorkersProgress = {},
 ): Promise<void> {
   const steps = await planWorkersFor(context, shape);
-  for (const [index, step] of steps.entries()) {
-    const { what } = explainWorkers(step);
-    const begun = performance.now();
-    progress.begin?.(what, index + 1, steps.length);
+  const doOne = async (step: WorkerStep) => {
     await carryOut(context, shape, step);
     await progress.afterStep?.(step);
-    await progress.done?.(what, performance.now() - begun);
-  }
+  };
+  await carryOutSteps(steps, explainWorkers, doOne, progress);
 }
 
 async function carryOut(

@@ -9,6 +9,7 @@
  * Nothing is lost or done twice by a plan, whatever its steps: that is the queue's promise, by leases (app/queue/README.md).
  * A worker that leaves finishes what it has in hand, or hands it back.
  */
+import { byNumber, UnitNames } from '../unit-names.ts';
 
 export interface DesiredWorkers {
   release: number;
@@ -50,24 +51,27 @@ export function planWorkers(observed: ObservedWorkers, desired: DesiredWorkers):
   const leavingFirst = [...outdated, ...current.toReversed()].slice(0, excess);
   outdated.splice(0, excess);
   const missing = Math.max(0, desired.servers - current.length);
-  const taken = new Set(present.map(({ name }) => name));
+  const names = new UnitNames(
+    'worker',
+    present.map(({ name }) => name),
+  );
 
   const steps: WorkerStep[] = [];
   if (observed.autoscaled && !desired.autoscaled) steps.push({ do: 'stop-worker-autoscaler' });
   if (leavingFirst.length > 0) {
     // Together: each may have a job in hand for as long as the drain lasts.
-    const names = leavingFirst.map(({ name }) => name);
-    steps.push({ do: 'stop-workers', names });
-    for (const name of names) taken.delete(name);
+    const leaving = leavingFirst.map(({ name }) => name);
+    steps.push({ do: 'stop-workers', names: leaving });
+    for (const name of leaving) names.release(name);
   }
   // One in, one out.
   for (let added = 0; added < missing; added++) {
-    const name = lowestFree(taken);
+    const name = names.next();
     steps.push({ do: 'start-worker', name });
     const leaving = outdated.shift();
     if (!leaving) continue;
     steps.push({ do: 'stop-workers', names: [leaving.name] });
-    taken.delete(leaving.name);
+    names.release(leaving.name);
   }
   if (!observed.autoscaled && desired.autoscaled) steps.push({ do: 'start-worker-autoscaler' });
   return withShares(steps, observed, desired.servers);
@@ -96,21 +100,6 @@ function withShares(
   return [
     ...(peak > before ? [share(peak)] : []),
     ...steps,
-    // Of nobody there is nothing to share.
-    ...(after < peak && webServers + after > 0 ? [share(after)] : []),
+    ...(after < peak ? [share(after)] : []),
   ];
-}
-
-/** `worker-1`, `worker-2`, …: the lowest that is free, which is taken with it. */
-function lowestFree(taken: Set<string>): string {
-  for (let number = 1; ; number++) {
-    const name = `worker-${number}`;
-    if (taken.has(name)) continue;
-    taken.add(name);
-    return name;
-  }
-}
-
-function byNumber(a: string, b: string): number {
-  return a.localeCompare(b, 'en', { numeric: true });
 }

@@ -5,7 +5,7 @@
  */
 import { type CompleteTopology, NoWorkerCommand } from '../../topology/defaults.ts';
 import { credentialsOf } from '../cache/shape.ts';
-import { hash } from '../web/shape.ts';
+import { hash, withinBounds } from '../web/shape.ts';
 import type { DesiredWorkers } from './plan.ts';
 
 export interface WorkersShape {
@@ -44,10 +44,6 @@ export function workersShapeOf(
 function credentialsIn({ cache, queue }: CompleteTopology): { credentials?: string } {
   const urls = [cache?.url, queue?.url].filter(url => url !== undefined);
   return urls.length > 0 ? { credentials: credentialsOf(urls.join(' ')) } : {};
-}
-
-function withinBounds({ min, max }: { min: number; max: number }, present = min): number {
-  return Math.min(max, Math.max(min, present));
 }
 
 /** What the plan works towards. Pure. */
