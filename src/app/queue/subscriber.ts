@@ -203,7 +203,6 @@ export class Subscriber {
     for (const delivery of deliveries) this.#forget(delivery);
     this.#pump();
     if (isKeyed || this.room > 0) this.options.onRoom();
-    if (this.#unsettled === 0) this.#whenIdle?.();
   }
 
   /** What nearly always becomes of one: the same as `#settle`, with less ado. */
@@ -219,7 +218,6 @@ export class Subscriber {
     }
     this.#forget(delivery);
     if (this.room > 0) this.options.onRoom();
-    if (this.#unsettled === 0) this.#whenIdle?.();
   }
 
   #tellLost(lost: readonly Delivery[]): void {
@@ -231,8 +229,8 @@ export class Subscriber {
   }
 
   #forget(delivery: Delivery): void {
-    this.#unsettled--;
     if (delivery.isSuspect) this.#suspects--;
+    if (--this.#unsettled === 0) this.#whenIdle?.();
   }
 
   async #fail(failures: ReadonlyMap<Delivery, unknown>): Promise<void> {
@@ -285,7 +283,6 @@ export class Subscriber {
       );
     for (const delivery of deliveries) this.#forget(delivery);
     this.options.onRoom();
-    if (this.#unsettled === 0) this.#whenIdle?.();
   }
 
   /** They are others' now. */

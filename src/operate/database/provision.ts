@@ -1,6 +1,7 @@
 /** Makes what the application needs in a new server: the role that owns its database, and the database. */
 import pg from 'pg';
 import { outcomeFunctions } from '../../app/database/outcome-functions.ts';
+import { breakConnection } from '../../app/database/pool-internals.ts';
 import { decisionTable } from '../../app/database/shards/two-phase/decisions.ts';
 import { hasCode } from '../../errors.ts';
 import type { Deployment } from '../deployment.ts';
@@ -74,8 +75,7 @@ export async function withClient<T>(
 
 /** A server that was frozen meanwhile does not close the connection, and does not keep it open either. */
 async function closed(client: pg.Client): Promise<void> {
-  const { stream } = (client as pg.Client & { connection: pg.Connection }).connection;
-  const limit = setTimeout(() => stream.destroy(), CLOSE_TIMEOUT_MS);
+  const limit = setTimeout(() => breakConnection(client), CLOSE_TIMEOUT_MS);
   await client.end().catch(() => {});
   clearTimeout(limit);
 }

@@ -48,8 +48,12 @@ export interface ShardedContext {
 
 type Results = pg.QueryResult | pg.QueryResult[];
 
-/** @internal A client over several shards has under this the transaction that it is in; undefined outside of one. */
-export const SHARDED_TRANSACTION = Symbol('the transaction over shards');
+const TRANSACTION = Symbol('the transaction over shards');
+
+/** @internal The transaction over shards in which a client is; undefined outside of one, and of a client of one database. */
+export function shardedTransactionOf(client: object): ShardedTransaction | undefined {
+  return (client as { [TRANSACTION]?: ShardedTransaction })[TRANSACTION];
+}
 
 export class ShardedClient extends QueuedClient {
   readonly #context: ShardedContext;
@@ -104,7 +108,7 @@ export class ShardedClient extends QueuedClient {
   }
 
   /** @internal */
-  get [SHARDED_TRANSACTION](): ShardedTransaction | undefined {
+  get [TRANSACTION](): ShardedTransaction | undefined {
     return this.#transaction;
   }
 

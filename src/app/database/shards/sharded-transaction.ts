@@ -220,7 +220,6 @@ export class ShardedTransaction implements Lanes {
       // What was written by other ways than a statement that names the table: a cascade, a function.
       await this.#source.unique?.()?.settle(this);
       await this.#source.coordinator.commit(await this.#settled());
-      for (const call of this.#afterwards) call();
     } catch (error) {
       await this.#source.coordinator.rollBack(await this.#settled());
       throw error;
@@ -230,6 +229,8 @@ export class ShardedTransaction implements Lanes {
         branch.giveBack();
       }
     }
+    // It is kept: whatever becomes of these is no error of it.
+    for (const call of this.#afterwards) call();
   }
 
   async rollBack(): Promise<void> {

@@ -8,13 +8,12 @@
  *   delivery is completed afterwards, and a redelivery looks for the id first. Nothing commits in two phases for a message.
  */
 import type pg from 'pg';
-import { SHARDED_TRANSACTION } from '../../database/shards/sharded-client.ts';
-import type { ShardedTransaction } from '../../database/shards/sharded-transaction.ts';
+import { shardedTransactionOf } from '../../database/shards/sharded-client.ts';
 import { type TransactionOptions, transaction } from '../../database/transaction.ts';
 import type { Delivery } from '../engine.ts';
 import { AlreadyDone, LeaseLost } from '../errors.ts';
 import type { Place } from './places.ts';
-import { type Receipt, receiptOf } from './shard-worker.ts';
+import { columnsOf, type Receipt, receiptOf } from './shard-worker.ts';
 
 const TAKE_OUT = `delete from banyan_queue.delivery d using unnest($2::bigint[], $3::smallint[], $4::int[]) x (p, r, t)
   cross join lateral (
@@ -47,23 +46,23 @@ export async function withEffects<T>(
   return transaction(
     pool,
     async client => {
-      const over = () =>
-        (client as { [SHARDED_TRANSACTION]?: ShardedTransaction })[SHARDED_TRANSACTION];
       if (unguarded) return { value: await fn(client), isComplete: false };
-      if (!over()) {
+      if (!shardedTransactionOf(client)) {
         // First: who has lost it does no work, and who comes second waits.
         await takeOut(client, receipts, first.id);
         return { value: await fn(client), isComplete: true };
       }
       const value = await fn(client);
-      const sharded = over()!;
+      const sharded = shardedTransactionOf(client)!;
       const index = places().findIndex(({ id }) => id === own.id);
       const { writtenTo } = sharded;
       if (index >= 0 && (writtenTo.length === 0 || writtenTo.includes(index))) {
         await sharded.on(index, true, each => takeOut(each, receipts, first.id));
         return { value, isComplete: true };
       }
-      await sharded.on(writtenTo[0]!, true, each => note(each, deliveries));
+      await sharded.on(writtenTo[0]!, true, async each => {
+        if (!(await noteEffects(each, deliveries, nameOf(first)))) throw new AlreadyDone(first.id);
+      });
       return { value, isComplete: false };
     },
     options,
@@ -78,25 +77,23 @@ async function takeOut(
   const { rowCount } = await client.query({
     name: 'banyan_queue_take_out',
     text: TAKE_OUT,
-    values: [
-      receipts[0]!.subscription,
-      receipts.map(({ position }) => position),
-      receipts.map(({ priority }) => priority),
-      receipts.map(({ turn }) => turn),
-    ],
+    values: [receipts[0]!.subscription, ...columnsOf(receipts)],
   });
   if (rowCount !== receipts.length) throw new LeaseLost(id);
 }
 
-async function note(
+/**
+ * Notes that messages have their effects by this transaction.
+ * @param name of whose effects they are
+ * @returns whether none of them had been noted before
+ */
+export async function noteEffects(
   client: Pick<pg.ClientBase, 'query'>,
   deliveries: readonly Delivery[],
-): Promise<void> {
-  const { rowCount } = await client.query(NOTE, [
-    deliveries.map(({ id }) => id),
-    nameOf(deliveries[0]!),
-  ]);
-  if (rowCount !== deliveries.length) throw new AlreadyDone(deliveries[0]!.id);
+  name: string,
+): Promise<boolean> {
+  const { rowCount } = await client.query(NOTE, [deliveries.map(({ id }) => id), name]);
+  return rowCount === deliveries.length;
 }
 
 /** @throws AlreadyDone; what asking a shard that is away throws: then nobody knows, and it is tried again */

@@ -11,6 +11,7 @@
 import type pg from 'pg';
 import { hasCode } from '../../../errors.ts';
 import { isAway } from '../../database/holding.ts';
+import { breakConnection } from '../../database/pool-internals.ts';
 
 /** A claim takes a millisecond; a statement of the queue's never waits for an application's lock for long. */
 export const STATEMENT_TIMEOUT_MS = 5_000;
@@ -89,7 +90,7 @@ export class Link {
     const client = this.#client;
     this.#client = undefined;
     if (!client) return;
-    streamOf(client)?.destroy();
+    breakConnection(client);
     this.#options.onBreak?.();
   }
 
@@ -151,7 +152,7 @@ export class Link {
       this.#pauseMs = 0;
       return opened;
     } catch (error) {
-      if (client) streamOf(client)?.destroy();
+      if (client) breakConnection(client);
       this.#waitLonger();
       throw error;
     }
@@ -161,11 +162,6 @@ export class Link {
     this.#pauseMs = Math.min(LONGEST_PAUSE_MS, this.#pauseMs * 2 || FIRST_PAUSE_MS);
     this.#notBefore = performance.now() + this.#pauseMs * (0.5 + Math.random() / 2);
   }
-}
-
-function streamOf(client: pg.Client): { destroy(): void } | undefined {
-  return (client as unknown as { connection?: { stream?: { destroy(): void } } }).connection
-    ?.stream;
 }
 
 /** It came from the server, which is there. */

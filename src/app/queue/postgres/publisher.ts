@@ -7,7 +7,7 @@
  * - by itself: to the shard of its key, or its dedupe key; else to each shard in turn.
  */
 import type pg from 'pg';
-import { SHARDED_TRANSACTION } from '../../database/shards/sharded-client.ts';
+import { shardedTransactionOf } from '../../database/shards/sharded-client.ts';
 import type { ShardedTransaction } from '../../database/shards/sharded-transaction.ts';
 import { log } from '../../telemetry/log.ts';
 import type { OutgoingMessage } from '../engine.ts';
@@ -51,7 +51,7 @@ export class Publisher {
     const status = (tx as { getTransactionStatus?(): string | null }).getTransactionStatus?.();
     if (status === 'I') throw new NotInTransaction();
     const places = this.#places();
-    const sharded = (tx as { [SHARDED_TRANSACTION]?: ShardedTransaction })[SHARDED_TRANSACTION];
+    const sharded = shardedTransactionOf(tx);
     if (!sharded) {
       await this.prepare(places[0]!);
       return write(tx, messages, true);

@@ -263,6 +263,12 @@ begin
 end $$;
 `;
 
+/** SQL that finds the row `f.c` of each `x (p, r, …)` of a list, which are its position, its priority or null, and so on. */
+const rowsOf = (subscription: string, more = '', locking = '') => `cross join lateral (
+      select e.ctid as c from banyan_queue.delivery e
+      where e.subscription = ${subscription} and e.due is null and e.priority = coalesce(x.r, 0) and e.position = x.p ${more}
+      limit 1 ${locking}) f`;
+
 const CLAIM_FUNCTIONS = `
 -- What this worker has from now on. p_floor: nothing ready is known to stand before it; 0: look from the beginning.
 create or replace function banyan_queue.claim(
@@ -400,10 +406,7 @@ declare
 begin
   with gone as (
     delete from banyan_queue.delivery d using unnest(p_positions, p_priorities, p_turns) x (p, r, t)
-    cross join lateral (
-      select e.ctid as c from banyan_queue.delivery e
-      where e.subscription = p_subscription and e.due is null and e.priority = coalesce(x.r, 0) and e.position = x.p
-      limit 1) f
+    ${rowsOf('p_subscription')}
     where d.ctid = f.c and d.position = x.p and (d.turn = coalesce(x.t, 0) or not p_guarded)
     returning d.position)
   select coalesce(array_agg(g.position), '{}') into v_gone from gone g;
@@ -432,20 +435,14 @@ begin
     update banyan_queue.delivery d set attempts = d.attempts + 1, turn = d.turn + 1, suspect = false,
       due = clock_timestamp() + x.ms * interval '1 ms'
     from unnest(p_positions, p_priorities, p_turns, p_retry_ms) x (p, r, t, ms)
-    cross join lateral (
-      select e.ctid as c from banyan_queue.delivery e
-      where e.subscription = p_subscription and e.due is null and e.priority = coalesce(x.r, 0) and e.position = x.p
-      limit 1) f
+    ${rowsOf('p_subscription')}
     where d.ctid = f.c and d.position = x.p and d.turn = coalesce(x.t, 0) and x.ms is not null
     returning d.position)
   select coalesce(array_agg(a.position), '{}') into v_again from again a;
   with died as (
     delete from banyan_queue.delivery d
     using unnest(p_positions, p_priorities, p_turns, p_retry_ms, p_errors) x (p, r, t, ms, e)
-    cross join lateral (
-      select e.ctid as c from banyan_queue.delivery e
-      where e.subscription = p_subscription and e.due is null and e.priority = coalesce(x.r, 0) and e.position = x.p
-      limit 1) f
+    ${rowsOf('p_subscription')}
     where d.ctid = f.c and d.position = x.p and d.turn = coalesce(x.t, 0) and x.ms is null
     returning d.*, x.e as error)
   , kept as (
@@ -473,11 +470,7 @@ begin
     update banyan_queue.delivery d set turn = d.turn + 1
     where d.ctid = any (array(
       select f.c from unnest(p_positions, p_priorities, p_turns) x (p, r, t)
-      cross join lateral (
-      select e.ctid as c from banyan_queue.delivery e
-      where e.subscription = p_subscription and e.due is null and e.priority = coalesce(x.r, 0) and e.position = x.p and e.turn = coalesce(x.t, 0)
-      limit 1
-      for update skip locked) f))
+      ${rowsOf('p_subscription', 'and e.turn = coalesce(x.t, 0)', 'for update skip locked')}))
     returning d.position)
   select array_agg(b.position) into v_back from back b;
   if v_back is not null then perform banyan_queue.leave(p_worker, v_back); end if;
@@ -515,11 +508,7 @@ begin
              where e.worker = w.id for update of e loop
       select array_agg(d.c), coalesce(array_agg(d.p), '{}') into v_ctids, v_taken from (
         select f.c, x.p from unnest(l.positions, l.priorities) x (p, r)
-        cross join lateral (
-      select e.ctid as c from banyan_queue.delivery e
-      where e.subscription = l.subscription and e.due is null and e.priority = coalesce(x.r, 0) and e.position = x.p
-      limit 1
-      for update skip locked) f) d;
+        ${rowsOf('l.subscription', '', 'for update skip locked')}) d;
       v_total := v_total + cardinality(v_taken);
       if l.suspect then
         with died as (
@@ -548,10 +537,7 @@ begin
       -- Those that are locked stay in the lease until the next look.
       v_left := array(
         select x.p from unnest(l.positions, l.priorities) x (p, r)
-        cross join lateral (
-      select e.ctid as c from banyan_queue.delivery e
-      where e.subscription = l.subscription and e.due is null and e.priority = coalesce(x.r, 0) and e.position = x.p
-      limit 1) f
+        ${rowsOf('l.subscription')}
         where x.p <> all (v_taken));
       if cardinality(v_left) = 0 then
         delete from banyan_queue.lease e where e.id = l.id;

@@ -336,9 +336,7 @@ export class ShardWorker {
         values: [
           receipts[0]!.workerId,
           subscription,
-          receipts.map(({ position }) => position),
-          receipts.map(({ priority }) => priority),
-          receipts.map(({ turn }) => turn),
+          ...columnsOf(receipts),
           group.map(({ error }) => error.replaceAll('\0', '')),
           group.map(({ retryInMs }) => retryInMs ?? null),
         ],
@@ -362,13 +360,7 @@ export class ShardWorker {
       await this.#insist(() =>
         this.#hand.query({
           text: 'select banyan_queue.hand_back($1, $2, $3::bigint[], $4::smallint[], $5::int[])',
-          values: [
-            receipts[0]!.workerId,
-            subscription,
-            receipts.map(({ position }) => position),
-            receipts.map(({ priority }) => priority),
-            receipts.map(({ turn }) => turn),
-          ],
+          values: [receipts[0]!.workerId, subscription, ...columnsOf(receipts)],
         }),
       );
       for (const delivery of group) this.#letGo(delivery);
@@ -491,6 +483,13 @@ export class ShardWorker {
 }
 
 export const receiptOf = (delivery: Delivery): Receipt => delivery.receipt as Receipt;
+
+/** By which rows of deliveries are found: their positions, priorities and turns. */
+export const columnsOf = (receipts: readonly Receipt[]) => [
+  receipts.map(({ position }) => position),
+  receipts.map(({ priority }) => priority),
+  receipts.map(({ turn }) => turn),
+];
 
 const heldKey = ({ subscription, position, turn }: Receipt) =>
   `${subscription}/${position}/${turn}`;

@@ -6,16 +6,13 @@
  * but once. So of all that RabbitMQ delivers of a message one has effects or moves.
  */
 import type pg from 'pg';
-import { SHARDED_TRANSACTION } from '../../database/shards/sharded-client.ts';
-import type { ShardedTransaction } from '../../database/shards/sharded-transaction.ts';
+import { shardedTransactionOf } from '../../database/shards/sharded-client.ts';
 import { type TransactionOptions, transaction } from '../../database/transaction.ts';
 import type { Delivery, SubscriptionPolicy } from '../engine.ts';
 import { AlreadyDone } from '../errors.ts';
+import { noteEffects } from '../postgres/effects.ts';
 import { type Place, placeByHash } from '../postgres/places.ts';
 import { noteOf } from './names.ts';
-
-const NOTE = `insert into banyan_queue.effect (message, subscription)
-  select m, $2 from unnest($1::bigint[]) m on conflict do nothing`;
 
 /** $3 topic, $4 subscription; `due` null: it is ready. */
 const MOVE = `with noted as (
@@ -107,15 +104,13 @@ export class Ledger {
     return transaction(
       this.#pool,
       async client => {
-        const sharded = () =>
-          (client as { [SHARDED_TRANSACTION]?: ShardedTransaction })[SHARDED_TRANSACTION];
-        if (!sharded()) {
+        if (!shardedTransactionOf(client)) {
           // First: who comes second waits, and does no work.
           await note(client, deliveries);
           return fn(client);
         }
         const value = await fn(client);
-        const over = sharded()!;
+        const over = shardedTransactionOf(client)!;
         await over.on(over.writtenTo[0] ?? 0, true, each => note(each, deliveries));
         return value;
       },
@@ -141,11 +136,7 @@ async function note(
   deliveries: readonly Delivery[],
 ): Promise<void> {
   const [first] = deliveries;
-  const { rowCount } = await client.query(NOTE, [
-    deliveries.map(({ id }) => id),
-    noteOf(first!.topic, first!.subscription),
-  ]);
-  if (rowCount === deliveries.length) return;
+  if (await noteEffects(client, deliveries, noteOf(first!.topic, first!.subscription))) return;
   if (deliveries.length === 1) throw new AlreadyDone(first!.id);
   throw new Error('one of the messages of this batch was done already: each is tried by itself');
 }
