@@ -333,6 +333,7 @@ export class RunningDeployment extends EventEmitter<UpEvents> {
       { externalUrl: this.#topology.cache?.url },
       cacheShapeOf(this.#topology.cache),
     );
+    precheckQueue(queueShapeOf(this.#topology.queue));
     if (balancer?.tls) await prepareCertificate(deployment, balancer.tls.certificate);
     const { workers } = this.#topology;
     if (!database.url) {
