@@ -413,7 +413,10 @@ class CacheState {
     const begun = performance.now();
     let loaded: unknown;
     try {
-      const run = async () => watchReads(watch, loader);
+      const run = async () => {
+        this.#readsWhatWasTold();
+        return watchReads(watch, loader);
+      };
       // A load within a load has a place already: to wait for another could be to wait for itself.
       loaded = await (currentWatch() ? run() : this.#loads.execute(run));
     } catch (error) {
@@ -470,6 +473,19 @@ class CacheState {
       );
     }
     return { value, positions, holds: true, isOfPrimaries };
+  }
+
+  /**
+   * A request that came before a change, and asks after it has been told here, must not be given what was: its own position
+   * is of before, and a replica of that position may be chosen for its reads.
+   */
+  #readsWhatWasTold(): void {
+    const told = this.#parts.memory.upto();
+    if (!told) return;
+    for (const { id, pool } of this.#parts.reads.poolsByCluster()) {
+      const lsn = told[id];
+      if (lsn !== undefined) pool.positions?.scope().atLeast(lsn);
+    }
   }
 
   /** Computes it anew beside the requests: once here, and by one server. */

@@ -3,6 +3,7 @@ import { afterAll, beforeAll, expect, test } from 'vitest';
 import type { Cache } from '../../../src/app/cache/cache.ts';
 import { createCache } from '../../../src/app/cache/create-cache.ts';
 import type { Pool } from '../../../src/app/database/pool.ts';
+import { withRequestContext } from '../../../src/app/telemetry/request-context.ts';
 import { Cluster } from '../../support/cluster.ts';
 import { LogFeed } from '../../support/log-feed.ts';
 import { RoutedPools } from '../../support/routed.ts';
@@ -102,4 +103,32 @@ test('a loader that does more than read is not kept', async () => {
   expect(value).toBe(1);
   // It did more than read, so it is not known what it depends on.
   expect(await cache.explain('both')).toBeUndefined();
+});
+
+test('a request that came before a change, and asks after it was told, is shown it', async () => {
+  await cluster.caughtUp();
+  await feed.told();
+  const replica = cluster.standbys[0]!;
+  const titleFor = (key: string) =>
+    cache.get(key, async () => {
+      const { rows } = await pool.query<{ title: string }>(
+        'select title from articles where id = 1',
+      );
+      return rows[0]!.title;
+    });
+  for (let n = 0; n < 20; n++) {
+    await withRequestContext({ requestId: `came-before-${n}` }, async () => {
+      // From here on the request has a position, which the replica has reached.
+      await titleFor(`before ${n}`);
+      await replica.pauseReplay();
+      try {
+        await cluster.primary.ask(`update articles set title = 'told ${n}' where id = 1`);
+        await feed.told();
+        expect(await titleFor(`after ${n}`)).toBe(`told ${n}`);
+      } finally {
+        await replica.resumeReplay();
+      }
+    });
+    await cluster.caughtUp();
+  }
 });

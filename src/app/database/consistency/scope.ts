@@ -6,6 +6,8 @@
  *   when the scope's own last write was acknowledged, when the process began.
  * - A position is a token for the scope only when it was asked after `since`; or when it came with the request,
  *   signed and old enough (`session-token.ts`).
+ * - What the process has shown to anybody it shows to the scope's later reads, where somebody says so (`atLeast`): a
+ *   token that was asked before may be older than that.
  * - After a write of its own the scope does not wait for the position: it is asked a moment later, beside the
  *   request, and reads go to the primary until it is there.
  */
@@ -16,8 +18,8 @@ import { type Position, tick } from './position.ts';
 
 export class Scope {
   #since: number;
-  /** What its reads have to see; undefined while that is not known. */
-  token: Position | undefined;
+  #token: Position | undefined;
+  #floor = 0n;
   /** It wrote, and what it wrote has no position yet. */
   isUnresolved = false;
   /** It has written at all. */
@@ -34,23 +36,45 @@ export class Scope {
     return this.#since;
   }
 
+  /** What its reads have to see; undefined while that is not known. */
+  get token(): Position | undefined {
+    return this.#token;
+  }
+
+  /** From now on its reads see what was in the primary's log up to here, on whichever timeline. */
+  atLeast(lsn: bigint): void {
+    if (lsn <= this.#floor) return;
+    this.#floor = lsn;
+    this.#token &&= this.raised(this.#token);
+  }
+
+  /** The position, or what the scope has to see beyond it. */
+  raised(position: Position): Position {
+    return position.lsn >= this.#floor ? position : { ...position, lsn: this.#floor };
+  }
+
+  /** The token is of a timeline that is over: what is known now has to be asked. */
+  forgetToken(): void {
+    this.#token = undefined;
+  }
+
   /** A write of the scope was answered. */
   noteWrite(): void {
     this.#since = tick();
-    this.token = undefined;
+    this.#token = undefined;
     this.isUnresolved = true;
     this.hasWritten = true;
   }
 
   /** Takes a token that was proven otherwise. */
   accept(position: Position): void {
-    if (!this.hasWritten) this.token = position;
+    if (!this.hasWritten) this.#token = this.raised(position);
   }
 
   /** @param asked the tick at which the position was asked; one of before `since` proves nothing */
   resolve(position: Position, asked: number): void {
     if (asked <= this.#since) return;
-    this.token = position;
+    this.#token = this.raised(position);
     this.isUnresolved = false;
   }
 }

@@ -116,7 +116,7 @@ export class Replicas {
     // Another primary has taken over: what is right now on its timeline takes the token's place. A timeline
     // that is not known here yet was told by another process that knows more.
     if (token && monitor.timeline > 0 && token.timeline > monitor.timeline) monitor.suspect();
-    scope.token = undefined;
+    scope.forgetToken();
     const known = monitor.knownPosition(since);
     if (known) scope.resolve(known, since + 1);
     return scope.token;
@@ -141,11 +141,12 @@ export class Replicas {
     tried: ReadonlySet<MemberState> | undefined,
   ): Promise<MemberState | undefined> {
     const { since } = scope;
-    const position = await this.#monitor.position(since);
-    if (!position) return this.#monitor.isServing ? undefined : this.#withoutPrimary(scope, tried);
+    const asked = await this.#monitor.position(since);
+    if (!asked) return this.#monitor.isServing ? undefined : this.#withoutPrimary(scope, tried);
     // A write of the scope may have been answered meanwhile: then this is of before it, and still right for
     // this read, which was sent before.
-    scope.resolve(position, since + 1);
+    scope.resolve(asked, since + 1);
+    const position = scope.raised(asked);
     return (
       this.#choose(tried, replayed => covers(replayed, position)) ??
       this.#afterCatchUp(position, tried, performance.now() + CATCH_UP_MS)

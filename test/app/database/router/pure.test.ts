@@ -129,6 +129,19 @@ describe('positions', () => {
     expect(scope.token).toEqual({ timeline: 1, lsn: 2n });
     expect(scope.isUnresolved).toBe(false);
   });
+
+  test('what it is to see at least raises every position, of before and of after, and lowers none', () => {
+    const scope = new Scope();
+    scope.resolve({ timeline: 1, lsn: 5n }, scope.since + 1);
+    scope.atLeast(7n);
+    expect(scope.token).toEqual({ timeline: 1, lsn: 7n });
+    scope.atLeast(3n);
+    expect(scope.token).toEqual({ timeline: 1, lsn: 7n });
+    scope.resolve({ timeline: 2, lsn: 6n }, scope.since + 1);
+    expect(scope.token).toEqual({ timeline: 2, lsn: 7n });
+    scope.resolve({ timeline: 2, lsn: 9n }, scope.since + 1);
+    expect(scope.token).toEqual({ timeline: 2, lsn: 9n });
+  });
 });
 
 test('staleness in words', () => {
