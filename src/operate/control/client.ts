@@ -11,8 +11,10 @@ import type { CutOver } from '../database/move/cut-over.ts';
 import type { Status } from '../status.ts';
 import type { Circumstances } from './protocol.ts';
 
-/** A supervisor that does not answer within this is not well. */
-const ANSWER_TIMEOUT_MS = 5_000;
+/** A supervisor that does not answer within this is not well, or the machine is very busy. */
+const ANSWER_TIMEOUT_MS = 10_000;
+/** It looks for the primary, for half a minute when there is none at the moment, and then says so itself. */
+const CIRCUMSTANCES_TIMEOUT_MS = 60_000;
 /** Beyond the longest that a unit may take by its own limits, the way there and back. */
 const UNIT_GRACE_MS = 30_000;
 /** PostgreSQL's checkpoint at a stop may take a while. */
@@ -58,7 +60,7 @@ export class ControlClient implements Machine {
 
   /** @throws NotRunning, SupervisorSilent */
   circumstances(): Promise<Circumstances> {
-    return this.#ask('GET', '/circumstances');
+    return this.#ask('GET', '/circumstances', undefined, CIRCUMSTANCES_TIMEOUT_MS);
   }
 
   /** Asks the supervisor to stop everything; it answers before it does. @throws NotRunning, SupervisorSilent */

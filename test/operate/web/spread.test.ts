@@ -35,10 +35,16 @@ async function spread(path: string, count: number, clients: number): Promise<Map
   return got;
 }
 
+/** Each answers, and HAProxy has seen that: what it says alone may be of before one died. */
 async function everyServerIsUp(): Promise<void> {
   const runtime = new HaproxyRuntime(site.paths.socketFor('balancer-1'));
   await until(
     async () => {
+      const units = (await site.status()).units.filter(({ tier }) => tier === 'web');
+      const replies = await Promise.all(
+        units.map(({ address }) => ask(`${address}/who`).catch(() => undefined)),
+      );
+      if (units.length !== 2 || !replies.every(reply => reply?.status === 200)) return false;
       const { servers } = await runtime.statistics();
       return servers.length === 2 && servers.every(({ status }) => status === 'UP');
     },

@@ -51,6 +51,13 @@ export class RabbitReceipt {
     this.channel.basicAck({ deliveryTag: this.deliveryTag });
     return true;
   }
+
+  /** RabbitMQ gives it to another, as one that may have been done. */
+  requeue(): void {
+    if (this.isSettled || !this.channel.active) return;
+    this.isSettled = true;
+    this.channel.basicNack({ deliveryTag: this.deliveryTag, requeue: true });
+  }
 }
 
 /** Undefined of one that PostgreSQL delivered. */
@@ -242,13 +249,20 @@ export class RabbitConsumer {
     return lost.filter(each => each !== undefined);
   }
 
-  /** To PostgreSQL: RabbitMQ would count it as a death of its worker. */
+  /** To PostgreSQL, since RabbitMQ would count it as a death of its worker; to RabbitMQ all the same when PostgreSQL does not take it. */
   async handBack(deliveries: readonly Delivery[]): Promise<void> {
     await Promise.all(
       deliveries.map(async delivery => {
-        if (!rabbitReceipt(delivery)!.channel.active) return;
-        await this.#parts.ledger.move(delivery, 0, delivery.attempt - 1);
-        this.#settle(delivery);
+        const receipt = rabbitReceipt(delivery)!;
+        if (!receipt.channel.active) return;
+        try {
+          await this.#parts.ledger.move(delivery, 0, delivery.attempt - 1);
+          this.#settle(delivery);
+        } catch (error) {
+          log.warn({ err: error }, 'the queue: PostgreSQL did not take a message back');
+          this.#lineWith(delivery).inHand.delete(delivery);
+          receipt.requeue();
+        }
       }),
     );
   }
@@ -284,7 +298,7 @@ export class RabbitConsumer {
     this.#isRetired = true;
     for (const line of this.#lines.values()) {
       await line.cancel().catch(() => {});
-      await this.handBack(line.waiting.splice(0)).catch(() => {});
+      await this.handBack(line.waiting.splice(0));
     }
     while (!this.#isClosed && [...this.#lines.values()].some(({ inHand }) => inHand.size > 0)) {
       await delay(LOOK_MS, undefined, { ref: false });
@@ -298,7 +312,7 @@ export class RabbitConsumer {
     clearInterval(this.#timer);
     for (const line of this.#lines.values()) {
       await line.cancel().catch(() => {});
-      await this.handBack(line.waiting.splice(0)).catch(() => {});
+      await this.handBack(line.waiting.splice(0));
     }
     await this.#count();
     const connection = await this.#connection?.catch(() => undefined);

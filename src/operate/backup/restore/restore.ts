@@ -30,7 +30,7 @@ import { isUnderWay, type RestoreRecord, readRestore, writeRestore } from './jou
 import { furthestKept } from './kept.ts';
 import type { RestorePlan } from './plan.ts';
 import { type Recovered, recover, type StopAt } from './recovery.ts';
-import { salvage } from './salvage.ts';
+import { salvage, salvageHistories } from './salvage.ts';
 import type { Standpoint } from './standpoint.ts';
 import {
   keptFolder,
@@ -211,6 +211,7 @@ export async function undoRestore(
   await rename(source, prepared);
   let isStopped = false;
   try {
+    await salvageHistories(home, record, prepared);
     const lines = record.lines ?? [...FIRST_LINES];
     const left = lines.length - 2;
     const recovered = await steps.run('recover', () =>

@@ -59,13 +59,10 @@ export async function salvage(
     const best = await furthest(copies, home.postgres.bin);
     if (best) segments.push(best);
   }
-  const put = async (from: string, name: string) => {
-    const to = path.join(target, 'pg_wal', name);
-    await copyFile(from, to);
-    if (home.account) await chown(to, home.account.uid, home.account.gid);
-  };
-  for (const [name, folder] of histories) await put(path.join(folder, 'pg_wal', name), name);
-  for (const { file, name } of segments) await put(file, name);
+  for (const [name, folder] of histories) {
+    await put(home, path.join(folder, 'pg_wal', name), target);
+  }
+  for (const { file } of segments) await put(home, file, target);
   const last = Math.max(...segments.map(({ name }) => parseSegment(name)!.number));
   const complete = segments.filter(({ name }) => parseSegment(name)!.number < last);
   try {
@@ -77,4 +74,27 @@ export async function salvage(
     return { segments: segments.map(({ name }) => name), notArchived: what };
   }
   return { segments: segments.map(({ name }) => name), notArchived: undefined };
+}
+
+/**
+ * Puts the histories of all timelines that the servers' folders know into `target`: the one that a recovery there begins
+ * is then none of those. The repository learns of a timeline only when it has been archived, which may take a minute.
+ */
+export async function salvageHistories(
+  home: ClusterHome,
+  { nodes }: ClusterRecord,
+  target: string,
+): Promise<void> {
+  for (const folder of nodes.map(dataFolderOf)) {
+    for (const name of (await logFilesIn(folder)).histories) {
+      // Of a damaged disk not everything can be read; that no number was taken is looked at afterwards.
+      await put(home, path.join(folder, 'pg_wal', name), target).catch(() => {});
+    }
+  }
+}
+
+async function put({ account }: ClusterHome, file: string, target: string): Promise<void> {
+  const to = path.join(target, 'pg_wal', path.basename(file));
+  await copyFile(file, to);
+  if (account) await chown(to, account.uid, account.gid);
 }

@@ -242,9 +242,14 @@ test('what a worker hands back, or has not begun when it closes, is another’s 
   const rest = await takeAll(second, 'work', 10);
   expect(rest.map(numberOf).sort()).toEqual([0, 1, 2, 3, 4, 5, 6, 7, 8, 9]);
   expect(rest.every(({ attempt, isSuspect }) => attempt === 1 && !isSuspect)).toBe(true);
+  await second.complete(rest.map(delivery => ({ delivery })));
 }, 60_000);
 
 test('to RabbitMQ and back while messages are published and done: none is lost, none is done twice', async () => {
+  await until(async () => ((await rabbit.control().messages()) === 0 ? true : undefined), {
+    what: 'nothing is left of the tests before',
+    timeoutMs: 30_000,
+  });
   await rabbit.setMap(undefined);
   const queue = engine();
   await queue.declare([policy('work')]);
