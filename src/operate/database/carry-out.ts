@@ -16,7 +16,7 @@ import { pollUntil } from '../poll.ts';
 import { membersOf, primaryOf, standingsOf } from './cluster.ts';
 import { ClusterHome, newClusterRecord } from './cluster-home.ts';
 import { type DatabaseContext, recordOf } from './context.ts';
-import { applyCopies } from './copies/apply.ts';
+import { applyCopies, keepCopiesAfterMove } from './copies/apply.ts';
 import { EMBEDDED_UNIT, retireEmbedded, startEmbeddedDatabase } from './embedded.ts';
 import { publishMembers } from './hold.ts';
 import { connectTo, open } from './move/cut-over.ts';
@@ -261,6 +261,7 @@ export class DatabaseTier {
     } finally {
       await client.end();
     }
+    await keepCopiesAfterMove(deployment);
   }
 
   async #ends(home: ClusterHome): Promise<[embedded: MoveEnd, cluster: MoveEnd]> {

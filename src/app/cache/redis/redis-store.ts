@@ -12,6 +12,7 @@ import { lsnText, type Positions, parseLsnText } from '../position.ts';
 import type { Applied, InvalidationStore } from '../store.ts';
 import { bucketOf, hashTagOf } from './buckets.ts';
 import { RedisConnection, type RedisTarget, type Reply } from './connection.ts';
+import { GatheredGets } from './gathered-gets.ts';
 import { APPLY, FILL, FORGET, RELEASE, VOUCH } from './scripts.ts';
 
 export interface RedisStoreOptions {
@@ -57,12 +58,14 @@ const MOST_TAGS = 2_000;
 
 export class RedisStore implements InvalidationStore {
   readonly #connection: RedisConnection;
+  readonly #gets: GatheredGets;
   readonly #prefixes: readonly string[];
   readonly #kept: Batch[] = [];
 
   constructor(options: RedisStoreOptions) {
     const { target, prefix, buckets, onError, timeoutMs } = options;
     this.#connection = RedisConnection.open(target, onError, timeoutMs);
+    this.#gets = new GatheredGets(this.#connection);
     this.#prefixes = Array.from(
       { length: buckets },
       (_, bucket) => `banyan:${prefix}:{${hashTagOf(bucket, buckets)}}`,
@@ -144,8 +147,8 @@ export class RedisStore implements InvalidationStore {
 
   /** @throws CacheAway */
   get(key: string): Promise<Buffer | null> {
-    const at = `${this.#prefixOf(key)}:e:${key}`;
-    return this.#connection.command(at, ['GET', at], true) as Promise<Buffer | null>;
+    const bucket = bucketOf(key, this.#prefixes.length);
+    return this.#gets.get(bucket, `${this.#prefixes[bucket]}:e:${key}`);
   }
 
   /** Stores an entry if the rule holds for it; gives the lease back however it goes. @throws CacheAway */

@@ -8,7 +8,7 @@
  * - What RabbitMQ delivers again was in the hands of a worker that died, or whose line broke: it is a suspect, and looked up
  *   first. What dies again is counted.
  */
-import { setTimeout as delay } from 'node:timers/promises';
+import { setTimeout as delay, setImmediate as turn } from 'node:timers/promises';
 import type { AsyncMessage, Channel, Connection } from 'rabbitmq-client';
 import { log } from '../../telemetry/log.ts';
 import type {
@@ -27,6 +27,8 @@ const FIRST_PAUSE_MS = 100;
 const LONGEST_PAUSE_MS = 2_000;
 const COUNT_EVERY_MS = 1_000;
 const LOOK_MS = 50;
+/** For the last acknowledgements to be heard. */
+const CLOSE_MS = 1_000;
 /** Beside what is asked for, so that the next are there when those are done. */
 const AHEAD = 2;
 const MOST_AHEAD = 2_000;
@@ -72,6 +74,8 @@ interface Line {
   readonly tally: Tally;
   /** No more comes by the present channel. */
   cancel: () => Promise<void>;
+  /** What was acknowledged has been heard, and the channel is no more. */
+  closeChannel: () => Promise<void>;
 }
 
 export interface RabbitConsumerParts {
@@ -126,7 +130,15 @@ export class RabbitConsumer {
     );
     if (!policy) return undefined;
     const tally = { completed: 0, failed: 0, died: 0 };
-    const line: Line = { policy, waiting: [], inHand: new Set(), tally, cancel: async () => {} };
+    const nothing = async () => {};
+    const line: Line = {
+      policy,
+      waiting: [],
+      inHand: new Set(),
+      tally,
+      cancel: nothing,
+      closeChannel: nothing,
+    };
     this.#lines.set(key, line);
     void this.#keepOpen(line, Math.min(MOST_AHEAD, Math.max(1, count) * AHEAD));
     return line;
@@ -161,6 +173,7 @@ export class RabbitConsumer {
         line.cancel = async () => {
           await channel.basicCancel({ consumerTag });
         };
+        line.closeChannel = () => channel.close();
         pauseMs = FIRST_PAUSE_MS;
         await closed;
       } catch (error) {
@@ -208,7 +221,7 @@ export class RabbitConsumer {
     }
     if (!channel.active) return;
     line.inHand.add(delivery);
-    if (this.#isRetired) return this.handBack([delivery]);
+    if (this.#isRetired || this.#isClosed) return this.handBack([delivery]);
     line.waiting.push(delivery);
     // Once for all that came together.
     if (line.waiting.length === 1) queueMicrotask(() => this.#parts.events.wake());
@@ -296,10 +309,7 @@ export class RabbitConsumer {
   async retire(): Promise<void> {
     if (this.#isRetired) return;
     this.#isRetired = true;
-    for (const line of this.#lines.values()) {
-      await line.cancel().catch(() => {});
-      await this.handBack(line.waiting.splice(0));
-    }
+    for (const line of this.#lines.values()) await this.#leave(line);
     while (!this.#isClosed && [...this.#lines.values()].some(({ inHand }) => inHand.size > 0)) {
       await delay(LOOK_MS, undefined, { ref: false });
     }
@@ -310,13 +320,20 @@ export class RabbitConsumer {
     if (this.#isClosed) return;
     this.#isClosed = true;
     clearInterval(this.#timer);
-    for (const line of this.#lines.values()) {
-      await line.cancel().catch(() => {});
-      await this.handBack(line.waiting.splice(0));
-    }
+    for (const line of this.#lines.values()) await this.#leave(line);
     await this.#count();
+    // Acknowledgements are on their way: they are waited for, but not without end.
+    const heard = [...this.#lines.values()].map(line => line.closeChannel().catch(() => {}));
+    await Promise.race([Promise.all(heard), delay(CLOSE_MS, undefined, { ref: false })]);
     const connection = await this.#connection?.catch(() => undefined);
-    // Acknowledgements are on their way: the line is closed in good order, but not waited for without end.
     connection?.unsafeDestroy();
+  }
+
+  /** Takes no more of it, and gives back what nobody has begun. */
+  async #leave(line: Line): Promise<void> {
+    await line.cancel().catch(() => {});
+    // What arrived before RabbitMQ's answer is given to us in a turn of its own, after it.
+    await turn();
+    await this.handBack(line.waiting.splice(0));
   }
 }

@@ -52,6 +52,15 @@ export async function applyCopies(
     : 'copied columns are being filled: see `banyan status`';
 }
 
+/**
+ * After the database has moved: where it is replicated now, Patroni carries the slot over from here on. The unit finds the new place by
+ * the map, has no slot there yet, and looks at all rows once.
+ */
+export async function keepCopiesAfterMove(deployment: Deployment): Promise<void> {
+  const { denormalize = {} } = readRuntimeMap(deployment.paths.map).database;
+  if (Object.keys(denormalize).length > 0) await keepSlot(deployment, COPIES_SLOT, true);
+}
+
 async function removeCopies(machine: Machine, deployment: Deployment): Promise<string | undefined> {
   const { paths, database, secrets } = deployment;
   // It is there from when the unit first ran until all of it is gone.

@@ -9,7 +9,7 @@ import type {
   OutgoingMessage,
   SubscriptionPolicy,
 } from '../../../../src/app/queue/engine.ts';
-import { AlreadyDone, LeaseLost } from '../../../../src/app/queue/errors.ts';
+import { AlreadyDone } from '../../../../src/app/queue/errors.ts';
 import { PostgresEngine } from '../../../../src/app/queue/postgres/engine.ts';
 import { placesOf } from '../../../../src/app/queue/postgres/places.ts';
 import { Broker } from '../../../../src/app/queue/rabbitmq/broker.ts';
@@ -45,11 +45,11 @@ afterEach(async () => {
   await rabbit.setMap({});
 });
 
-function engine(): TwoEngines {
+function engine(leaseMs = 3_000): TwoEngines {
   const made = new TwoEngines({
     pool,
     places: placesOf(pool),
-    postgres: new PostgresEngine({ pool, leaseMs: 3_000 }),
+    postgres: new PostgresEngine({ pool, leaseMs }),
     broker: Broker.find(rabbit.env)!,
   });
   engines.push(made);
@@ -184,19 +184,30 @@ test('a worker whose line breaks loses what it has in hand; of all that do it, o
     tx.query('insert into effects values ($1)', [numberOf(got[0]!)]),
   );
   await rabbitReceipt(got[0]!)!.channel.close();
+  // The first has another line in a moment, and may get it again as well.
   const second = consume(engine(), [policy('work')]);
-  const [again] = await takeAll(second, 'work', 1);
-  expect(again!.isSuspect).toBe(true);
-  expect(numberOf(again!)).toBe(numberOf(got[1]!));
+  const want = { topic, subscription: 'work', count: 1, suspect: true };
+  const { again, taker } = await until(
+    async () => {
+      for (const taker of [second, first]) {
+        const [again] = await taker.take([want]);
+        if (again) return { again, taker };
+      }
+      return undefined;
+    },
+    { what: 'the other is delivered again' },
+  );
+  expect(again.isSuspect).toBe(true);
+  expect(numberOf(again)).toBe(numberOf(got[1]!));
   const insert = (delivery: Delivery) => (tx: pg.PoolClient) =>
     tx.query('insert into effects values ($1)', [numberOf(delivery)]);
   const attempts = await Promise.allSettled([
-    second.transaction([again!], insert(again!)),
+    taker.transaction([again], insert(again)),
     first.transaction([got[1]!], insert(got[1]!)),
   ]);
   expect(attempts.filter(({ status }) => status === 'fulfilled')).toHaveLength(1);
   expect(attempts.find(each => each.status === 'rejected')?.reason).toBeInstanceOf(AlreadyDone);
-  await second.complete([{ delivery: again! }]);
+  await taker.complete([{ delivery: again }]);
   expect(await effects()).toEqual([1, 2]);
   await until(async () => ((await rabbit.control().messages()) === 0 ? true : undefined), {
     what: 'nothing is left',
@@ -241,7 +252,11 @@ test('what a worker hands back, or has not begun when it closes, is another’s 
   const second = consume(engine(), [policy('work')]);
   const rest = await takeAll(second, 'work', 10);
   expect(rest.map(numberOf).sort()).toEqual([0, 1, 2, 3, 4, 5, 6, 7, 8, 9]);
-  expect(rest.every(({ attempt, isSuspect }) => attempt === 1 && !isSuspect)).toBe(true);
+  expect(rest.every(({ attempt }) => attempt === 1)).toBe(true);
+  // What was on its way when the first left is looked up before it is done; what it gave back is known not to be.
+  const givenBack = got.map(numberOf);
+  const suspects = rest.filter(({ isSuspect }) => isSuspect).map(numberOf);
+  expect(suspects.filter(n => givenBack.includes(n))).toEqual([]);
   await second.complete(rest.map(delivery => ({ delivery })));
 }, 60_000);
 
@@ -251,7 +266,8 @@ test('to RabbitMQ and back while messages are published and done: none is lost, 
     timeoutMs: 30_000,
   });
   await rabbit.setMap(undefined);
-  const queue = engine();
+  // Nobody dies here: a lease that a busy machine overruns three times would make dead letters.
+  const queue = engine(30_000);
   await queue.declare([policy('work')]);
   const consumer = consume(queue, [policy('work')]);
   let published = 0;
@@ -284,8 +300,6 @@ test('to RabbitMQ and back while messages are published and done: none is lost, 
           );
           if (!isComplete) await consumer.complete([{ delivery }]);
         } catch (error) {
-          // On a busy machine a lease may run out: it comes again, as it does to any worker.
-          if (error instanceof LeaseLost) continue;
           if (!(error instanceof AlreadyDone)) throw error;
           await consumer.complete([{ delivery }]);
         }
