@@ -1,10 +1,13 @@
 /**
  * One call of a handler: its time, its signal, its transaction. What a handler gets as `job` is the face of it.
  *
- * Holds true here: it ends once: the handler returned or threw, its time was up, or the delivery was taken away. What the handler
- * does after that counts for nothing: its transactions find the delivery gone.
+ * Holds true here:
+ * - It ends once: the handler returned or threw, its time was up, or the delivery was taken away. What the handler
+ *   does after that counts for nothing: its transactions find the delivery gone.
+ * - What the handler reads, on replicas and through the cache, shows the transaction in which its message was published.
  */
 import type pg from 'pg';
+import { fromNowOn } from '../database/consistency/scope.ts';
 import type { Consumer, Delivery } from './engine.ts';
 import { HandlerTimeout } from './errors.ts';
 import type { BatchContext, JobContext } from './types.ts';
@@ -42,7 +45,7 @@ export class Run {
   async call(handler: () => unknown): Promise<unknown> {
     this.heartbeat();
     try {
-      const value = handler();
+      const value = fromNowOn(handler);
       if (!(value instanceof Promise)) return await value;
       return await Promise.race([value, this.#ended.promise]);
     } finally {

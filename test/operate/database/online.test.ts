@@ -64,14 +64,29 @@ describe('a database that is replicated', () => {
   );
 
   test(
-    'a replica more, a switchover, a restart of all, another server for the primary, a replica less',
+    'a replica more, and a switchover',
     async () => {
       await ask({ replicas: 2 });
       await online(['apply', '--yes'], ['switchover']);
-      await online(['restart']);
+    },
+    TIMEOUT_MS,
+  );
+
+  test('a restart of all', () => online(['restart']), TIMEOUT_MS);
+
+  test(
+    'another server for the primary',
+    async () => {
       const primary = (await servers()).find(({ role }) => role === 'primary')!.name;
       await online(['replace', primary]);
       expect((await servers()).map(({ name }) => name)).not.toContain(primary);
+    },
+    TIMEOUT_MS,
+  );
+
+  test(
+    'a replica less',
+    async () => {
       await ask({ replicas: 1 });
       await online(['apply', '--yes']);
       expect(await servers()).toHaveLength(2);

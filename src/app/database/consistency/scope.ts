@@ -180,6 +180,16 @@ export function forNobody<T>(fn: () => T): T {
 }
 
 /**
+ * Runs what is done because of something that was committed before, such as a message: all that it reads, through the cache too, is
+ * at least as new as everything that had been acknowledged by now.
+ */
+export function fromNowOn<T>(fn: () => T): T {
+  const scopes = new RequestScopes();
+  scopes.mayHaveWritten();
+  return requests.run(scopes, fn);
+}
+
+/**
  * For a request of somebody who brings no session that could tell what he wrote, such as a client of an API with its token: from here
  * on all that it reads, through the cache too, is at least as new as everything that was acknowledged before it came. That costs one small
  * question to the primary, which requests of the same moment share. Outside of a request it does nothing.
