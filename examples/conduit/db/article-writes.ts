@@ -11,8 +11,22 @@ import { and, eq, sql } from 'drizzle-orm';
 import { articlePublished } from '../jobs/definitions.ts';
 import { forbidden, notFound } from '../problem.ts';
 import { slugCandidates, slugOf } from '../text/slug.ts';
-import { brokenUnique, type Database, type Desk, inTransaction, type Transaction } from './database.ts';
-import { articles, articleTags, articleTotals, favorites, feedEntries, tags, users } from './schema.ts';
+import {
+  brokenUnique,
+  type Database,
+  type Desk,
+  inTransaction,
+  type Transaction,
+} from './database.ts';
+import {
+  articles,
+  articleTags,
+  articleTotals,
+  favorites,
+  feedEntries,
+  tags,
+  users,
+} from './schema.ts';
 
 export interface NewArticle {
   title: string;

@@ -258,7 +258,13 @@ export async function asSeenBy<Found extends SharedArticle>(
         viewerId,
         found.map(({ id }) => id),
       ),
-      areFollowed ? following : followedAmong(db, viewerId, found.map(({ authorId }) => authorId)),
+      areFollowed
+        ? following
+        : followedAmong(
+            db,
+            viewerId,
+            found.map(({ authorId }) => authorId),
+          ),
     ]);
   }
   return found.map(article => ({

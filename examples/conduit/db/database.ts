@@ -32,10 +32,7 @@ export function onClient(client: PoolClient): Transaction {
  * Runs `body` in the pool's transaction: again, if it lost a deadlock or its connection. What `body` publishes belongs
  * to it.
  */
-export function inTransaction<T>(
-  db: Database,
-  body: (tx: Transaction) => Promise<T>,
-): Promise<T> {
+export function inTransaction<T>(db: Database, body: (tx: Transaction) => Promise<T>): Promise<T> {
   return db.$client.transaction(client => body(onClient(client)));
 }
 

@@ -26,10 +26,7 @@ export async function suspectTags(
     .select({ name: articleTags.tag, count: sql`count(*)`.mapWith(Number) })
     .from(articleTags)
     .where(
-      and(
-        gt(articleTags.tag, after),
-        last === undefined ? undefined : lte(articleTags.tag, last),
-      ),
+      and(gt(articleTags.tag, after), last === undefined ? undefined : lte(articleTags.tag, last)),
     )
     .groupBy(articleTags.tag);
   const wrong = new Map(kept.map(({ name, count }) => [name, count]));

@@ -5,7 +5,16 @@ import { COMMENT_LIMIT, type Comment } from '../../db/comments.ts';
 import type { User } from '../../db/users.ts';
 import { favoriteButton, tagLinks } from './article-list.ts';
 import { buttonForm, type FormState, field } from './form.ts';
-import { articlePath, avatar, compact, count, day, type Html, nothing, profilePath } from './html.ts';
+import {
+  articlePath,
+  avatar,
+  compact,
+  count,
+  day,
+  type Html,
+  nothing,
+  profilePath,
+} from './html.ts';
 import { followButton } from './profile.ts';
 
 export interface ArticleViewOptions {
