@@ -48,6 +48,7 @@ beforeAll(async () => {
   }) as typeof query;
 });
 afterAll(async () => {
+  await services?.views.close();
   await services?.cache.close();
   await pool?.end();
   await site?.remove();
