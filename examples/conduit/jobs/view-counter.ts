@@ -1,8 +1,8 @@
 /**
- * Counts views in this process, and tells the queue once a second: a message for all of them.
+ * Counts views in this process, and tells the queue once a second.
  *
- * Holds true here: counting waits for nothing and fails never. What cannot be published is forgotten, and logged: a view is worth
- * less than the memory of a web server whose database is away.
+ * Holds true here: counting waits for nothing, fails never, and takes a bounded memory. What cannot be published is forgotten,
+ * and logged: a view is worth less than a web server whose database is away.
  */
 import { log, type Queue } from 'banyan';
 import { type Database, inTransaction } from '../db/database.ts';
@@ -10,7 +10,9 @@ import { countViews } from './definitions.ts';
 
 const EVERY_MS = 1_000;
 
-/** When so many have been looked at within the second, they are told at once. */
+/** More than a process can show within a second; what is beyond is not counted. */
+const MOST_ARTICLES = 10_000;
+
 const ARTICLES_IN_A_MESSAGE = 1_000;
 
 interface Viewed {
@@ -18,12 +20,11 @@ interface Viewed {
   authorId: bigint;
 }
 
-type Views = Map<bigint, { authorId: bigint; count: number }>;
-
 export class ViewCounter {
   readonly #queue: Queue;
   readonly #db: Database;
-  #views: Views = new Map();
+  #views = new Map<bigint, { authorId: bigint; count: number }>();
+  /** From the first view until its message is published: there is one at a time. */
   #timer: NodeJS.Timeout | undefined;
 
   constructor(queue: Queue, db: Database) {
@@ -34,29 +35,38 @@ export class ViewCounter {
   count({ id, authorId }: Viewed): void {
     const seen = this.#views.get(id);
     if (seen) seen.count++;
-    else this.#views.set(id, { authorId, count: 1 });
-    if (this.#views.size >= ARTICLES_IN_A_MESSAGE) void this.#tell();
-    else this.#timer ??= setTimeout(() => void this.#tell(), EVERY_MS).unref();
+    else if (this.#views.size < MOST_ARTICLES) this.#views.set(id, { authorId, count: 1 });
+    this.#tellSoon();
   }
 
   /** Tells what is left. The queue may be closed by then for all but what belongs to a transaction. */
-  close(): Promise<void> {
-    return this.#tell(publish => inTransaction(this.#db, publish));
+  async close(): Promise<void> {
+    clearTimeout(this.#timer);
+    await this.#tell(publish => inTransaction(this.#db, publish));
   }
 
-  async #tell(run = (publish: () => Promise<unknown>) => publish()): Promise<void> {
-    clearTimeout(this.#timer);
-    this.#timer = undefined;
-    const taken = this.#views;
-    if (taken.size === 0) return;
-    this.#views = new Map();
-    const views = [...taken].map(([articleId, { authorId, count }]) => ({
+  #tellSoon(): void {
+    this.#timer ??= setTimeout(async () => {
+      await this.#tell(publish => publish());
+      this.#timer = undefined;
+      if (this.#views.size > 0) this.#tellSoon();
+    }, EVERY_MS).unref();
+  }
+
+  async #tell(run: (publish: () => Promise<unknown>) => Promise<unknown>): Promise<void> {
+    if (this.#views.size === 0) return;
+    const views = [...this.#views].map(([articleId, { authorId, count }]) => ({
       authorId: String(authorId),
       articleId: String(articleId),
       count,
     }));
+    this.#views = new Map();
+    const messages: { payload: { views: typeof views } }[] = [];
+    for (let at = 0; at < views.length; at += ARTICLES_IN_A_MESSAGE) {
+      messages.push({ payload: { views: views.slice(at, at + ARTICLES_IN_A_MESSAGE) } });
+    }
     try {
-      await run(() => this.#queue.publish(countViews, { views }));
+      await run(() => this.#queue.publishAll(countViews, messages));
     } catch (error) {
       log.warn({ err: error, articles: views.length }, 'views were not counted');
     }
