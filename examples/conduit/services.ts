@@ -5,14 +5,18 @@ import {
   type Cache,
   createAssets,
   createCache,
+  createQueue,
   createSessions,
   type Pool,
+  type Queue,
   type Sessions,
   type SessionVariables,
 } from 'banyan';
 import { createTokens, type Tokens } from './auth/token.ts';
 import { type Database, openDatabase } from './db/database.ts';
 import type { User } from './db/users.ts';
+import { ViewCounter } from './jobs/view-counter.ts';
+import { defaultFolder, type Mailer, mailFolder } from './mail/folder.ts';
 
 /** What the pages keep in a session. */
 export interface SessionData {
@@ -24,6 +28,10 @@ export interface Services {
   db: Database;
   /** Of what is the same for all who ask; what changes in the database it sees by itself. */
   cache: Cache;
+  /** What need not be done before the answer: jobs/. */
+  queue: Queue;
+  views: ViewCounter;
+  mailer: Mailer;
   sessions: Sessions<SessionData>;
   tokens: Tokens;
   /** The files of `public/`, under `/static`. */
@@ -42,9 +50,14 @@ export interface ApiEnv {
 
 export function createServices(pool: Pool): Services {
   const folder = path.join(import.meta.dirname, 'public');
+  const db = openDatabase(pool);
+  const queue = createQueue({ pool });
   return {
-    db: openDatabase(pool),
+    db,
     cache: createCache({ pool }),
+    queue,
+    views: new ViewCounter(queue, db),
+    mailer: mailFolder(process.env.MAIL_FOLDER || defaultFolder()),
     sessions: createSessions({ pool }),
     tokens: createTokens(),
     assets: createAssets({ folder, prefix: '/static' }),

@@ -1,8 +1,9 @@
 /** Articles, favourites, the feed and tags. */
 import { type Context, Hono } from 'hono';
 import { createArticle, deleteArticle, updateArticle } from '../db/article-writes.ts';
-import { findArticle, listArticles, listFeed } from '../db/articles.ts';
+import { findArticle, listArticles } from '../db/articles.ts';
 import { favorite, unfavorite } from '../db/favorites.ts';
+import { listFeed } from '../db/feeds.ts';
 import { popularTags } from '../db/tags.ts';
 import { articleChanges, articleQuery, newArticle, pageQuery } from '../input/schemas.ts';
 import { unwrap, validate } from '../input/validate.ts';
@@ -38,7 +39,7 @@ export function articleRoutes(services: Services) {
     .post('/articles', async c => {
       const viewer = viewerOf(c);
       const article = validate(newArticle, unwrap(await readJson(c), 'article'));
-      const slug = await createArticle(db, viewer.id, article);
+      const slug = await createArticle(services, viewer.id, article);
       return c.json(await respond(c, slug), 201);
     })
     .get('/articles/:slug', async c => c.json(await respond(c, c.req.param('slug'))))

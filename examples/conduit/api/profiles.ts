@@ -24,13 +24,13 @@ export function profileRoutes(services: Services) {
     .post('/profiles/:username/follow', async c => {
       const viewer = viewerOf(c);
       const user = await existing(c.req.param('username'));
-      await follow(db, viewer.id, user.id);
+      await follow(services, viewer.id, user.id);
       return c.json({ profile: profileJson(c, { ...user, following: true }) });
     })
     .delete('/profiles/:username/follow', async c => {
       const viewer = viewerOf(c);
       const user = await existing(c.req.param('username'));
-      await unfollow(db, viewer.id, user.id);
+      await unfollow(services, viewer.id, user.id);
       return c.json({ profile: profileJson(c, { ...user, following: false }) });
     });
 }

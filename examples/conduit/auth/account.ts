@@ -21,10 +21,10 @@ export interface AccountChanges extends Omit<UserChanges, 'passwordHash'> {
 
 /** @throws Problem 422 when the name or the address is taken */
 export async function signUp(
-  { db }: Services,
+  services: Services,
   { username, email, password }: Registration,
 ): Promise<User> {
-  return createUser(db, { username, email, passwordHash: await hashPassword(password) });
+  return createUser(services, { username, email, passwordHash: await hashPassword(password) });
 }
 
 /** @throws Problem 401, the same for a wrong password and an unknown address */

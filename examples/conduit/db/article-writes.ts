@@ -8,10 +8,25 @@
  */
 import { nextId } from 'banyan';
 import { and, eq, sql } from 'drizzle-orm';
+import { articlePublished } from '../jobs/definitions.ts';
 import { forbidden, notFound } from '../problem.ts';
 import { slugCandidates, slugOf } from '../text/slug.ts';
-import { brokenUnique, type Database, inTransaction, type Transaction } from './database.ts';
-import { articles, articleTags, articleTotals, favorites, tags, users } from './schema.ts';
+import {
+  brokenUnique,
+  type Database,
+  type Desk,
+  inTransaction,
+  type Transaction,
+} from './database.ts';
+import {
+  articles,
+  articleTags,
+  articleTotals,
+  favorites,
+  feedEntries,
+  tags,
+  users,
+} from './schema.ts';
 
 export interface NewArticle {
   title: string;
@@ -39,7 +54,7 @@ const TOTAL_SLOTS = 16n;
 
 /** @returns the slug that it got */
 export function createArticle(
-  db: Database,
+  { db, queue }: Desk,
   authorId: bigint,
   article: NewArticle,
 ): Promise<string> {
@@ -50,6 +65,8 @@ export function createArticle(
         .values({ ...article, id: BigInt(nextId()), authorId, slug })
         .returning({ id: articles.id, createdAt: articles.createdAt });
       await insertTags(tx, { ...created!, authorId }, article.tagList);
+      const message = { authorId: String(authorId), articleId: String(created!.id) };
+      await queue.publish(articlePublished, message, { key: message.authorId });
       await changeTotals(tx, authorId, article.tagList, 1);
       return slug;
     }),
@@ -93,6 +110,7 @@ export async function deleteArticle(db: Database, viewerId: bigint, slug: string
       .returning({ tagList: articles.tagList });
     if (!deleted) throw notFound('article');
     await tx.delete(favorites).where(eq(favorites.articleId, article.id));
+    await tx.delete(feedEntries).where(eq(feedEntries.articleId, article.id));
     await changeTotals(tx, article.authorId, deleted.tagList, -1);
   });
 }
@@ -185,7 +203,11 @@ async function changeTotals(
 ): Promise<void> {
   await tx
     .update(users)
-    .set({ articlesCount: sql`${users.articlesCount} + ${by}` })
+    .set({
+      articlesCount: sql`${users.articlesCount} + ${by}`,
+      // Until it is in all feeds: db/feeds.ts.
+      ...(by === 1 ? { articlesUnderway: sql`${users.articlesUnderway} + 1` } : {}),
+    })
     .where(eq(users.id, authorId));
   await changeTagCounts(tx, new Map(tagList.map(tag => [tag, by])));
   await tx

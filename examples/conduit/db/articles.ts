@@ -12,7 +12,6 @@ import { createHash } from 'node:crypto';
 import { and, desc, eq, type SQL, sql } from 'drizzle-orm';
 import { MAX_SLUG_LENGTH } from '../text/slug.ts';
 import { anyOf, type Database, type Store } from './database.ts';
-import { followedBy } from './follows.ts';
 import { articles, articleTags, articleTotals, favorites, follows, tags, users } from './schema.ts';
 import { findUserByName, type Profile } from './users.ts';
 
@@ -55,16 +54,16 @@ export interface ArticleFilter {
 }
 
 /** As it is for everybody. */
-type SharedArticle = Omit<ArticleSummary, 'favorited' | 'author'> & {
+export type SharedArticle = Omit<ArticleSummary, 'favorited' | 'author'> & {
   author: Omit<Profile, 'following'>;
 };
 
-interface SharedList {
+export interface SharedList {
   articles: SharedArticle[];
   total: number;
 }
 
-const EMPTY: SharedList = { articles: [], total: 0 };
+export const EMPTY: SharedList = { articles: [], total: 0 };
 
 const SUMMARY = {
   id: articles.id,
@@ -109,17 +108,6 @@ export async function listArticles(
   return { articles: await asSeenBy(db, viewerId, found), total };
 }
 
-/** The articles of all whom the viewer follows. */
-export async function listFeed(
-  { db, cache }: Store,
-  viewerId: bigint,
-  page: Page,
-): Promise<ArticleList> {
-  const key = ['feed', viewerId, page.limit, page.offset];
-  const { articles: found, total } = await cache.get(key, () => sharedFeed(db, viewerId, page));
-  return { articles: await asSeenBy(db, viewerId, found), total };
-}
-
 /** Any length becomes the same: a key may have 512 bytes. */
 function digest({ tag, author, favorited }: ArticleFilter): string {
   const text = JSON.stringify([tag ?? null, author ?? null, favorited ?? null]);
@@ -141,19 +129,6 @@ async function sharedList(db: Database, filter: ArticleFilter, page: Page): Prom
     writer ? writer.articlesCount : countAll(db),
   ]);
   return { articles: found, total };
-}
-
-async function sharedFeed(db: Database, viewerId: bigint, page: Page): Promise<SharedList> {
-  const followed = await followedBy(db, viewerId);
-  if (followed.length === 0) return EMPTY;
-  const [found, [counted]] = await Promise.all([
-    select(db, anyOf(articles.authorId, followed), page),
-    db
-      .select({ total: sql`coalesce(sum(${users.articlesCount}), 0)`.mapWith(Number) })
-      .from(users)
-      .where(anyOf(users.id, followed)),
-  ]);
-  return { articles: found, total: counted!.total };
 }
 
 async function listTagged(
@@ -220,7 +195,7 @@ async function listFavorites(
   return { articles: found, total };
 }
 
-async function select(
+export async function select(
   db: Database,
   where: SQL | undefined,
   { limit, offset }: Page,
@@ -253,7 +228,7 @@ async function withAuthors<Row extends { authorId: bigint }>(
 }
 
 /** Ids alone would do; the authors say in which database to look. */
-function withKeys(keys: { id: bigint; authorId: bigint }[]): SQL | undefined {
+export function withKeys(keys: { id: bigint; authorId: bigint }[]): SQL | undefined {
   const authorIds = new Set(keys.map(({ authorId }) => authorId));
   return and(
     anyOf(articles.authorId, authorIds),
@@ -264,11 +239,15 @@ function withKeys(keys: { id: bigint; authorId: bigint }[]): SQL | undefined {
   );
 }
 
-/** Adds what depends on who is looking. */
-async function asSeenBy<Found extends SharedArticle>(
+/**
+ * Adds what depends on who is looking.
+ * @param areFollowed the viewer follows all their authors: it need not be asked
+ */
+export async function asSeenBy<Found extends SharedArticle>(
   db: Database,
   viewerId: bigint | undefined,
   found: readonly Found[],
+  areFollowed = false,
 ): Promise<(Found & { favorited: boolean; author: Profile })[]> {
   let favorited = new Set<bigint>();
   let following = new Set<bigint>();
@@ -279,17 +258,19 @@ async function asSeenBy<Found extends SharedArticle>(
         viewerId,
         found.map(({ id }) => id),
       ),
-      followedAmong(
-        db,
-        viewerId,
-        found.map(({ authorId }) => authorId),
-      ),
+      areFollowed
+        ? following
+        : followedAmong(
+            db,
+            viewerId,
+            found.map(({ authorId }) => authorId),
+          ),
     ]);
   }
   return found.map(article => ({
     ...article,
     favorited: favorited.has(article.id),
-    author: { ...article.author, following: following.has(article.authorId) },
+    author: { ...article.author, following: areFollowed || following.has(article.authorId) },
   }));
 }
 

@@ -4,7 +4,8 @@
 import { createHash } from 'node:crypto';
 import { and, eq, ne } from 'drizzle-orm';
 import type { ImageFormat } from '../images/sniff.ts';
-import { type Database, inTransaction } from './database.ts';
+import { makeThumbnail } from '../jobs/definitions.ts';
+import { type Database, type Desk, inTransaction, type Transaction } from './database.ts';
 import { avatars, users } from './schema.ts';
 
 export interface Avatar {
@@ -14,7 +15,7 @@ export interface Avatar {
 
 /** Puts the image in the place of the one before. @returns its path */
 export async function storeAvatar(
-  db: Database,
+  { db, queue }: Desk,
   userId: bigint,
   bytes: Buffer,
   format: ImageFormat,
@@ -28,12 +29,13 @@ export async function storeAvatar(
       .onConflictDoNothing();
     await tx.delete(avatars).where(and(eq(avatars.userId, userId), ne(avatars.hash, hash)));
     await tx.update(users).set({ image }).where(eq(users.id, userId));
+    await queue.publish(makeThumbnail, { userId: String(userId), hash });
   });
   return image;
 }
 
 export async function findAvatar(
-  db: Database,
+  db: Transaction,
   userId: bigint,
   hash: string,
 ): Promise<Avatar | undefined> {
@@ -42,4 +44,30 @@ export async function findAvatar(
     .from(avatars)
     .where(and(eq(avatars.userId, userId), eq(avatars.hash, hash)));
   return found;
+}
+
+/** @returns null when none was made (yet), or none can be */
+export async function findThumbnail(
+  db: Database,
+  userId: bigint,
+  hash: string,
+): Promise<Buffer | null> {
+  const [found] = await db
+    .select({ thumbnail: avatars.thumbnail })
+    .from(avatars)
+    .where(and(eq(avatars.userId, userId), eq(avatars.hash, hash)));
+  return found?.thumbnail?.length ? found.thumbnail : null;
+}
+
+/** @param thumbnail undefined when none can be made, which is kept too: as no bytes */
+export async function storeThumbnail(
+  tx: Transaction,
+  userId: bigint,
+  hash: string,
+  thumbnail: Buffer | undefined,
+): Promise<void> {
+  await tx
+    .update(avatars)
+    .set({ thumbnail: thumbnail ?? Buffer.alloc(0) })
+    .where(and(eq(avatars.userId, userId), eq(avatars.hash, hash)));
 }

@@ -1,10 +1,11 @@
 /** The database as the rest of the application knows it, and what its errors mean. */
-import type { Cache, Pool } from 'banyan';
+import type { Cache, Pool, Queue } from 'banyan';
 import { type AnyColumn, type SQL, sql } from 'drizzle-orm';
-import { drizzle } from 'drizzle-orm/node-postgres';
+import { drizzle, type NodePgDatabase } from 'drizzle-orm/node-postgres';
+import type { PoolClient } from 'pg';
 
 export type Database = ReturnType<typeof openDatabase>;
-export type Transaction = Parameters<Parameters<Database['transaction']>[0]>[0];
+export type Transaction = NodePgDatabase;
 
 /** What is read by many, or often: from the cache, else from the database. */
 export interface Store {
@@ -12,27 +13,27 @@ export interface Store {
   cache: Cache;
 }
 
-export function openDatabase(pool: Pool) {
-  return drizzle(pool);
+/** What is written, and what is to be done about it: published in a transaction, both are there or neither. */
+export interface Desk {
+  db: Database;
+  queue: Queue;
 }
 
-/** PostgreSQL ends one of two transactions that wait for each other; it may simply start again. */
-const WORTH_ANOTHER_TRY = new Set(['40001', '40P01']);
-const TRIES = 3;
+export function openDatabase(pool: Pool) {
+  return drizzle({ client: pool });
+}
 
-/** Runs `body` in a transaction, again if it lost a deadlock. */
-export async function inTransaction<T>(
-  db: Database,
-  body: (tx: Transaction) => Promise<T>,
-): Promise<T> {
-  for (let attempt = 1; ; attempt++) {
-    try {
-      return await db.transaction(body);
-    } catch (error) {
-      const code = postgresError(error)?.code;
-      if (attempt === TRIES || !code || !WORTH_ANOTHER_TRY.has(code)) throw error;
-    }
-  }
+/** Drizzle on a connection that is in a transaction. */
+export function onClient(client: PoolClient): Transaction {
+  return drizzle({ client });
+}
+
+/**
+ * Runs `body` in the pool's transaction: again, if it lost a deadlock or its connection. What `body` publishes belongs
+ * to it.
+ */
+export function inTransaction<T>(db: Database, body: (tx: Transaction) => Promise<T>): Promise<T> {
+  return db.$client.transaction(client => body(onClient(client)));
 }
 
 /**

@@ -3,15 +3,20 @@
  * transaction and only when a row came or went, so it is right however often somebody clicks.
  */
 import { and, eq, sql } from 'drizzle-orm';
+import { fillFeed } from '../jobs/definitions.ts';
 import { invalid } from '../problem.ts';
-import { type Database, inTransaction, type Transaction } from './database.ts';
-import { follows, users } from './schema.ts';
+import { type Desk, inTransaction, type Transaction } from './database.ts';
+import { feedEntries, follows, users } from './schema.ts';
 
 /** A feed reads the articles of all whom one follows, so their number has a limit. */
 export const FOLLOW_LIMIT = 5_000;
 
 /** @throws Problem 422 for oneself, and beyond {@link FOLLOW_LIMIT} */
-export async function follow(db: Database, followerId: bigint, followedId: bigint): Promise<void> {
+export async function follow(
+  { db, queue }: Desk,
+  followerId: bigint,
+  followedId: bigint,
+): Promise<void> {
   if (followerId === followedId) throw invalid({ username: ['is your own'] });
   const count = await db.$count(follows, eq(follows.followerId, followerId));
   if (count >= FOLLOW_LIMIT) {
@@ -23,12 +28,14 @@ export async function follow(db: Database, followerId: bigint, followedId: bigin
       .values({ followerId, followedId })
       .onConflictDoNothing()
       .returning({ followedId: follows.followedId });
-    if (inserted.length > 0) await changeFollowers(tx, followedId, 1);
+    if (inserted.length === 0) return;
+    await queue.publish(fillFeed, { readerId: String(followerId) });
+    await changeFollowers(tx, followedId, 1);
   });
 }
 
 export async function unfollow(
-  db: Database,
+  { db }: Desk,
   followerId: bigint,
   followedId: bigint,
 ): Promise<void> {
@@ -37,7 +44,12 @@ export async function unfollow(
       .delete(follows)
       .where(and(eq(follows.followerId, followerId), eq(follows.followedId, followedId)))
       .returning({ followedId: follows.followedId });
-    if (deleted.length > 0) await changeFollowers(tx, followedId, -1);
+    if (deleted.length === 0) return;
+    // After the row is gone: whoever writes such entries locks it first.
+    await tx
+      .delete(feedEntries)
+      .where(and(eq(feedEntries.userId, followerId), eq(feedEntries.authorId, followedId)));
+    await changeFollowers(tx, followedId, -1);
   });
 }
 
@@ -47,12 +59,4 @@ async function changeFollowers(tx: Transaction, userId: bigint, by: 1 | -1): Pro
     .update(users)
     .set({ followersCount: sql`${users.followersCount} + ${by}` })
     .where(eq(users.id, userId));
-}
-
-export async function followedBy(db: Database, followerId: bigint): Promise<bigint[]> {
-  const rows = await db
-    .select({ id: follows.followedId })
-    .from(follows)
-    .where(eq(follows.followerId, followerId));
-  return rows.map(({ id }) => id);
 }

@@ -6,6 +6,7 @@
 import { sql } from 'drizzle-orm';
 import {
   bigint,
+  boolean,
   customType,
   integer,
   pgTable,
@@ -30,6 +31,7 @@ export const users = pgTable('users', {
   image: text('image').notNull().default(''),
   articlesCount: integer('articles_count').notNull().default(0),
   followersCount: integer('followers_count').notNull().default(0),
+  articlesUnderway: integer('articles_underway').notNull().default(0),
   createdAt: moment('created_at').notNull().defaultNow(),
 });
 
@@ -40,6 +42,7 @@ export const avatars = pgTable(
     hash: text('hash').notNull(),
     type: text('type').notNull(),
     bytes: bytea('bytes').notNull(),
+    thumbnail: bytea('thumbnail'),
   },
   table => [primaryKey({ columns: [table.userId, table.hash] })],
 );
@@ -102,9 +105,31 @@ export const follows = pgTable(
   {
     followerId: id('follower_id').notNull(),
     followedId: id('followed_id').notNull(),
+    inFeed: boolean('in_feed').notNull().default(false),
     createdAt: moment('created_at').notNull().defaultNow(),
   },
   table => [primaryKey({ columns: [table.followerId, table.followedId] })],
+);
+
+export const feedEntries = pgTable(
+  'feed_entries',
+  {
+    userId: id('user_id').notNull(),
+    authorId: id('author_id').notNull(),
+    articleId: id('article_id').notNull(),
+    createdAt: moment('created_at').notNull(),
+  },
+  table => [primaryKey({ columns: [table.userId, table.authorId, table.articleId] })],
+);
+
+export const articleViews = pgTable(
+  'article_views',
+  {
+    authorId: id('author_id').notNull(),
+    articleId: id('article_id').notNull(),
+    views: bigint('views', { mode: 'number' }).notNull(),
+  },
+  table => [primaryKey({ columns: [table.authorId, table.articleId] })],
 );
 
 export const tags = pgTable('tags', {

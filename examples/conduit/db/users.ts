@@ -1,8 +1,16 @@
 /** People: signing up, finding, changing. */
 import { nextId } from 'banyan';
 import { and, eq, sql } from 'drizzle-orm';
+import { welcomeMail } from '../jobs/definitions.ts';
 import { invalid } from '../problem.ts';
-import { brokenUnique, type Database, type Store } from './database.ts';
+import {
+  brokenUnique,
+  type Database,
+  type Desk,
+  inTransaction,
+  type Store,
+  type Transaction,
+} from './database.ts';
 import { follows, users } from './schema.ts';
 
 export type User = typeof users.$inferSelect;
@@ -40,14 +48,17 @@ export interface UserChanges {
 }
 
 /** @throws Problem 422 when the name or the address is taken */
-export async function createUser(db: Database, user: NewUser): Promise<User> {
-  const [created] = await orTaken(() =>
-    db
-      .insert(users)
-      .values({ ...user, id: BigInt(nextId()), usernameKey: usernameKey(user.username) })
-      .returning(),
+export function createUser({ db, queue }: Desk, user: NewUser): Promise<User> {
+  return orTaken(() =>
+    inTransaction(db, async tx => {
+      const [created] = await tx
+        .insert(users)
+        .values({ ...user, id: BigInt(nextId()), usernameKey: usernameKey(user.username) })
+        .returning();
+      await queue.publish(welcomeMail, { userId: String(created!.id) });
+      return created!;
+    }),
   );
-  return created!;
 }
 
 /** @throws Problem 422 when the name or the address is taken */
@@ -73,7 +84,7 @@ export async function updateUser(
   return updated;
 }
 
-export async function findUserById(db: Database, id: bigint): Promise<User | undefined> {
+export async function findUserById(db: Transaction, id: bigint): Promise<User | undefined> {
   const [user] = await db.select().from(users).where(eq(users.id, id));
   return user;
 }

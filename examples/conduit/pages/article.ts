@@ -4,6 +4,7 @@ import { deleteArticle } from '../db/article-writes.ts';
 import { findArticle } from '../db/articles.ts';
 import { addComment, deleteComment, listComments } from '../db/comments.ts';
 import { favorite, unfavorite } from '../db/favorites.ts';
+import { findViews } from '../db/views.ts';
 import { commentId, newComment } from '../input/schemas.ts';
 import { validate } from '../input/validate.ts';
 import { notFound } from '../problem.ts';
@@ -23,8 +24,12 @@ export function articlePages(services: Services, render: Render) {
       listComments(services, slug, viewer?.id),
     ]);
     if (!article) throw notFound('article');
-    const text = await renderMarkdown(article.body);
-    const view = articleView({ article, text, comments, viewer, commentForm });
+    if (c.req.method === 'GET') services.views.count(article);
+    const [text, views] = await Promise.all([
+      renderMarkdown(article.body),
+      findViews(services, article),
+    ]);
+    const view = articleView({ article, text, comments, views, viewer, commentForm });
     return render(c, article.title, view, status);
   };
 

@@ -22,7 +22,11 @@ export function editorPages(services: Services, render: Render) {
       const viewer = memberOf(c);
       const values = await readForm(c);
       try {
-        const slug = await createArticle(db, viewer.id, validate(newArticle, withTagList(values)));
+        const slug = await createArticle(
+          services,
+          viewer.id,
+          validate(newArticle, withTagList(values)),
+        );
         return c.redirect(articlePath(slug), 303);
       } catch (error) {
         return render(c, 'New article', editorView(rejected(error, values), undefined), 422);

@@ -1,6 +1,7 @@
 /** The front page in its three forms. */
 import { Hono } from 'hono';
-import { type ArticleList, listArticles, listFeed } from '../db/articles.ts';
+import { type ArticleList, listArticles } from '../db/articles.ts';
+import { listFeed } from '../db/feeds.ts';
 import { popularTags } from '../db/tags.ts';
 import type { PageEnv, Services } from '../services.ts';
 import { memberOf, type PageContext, type Render, readPage } from './page.ts';

@@ -33,7 +33,7 @@ export function profilePages(services: Services, render: Render) {
     const viewer = memberOf(c);
     const user = await findUserByName(db, username);
     if (!user) throw notFound('profile');
-    await write(db, viewer.id, user.id);
+    await write(services, viewer.id, user.id);
     return c.redirect(localPath((await readForm(c)).back, profilePath(user.username)), 303);
   };
 

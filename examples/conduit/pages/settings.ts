@@ -61,7 +61,7 @@ export function settingsPages(services: Services, render: Render) {
         const bytes = Buffer.from(await avatar.arrayBuffer());
         const format = sniffImage(bytes);
         if (!format) return refuseAvatar(c, 'must be a PNG, JPEG, WebP or GIF', 422);
-        await storeAvatar(services.db, viewer.id, bytes, format);
+        await storeAvatar(services, viewer.id, bytes, format);
         c.get('session').set('flash', 'Your picture is changed.');
         return c.redirect('/settings', 303);
       },

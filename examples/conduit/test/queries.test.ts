@@ -2,6 +2,7 @@
 import { createPool, type Pool } from 'banyan';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { deployExample, type Site } from '../../../test/support/deployment.ts';
+import { until } from '../../../test/support/until.ts';
 import { createApp } from '../app.ts';
 import { createServices, type Services } from '../services.ts';
 import { Api, type Member } from './support/api.ts';
@@ -28,6 +29,16 @@ beforeAll(async () => {
     await api.call(`POST /articles/${slug}/comments`, { token, body: comment });
   }
   pool = createPool({ connectionString: site.databaseUrl, max: 4 });
+  await until(
+    async () => {
+      const { rows } = await pool.query(
+        `select (select sum(articles_underway)::int from users) as underway,
+                (select count(*)::int from follows where not in_feed) as missing`,
+      );
+      return rows[0].underway === 0 && rows[0].missing === 0;
+    },
+    { what: 'the feed is filled' },
+  );
   services = createServices(pool);
   await services.cache.ready();
   const { query } = pool;
@@ -37,6 +48,7 @@ beforeAll(async () => {
   }) as typeof query;
 });
 afterAll(async () => {
+  await services?.views.close();
   await services?.cache.close();
   await pool?.end();
   await site?.remove();

@@ -5,7 +5,16 @@ import { COMMENT_LIMIT, type Comment } from '../../db/comments.ts';
 import type { User } from '../../db/users.ts';
 import { favoriteButton, tagLinks } from './article-list.ts';
 import { buttonForm, type FormState, field } from './form.ts';
-import { articlePath, avatar, count, day, type Html, nothing, profilePath } from './html.ts';
+import {
+  articlePath,
+  avatar,
+  compact,
+  count,
+  day,
+  type Html,
+  nothing,
+  profilePath,
+} from './html.ts';
 import { followButton } from './profile.ts';
 
 export interface ArticleViewOptions {
@@ -13,6 +22,7 @@ export interface ArticleViewOptions {
   /** The text as HTML that has been sanitised. */
   text: string;
   comments: Comment[];
+  views: number;
   viewer: User | undefined;
   commentForm: FormState;
 }
@@ -20,7 +30,7 @@ export interface ArticleViewOptions {
 const WORDS_A_MINUTE = 230;
 
 export function articleView(options: ArticleViewOptions): Html {
-  const { article, text, viewer } = options;
+  const { article, text, views, viewer } = options;
   const { author } = article;
   const path = articlePath(article.slug);
   const isOwn = viewer?.username === author.username;
@@ -33,7 +43,7 @@ export function articleView(options: ArticleViewOptions): Html {
           <a href="${profilePath(author.username)}" tabindex="-1" aria-hidden="true">${avatar(author)}</a>
           <div>
             <a class="name" href="${profilePath(author.username)}">${author.username}</a>
-            <span>${day(article.createdAt)} · ${minutesToRead(article.body)} min read</span>
+            <span>${day(article.createdAt)} · ${minutesToRead(article.body)} min read${views > 0 ? ` · ${compact(views)} ${views === 1 ? 'view' : 'views'}` : nothing}</span>
           </div>
         </div>
         <div class="actions">

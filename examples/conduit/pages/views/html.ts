@@ -8,8 +8,18 @@ export const nothing = '';
 /** How many colours the stylesheet has for people without a picture. */
 const HUES = 8;
 
-export function avatar(person: { username: string; image: string }, size = ''): Html {
-  const { username, image } = person;
+interface Person {
+  username: string;
+  image: string;
+}
+
+export function avatar(person: Person, size = ''): Html {
+  const { image } = person;
+  return picture({ ...person, image: image.startsWith('/') ? `${image}/thumbnail` : image }, size);
+}
+
+/** As it was uploaded. */
+export function picture({ username, image }: Person, size: string): Html {
   if (image) {
     return html`<img class="avatar ${size}" src="${image}" alt="" loading="lazy" decoding="async" referrerpolicy="no-referrer">`;
   }

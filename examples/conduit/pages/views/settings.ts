@@ -2,7 +2,7 @@
 import { html } from 'hono/html';
 import type { User } from '../../db/users.ts';
 import { EMPTY_FORM, type FormState, field } from './form.ts';
-import { avatar, type Html } from './html.ts';
+import { type Html, picture } from './html.ts';
 
 /** @param avatarProblem why an uploaded picture was not taken */
 export function settingsView(viewer: User, form: FormState, avatarProblem?: string): Html {
@@ -14,7 +14,7 @@ export function settingsView(viewer: User, form: FormState, avatarProblem?: stri
     <section class="card form" aria-labelledby="picture">
       <h2 id="picture">Picture</h2>
       <form class="picture" method="post" action="/settings/avatar" enctype="multipart/form-data">
-        ${avatar(viewer, 'large')}
+        ${picture(viewer, 'large')}
         <div>
           ${field(upload, { name: 'avatar', label: 'Upload a picture', type: 'file', accept: 'image/png,image/jpeg,image/webp,image/gif', required: true, hint: 'PNG, JPEG, WebP or GIF, at most 1 MB.' })}
           <button class="button quiet">Upload</button>

@@ -14,6 +14,8 @@ runOn({
       comments: { shardBy: 'article_author_id' },
       follows: { shardBy: 'follower_id' },
       favorites: { shardBy: 'user_id' },
+      feed_entries: { shardBy: 'user_id' },
+      article_views: { shardBy: 'author_id' },
     },
     unique: ['users.username_key', 'users.email', 'articles.slug'],
   },

@@ -54,9 +54,9 @@ class GroupSplitter {
   readonly #parser: Parser;
   readonly #prefix: string;
   readonly #sends: 'rows' | 'partial results';
-  /** By their trees. */
-  readonly #groups = new Map<string, Node>();
-  /** What each shard sends, by its tree; with whether it groups by it. */
+  /** By what they mean. */
+  readonly #groups = new Set<string>();
+  /** What each shard sends, by what it means; with whether it groups by it. */
   readonly #columns = new Map<string, { node: Node; place: number; isGroup: boolean }>();
   readonly #slots: Slot[] = [];
 
@@ -213,7 +213,7 @@ class GroupSplitter {
         'Leave it out of GROUP BY',
       );
     }
-    this.#groups.set(keyOf(expression), expression);
+    this.#groups.add(this.#meaningOf(expression));
   }
 
   #groupItem(node: Node): Node {
@@ -258,7 +258,7 @@ class GroupSplitter {
 
   #rewrite(tree: Node): Node {
     const replace = (node: Node): Node | undefined => {
-      if (this.#groups.has(keyOf(node))) return this.#groupSlot(node);
+      if (this.#groups.has(this.#meaningOf(node))) return this.#groupSlot(node);
       const [type, fields] = nodeOf(node);
       if (isAggregateCall(type, fields, this.#isAggregate)) {
         return this.#sends === 'rows' ? this.#overRows(node) : this.#combined(fields as FuncCall);
@@ -345,12 +345,24 @@ class GroupSplitter {
   }
 
   #column(node: Node, isGroup: boolean): number {
-    const key = keyOf(node);
+    const key = this.#meaningOf(node);
     const known = this.#columns.get(key);
     if (known) return known.place;
     const place = this.#columns.size;
     this.#columns.set(key, { node, place, isGroup });
     return place;
+  }
+
+  /** The same for trees that mean the same: `tag` and `t.tag` may be one column, and Drizzle writes both of it. */
+  #meaningOf(tree: Node): string {
+    const { resolve } = this.#level.scope;
+    const named = (node: Node): Node | undefined => {
+      // Its names are not of this level.
+      if ('SubLink' in node) return node;
+      const found = 'ColumnRef' in node ? resolve(node.ColumnRef.fields) : undefined;
+      return found && { ColumnRef: { fields: [{ Integer: { ival: found.id } }] } };
+    };
+    return keyOf(named(tree) ?? replaceNodes(tree, named));
   }
 
   #call(name: string, args: Node[]): Node {
