@@ -5,13 +5,21 @@
  *
  * They run as in production: the same engine and machine code.
  */
+import { execFile } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
 import { rm } from 'node:fs/promises';
 import path from 'node:path';
+import { promisify } from 'node:util';
 import { QUEUE_URL_VARIABLE } from '../../src/app/environment.ts';
 import { isRoot, unprivilegedAccount } from '../../src/engines/account.ts';
 import { ENGINES } from '../../src/engines/engines.ts';
-import { epmdUnit, prepareRabbitMq, type RabbitMqNode } from '../../src/engines/rabbitmq.ts';
+import {
+  epmdUnit,
+  findRabbitMq,
+  prepareRabbitMq,
+  type RabbitMqNode,
+  rabbitMqEnv,
+} from '../../src/engines/rabbitmq.ts';
 import { RabbitMqControl } from '../../src/engines/rabbitmq-control.ts';
 import { freePort } from '../../src/machines/free-port.ts';
 import { LocalMachine } from '../../src/machines/local.ts';
@@ -73,6 +81,12 @@ export class TestRabbitMq {
     return this.nodes.map(({ host, port }) => ({ host, port }));
   }
 
+  /** Of its first node, with user and password. */
+  get url(): string {
+    const { host, port } = this.nodes[0]!;
+    return `amqp://${USER}:${PASSWORD}@${host}:${port}`;
+  }
+
   /** What a process has to be told to find it. */
   get env(): Record<string, string> {
     return {
@@ -94,6 +108,17 @@ export class TestRabbitMq {
       folder: path.join(this.#folder, name),
       epmdPort: this.#epmdPort,
       account: this.#account,
+    });
+  }
+
+  /** Changes how much memory a node may use, until it is started again; beyond it there is an alarm, and nobody may publish. */
+  async setMemoryLimit(megabytes: number, name = 'rabbitmq-1'): Promise<void> {
+    const folder = path.join(this.#folder, name);
+    const args = ['set_vm_memory_high_watermark', 'absolute', `${megabytes}MB`];
+    await promisify(execFile)(findRabbitMq('rabbitmqctl'), args, {
+      ...this.#account,
+      cwd: folder,
+      env: rabbitMqEnv(name, folder, this.#epmdPort),
     });
   }
 
