@@ -1,6 +1,7 @@
 /** The queue in PostgreSQL and, as long as the map names it, in RabbitMQ: which is where, README.md says. */
 import type pg from 'pg';
 import type { Connection } from 'rabbitmq-client';
+import { log } from '../../telemetry/log.ts';
 import type {
   Consumer,
   ConsumerEvents,
@@ -47,7 +48,10 @@ export class TwoEngines implements QueueEngine {
     this.#publisher = new RabbitPublisher(broker, places);
   }
 
-  /** In RabbitMQ by the consumers as well, each time that they connect. */
+  /**
+   * In RabbitMQ by publishers and consumers as well, each time that they connect: a worker starts though it is away, and does what
+   * is in PostgreSQL.
+   */
   async declare(subscriptions: readonly SubscriptionPolicy[]): Promise<void> {
     await this.#postgres.declare(subscriptions);
     if (!this.#broker.at) return;
@@ -56,6 +60,8 @@ export class TwoEngines implements QueueEngine {
       const channel = await connection.acquire();
       for (const { topic, name } of subscriptions) await declareTopic(channel, topic, [name]);
       await channel.close();
+    } catch (error) {
+      log.warn({ err: error }, 'RabbitMQ cannot be reached yet; it is tried again');
     } finally {
       connection.unsafeDestroy();
     }
