@@ -1,8 +1,12 @@
 /** The queue's promises while everything is killed; and that the checker would see it if they did not hold. */
 import { afterAll, beforeAll, expect, test } from 'vitest';
+import { log } from '../../../src/app/telemetry/log.ts';
 import { TestPostgres } from '../../support/postgres.ts';
 import { checkQueue } from '../../support/queue-checker.ts';
 import { plainGround } from '../../support/queue-grounds.ts';
+
+// Failures are what is tried here.
+log.level = 'silent';
 
 let postgres: TestPostgres;
 

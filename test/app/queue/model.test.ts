@@ -12,7 +12,11 @@ import { withEffects } from '../../../src/app/queue/postgres/effects.ts';
 import { PostgresEngine } from '../../../src/app/queue/postgres/engine.ts';
 import { placesOf } from '../../../src/app/queue/postgres/places.ts';
 import { ShardWorker } from '../../../src/app/queue/postgres/shard-worker.ts';
+import { log } from '../../../src/app/telemetry/log.ts';
 import { TestPostgres } from '../../support/postgres.ts';
+
+// Failures are what is tried here.
+log.level = 'silent';
 
 const MAX_ATTEMPTS = 2;
 /** Nothing is due, and no lease runs out, but when a step says so. */

@@ -3,9 +3,13 @@ import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from 'vitest
 import { createPool, type Pool } from '../../../src/app/database/pool.ts';
 import { createQueue } from '../../../src/app/queue/create-queue.ts';
 import type { Queue } from '../../../src/app/queue/types.ts';
+import { log } from '../../../src/app/telemetry/log.ts';
 import { TestPostgres } from '../../support/postgres.ts';
 import { MAX_ATTEMPTS, TOLD_TABLES, told, WorkerProcess } from '../../support/queue-workers.ts';
 import { until } from '../../support/until.ts';
+
+// Failures are what is tried here.
+log.level = 'silent';
 
 let postgres: TestPostgres;
 let url: string;
