@@ -34,6 +34,7 @@ export class RabbitPublisher {
   #connection: Connection | undefined;
   #opening: Promise<Connection> | undefined;
   #channel: Promise<Channel> | undefined;
+  #connecting: Promise<void> | undefined;
   /** Why RabbitMQ takes no messages, by its own word. */
   #blocked: string | undefined;
   readonly #routes = new Map<string, Route>();
@@ -92,8 +93,12 @@ export class RabbitPublisher {
     if (this.#connection?.ready) return true;
     try {
       const connection = await this.#open();
+      // All who wait do so together: each waiting is a listener of the connection's.
+      this.#connecting ??= connection.onConnect(CONNECT_MS, true).finally(() => {
+        this.#connecting = undefined;
+      });
+      await this.#connecting;
       // False also while it is blocked, for want of memory or disk.
-      if (!connection.ready) await connection.onConnect(CONNECT_MS, true);
       return connection.ready;
     } catch {
       return false;
@@ -163,6 +168,7 @@ export class RabbitPublisher {
     this.#opening = undefined;
     this.#connection = undefined;
     this.#channel = undefined;
+    this.#connecting = undefined;
     this.#blocked = undefined;
     this.#routes.clear();
     void before?.then(connection =>
