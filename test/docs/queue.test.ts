@@ -66,7 +66,6 @@ await pool.end();
   files['tsconfig.json'] = JSON.stringify({
     extends: path.join(REPOSITORY, 'tsconfig.json'),
     compilerOptions: {
-      customConditions: [],
       typeRoots: [path.join(REPOSITORY, 'node_modules/@types')],
     },
     include: ['*.ts'],

@@ -113,13 +113,26 @@ export class TestRabbitMq {
 
   /** Changes how much memory a node may use, until it is started again; beyond it there is an alarm, and nobody may publish. */
   async setMemoryLimit(megabytes: number, name = 'rabbitmq-1'): Promise<void> {
+    await this.#run(name, ['set_vm_memory_high_watermark', 'absolute', `${megabytes}MB`]);
+  }
+
+  /** How many consume from a queue. */
+  async consumers(queue: string): Promise<number> {
+    const text = await this.#run('rabbitmq-1', [
+      ...['list_queues', 'name', 'consumers', '--quiet', '--formatter', 'json'],
+    ]);
+    const rows = JSON.parse(text) as { name: string; consumers: number }[];
+    return rows.find(({ name }) => name === queue)?.consumers ?? 0;
+  }
+
+  async #run(name: string, args: string[]): Promise<string> {
     const folder = path.join(this.#folder, name);
-    const args = ['set_vm_memory_high_watermark', 'absolute', `${megabytes}MB`];
-    await promisify(execFile)(findRabbitMq('rabbitmqctl'), args, {
+    const { stdout } = await promisify(execFile)(findRabbitMq('rabbitmqctl'), args, {
       ...this.#account,
       cwd: folder,
       env: rabbitMqEnv(name, folder, this.#epmdPort),
     });
+    return stdout;
   }
 
   async pidOf(name: string): Promise<number> {
