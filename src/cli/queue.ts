@@ -6,7 +6,9 @@ import { withController } from '../operate/controller.ts';
 import { DeploymentPaths } from '../operate/deployment.ts';
 import { type QueueView, withQueue } from '../operate/queue/queue.ts';
 import { rateOf } from '../operate/queue/rate.ts';
+import { type QueueNodeStatus, queueStatus } from '../operate/queue/status.ts';
 import { ago, type CommonOptions, columns, duration, EXIT, printJson } from './output.ts';
+import { describeQueueAlarm } from './queue-node.ts';
 
 /** How long is looked to tell a rate. */
 const LOOK_MS = 1_000;
@@ -40,7 +42,7 @@ export interface QueueOptions extends CommonOptions {
 }
 
 export async function list(options: QueueOptions): Promise<void> {
-  await onQueue(options, async queue => {
+  await onQueue(options, async (queue, nodes) => {
     const before = await queue.stats();
     const since = performance.now();
     await new Promise(resolve => setTimeout(resolve, LOOK_MS));
@@ -71,6 +73,7 @@ export async function list(options: QueueOptions): Promise<void> {
         ),
       );
     }
+    for (const line of (await nodes()).flatMap(describeQueueAlarm)) say(line);
   });
 }
 
@@ -181,10 +184,18 @@ async function onLetters(
   return count;
 }
 
-function onQueue<T>({ dir }: CommonOptions, body: (queue: QueueView) => Promise<T>): Promise<T> {
-  return withController(new DeploymentPaths(dir), controller => withQueue(controller, body), {
-    withoutConfig: true,
-  });
+function onQueue<T>(
+  { dir }: CommonOptions,
+  body: (queue: QueueView, nodes: () => Promise<QueueNodeStatus[]>) => Promise<T>,
+): Promise<T> {
+  return withController(
+    new DeploymentPaths(dir),
+    controller => {
+      const nodes = async () => (await queueStatus(await controller.machine.states())) ?? [];
+      return withQueue(controller, queue => body(queue, nodes));
+    },
+    { withoutConfig: true },
+  );
 }
 
 function say(text: string): void {

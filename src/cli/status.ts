@@ -7,9 +7,9 @@ import { ControlClient, NotRunning } from '../operate/control/client.ts';
 import type { CopiesTold } from '../operate/database/copies/standing.ts';
 import type { DatabaseServer } from '../operate/database/standing.ts';
 import { DeploymentPaths } from '../operate/deployment.ts';
-import type { QueueNodeStatus } from '../operate/queue/status.ts';
 import type { ServerTraffic, Status } from '../operate/status.ts';
 import { ago, type CommonOptions, columns, EXIT, printJson } from './output.ts';
+import { describeQueueNode } from './queue-node.ts';
 
 const MOST_HOT_KEYS = 5;
 
@@ -169,24 +169,6 @@ function describeCache({ kind, invalidators, redis }: CacheStatus): string[] {
   }
   if (storeTrouble) lines.push(pc.yellow(`  cache: ${storeTrouble}`));
   return lines;
-}
-
-function describeQueueNode(node: QueueNodeStatus): string[] {
-  const { name, usedMb, maxMb, freeDiskMb, leastDiskMb, messages, alarm } = node;
-  const why =
-    alarm === 'memory'
-      ? `its memory is full (${usedMb} of ${maxMb} MB)`
-      : `only ${freeDiskMb} MB are free on its disk, and it wants ${leastDiskMb}`;
-  return [
-    pc.dim(`  ${name}: ${usedMb} of ${maxMb} MB, ${messages} messages`),
-    ...(alarm
-      ? [
-          pc.yellow(
-            `  ${name}: ${why}, so publishers are made to wait; nothing is lost. Let workers empty it, or give it more`,
-          ),
-        ]
-      : []),
-  ];
 }
 
 function describeTraffic(traffic: ServerTraffic | undefined): string {

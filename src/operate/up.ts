@@ -279,7 +279,7 @@ export class RunningDeployment extends EventEmitter<UpEvents> {
       const presentWorkers = await catalog.read<WorkersShape>(WORKERS_SHAPE);
       const workers = workersShapeOf(this.#topology, presentWorkers);
       await this.#migrate(deployment, shape.release);
-      await this.#publishMap(this.#database, shape.servers + workers.servers);
+      await this.#publishMap(this.#database, shape.servers, workers.servers);
       await this.#startWeb(deployment, this.#database, shape, catalog);
       await this.#startQueue(deployment, catalog);
       await this.#startWorkers(deployment, workers, shape);
@@ -337,7 +337,9 @@ export class RunningDeployment extends EventEmitter<UpEvents> {
     if (balancer?.tls) await prepareCertificate(deployment, balancer.tls.certificate);
     const { workers } = this.#topology;
     if (!database.url) {
-      connectionsPerServer(web.servers.max + workers.servers.max, database.maxConnections);
+      connectionsPerServer(web.servers.max + workers.servers.max, database.maxConnections, {
+        workers: workers.servers.max,
+      });
     }
     this.#publicPort = web.port;
     for (const host of balancer?.addresses ?? [web.host]) {
@@ -429,7 +431,11 @@ export class RunningDeployment extends EventEmitter<UpEvents> {
     }
   }
 
-  #publishMap({ name, maxConnections }: RunningDatabase, servers: number): Promise<RuntimeMap> {
+  #publishMap(
+    { name, maxConnections }: RunningDatabase,
+    servers: number,
+    workers: number,
+  ): Promise<RuntimeMap> {
     return publishMap(this.#paths.map, {
       deployment: this.#topology.name,
       dataCentre: DATA_CENTRE,
@@ -439,7 +445,7 @@ export class RunningDeployment extends EventEmitter<UpEvents> {
           name,
           this.#shards.map(({ members }) => members),
         ),
-        connectionsPerServer: connectionsPerServer(servers, maxConnections),
+        connectionsPerServer: connectionsPerServer(servers + workers, maxConnections, { workers }),
       },
       assets: { baseUrl: '' },
     });

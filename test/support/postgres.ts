@@ -8,7 +8,7 @@
  * through `stop`, `kill` and `start`. `remove` leaves nothing behind.
  */
 import { randomBytes } from 'node:crypto';
-import { rm } from 'node:fs/promises';
+import { rm, writeFile } from 'node:fs/promises';
 import path from 'node:path';
 import pg from 'pg';
 import { ENGINES } from '../../src/engines/engines.ts';
@@ -24,10 +24,16 @@ import {
 import { freePort } from '../../src/machines/free-port.ts';
 import { LocalMachine } from '../../src/machines/local.ts';
 import { temporaryFolder } from './deployment.ts';
+import { compileOwnClock, withOwnClock } from './own-clock.ts';
 import { until } from './until.ts';
 
 const HOST = '127.0.0.1';
 const PASSWORD = randomBytes(16).toString('hex');
+
+export interface TestPostgresOptions {
+  /** `setClock` works. */
+  ownClock?: boolean;
+}
 
 export class TestPostgres {
   readonly host = HOST;
@@ -36,19 +42,25 @@ export class TestPostgres {
   readonly #home: PostgresHome;
   #machine: LocalMachine | undefined;
   readonly #pools: pg.Pool[] = [];
+  readonly #ownClock: boolean;
   #databases = 0;
 
-  private constructor(folder: string, home: PostgresHome) {
+  private constructor(folder: string, home: PostgresHome, ownClock: boolean) {
     this.#folder = folder;
     this.#home = home;
+    this.#ownClock = ownClock;
   }
 
-  static async start(): Promise<TestPostgres> {
+  static async start({ ownClock = false }: TestPostgresOptions = {}): Promise<TestPostgres> {
     const folder = temporaryFolder();
     try {
       const home = await settle(path.join(folder, 'postgres'), path.basename(folder));
       await initialise(home, PASSWORD);
-      const postgres = new TestPostgres(folder, home);
+      const postgres = new TestPostgres(folder, home, ownClock);
+      if (ownClock) {
+        compileOwnClock(postgres.#beside('own-clock.so'));
+        await postgres.setClock(0);
+      }
       await postgres.start();
       return postgres;
     } catch (error) {
@@ -59,6 +71,19 @@ export class TestPostgres {
 
   get port(): number {
     return this.#port;
+  }
+
+  /** In the folder that PostgreSQL's account may enter. */
+  #beside(name: string): string {
+    return path.join(path.dirname(this.#home.dataFolder), name);
+  }
+
+  /**
+   * What time it is for the server, from now on: `3600`, in seconds, is an hour later than here. Its monotonic clock goes on
+   * as it did, as on a machine whose clock is set. Within a second it is so.
+   */
+  async setClock(offset: number): Promise<void> {
+    await writeFile(this.#beside('clock'), `${offset}\n`);
   }
 
   /** The superuser's URL to a database. */
@@ -139,7 +164,12 @@ export class TestPostgres {
       engines: ENGINES,
     });
     try {
-      await machine.start(postgresUnit('postgres-1', this.#home, `${HOST}:${this.#port}`));
+      const unit = postgresUnit('postgres-1', this.#home, `${HOST}:${this.#port}`);
+      await machine.start(
+        this.#ownClock
+          ? withOwnClock(unit, this.#beside('own-clock.so'), this.#beside('clock'))
+          : unit,
+      );
       this.#machine = machine;
       return true;
     } catch (error) {

@@ -5,13 +5,21 @@
  *
  * They run as in production: the same engine and machine code.
  */
+import { execFile } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
 import { rm } from 'node:fs/promises';
 import path from 'node:path';
+import { promisify } from 'node:util';
 import { QUEUE_URL_VARIABLE } from '../../src/app/environment.ts';
 import { isRoot, unprivilegedAccount } from '../../src/engines/account.ts';
 import { ENGINES } from '../../src/engines/engines.ts';
-import { epmdUnit, prepareRabbitMq, type RabbitMqNode } from '../../src/engines/rabbitmq.ts';
+import {
+  epmdUnit,
+  findRabbitMq,
+  prepareRabbitMq,
+  type RabbitMqNode,
+  rabbitMqEnv,
+} from '../../src/engines/rabbitmq.ts';
 import { RabbitMqControl } from '../../src/engines/rabbitmq-control.ts';
 import { freePort } from '../../src/machines/free-port.ts';
 import { LocalMachine } from '../../src/machines/local.ts';
@@ -73,6 +81,12 @@ export class TestRabbitMq {
     return this.nodes.map(({ host, port }) => ({ host, port }));
   }
 
+  /** Of its first node, with user and password. */
+  get url(): string {
+    const { host, port } = this.nodes[0]!;
+    return `amqp://${USER}:${PASSWORD}@${host}:${port}`;
+  }
+
   /** What a process has to be told to find it. */
   get env(): Record<string, string> {
     return {
@@ -95,6 +109,30 @@ export class TestRabbitMq {
       epmdPort: this.#epmdPort,
       account: this.#account,
     });
+  }
+
+  /** Changes how much memory a node may use, until it is started again; beyond it there is an alarm, and nobody may publish. */
+  async setMemoryLimit(megabytes: number, name = 'rabbitmq-1'): Promise<void> {
+    await this.#run(name, ['set_vm_memory_high_watermark', 'absolute', `${megabytes}MB`]);
+  }
+
+  /** How many consume from a queue. */
+  async consumers(queue: string): Promise<number> {
+    const text = await this.#run('rabbitmq-1', [
+      ...['list_queues', 'name', 'consumers', '--quiet', '--formatter', 'json'],
+    ]);
+    const rows = JSON.parse(text) as { name: string; consumers: number }[];
+    return rows.find(({ name }) => name === queue)?.consumers ?? 0;
+  }
+
+  async #run(name: string, args: string[]): Promise<string> {
+    const folder = path.join(this.#folder, name);
+    const { stdout } = await promisify(execFile)(findRabbitMq('rabbitmqctl'), args, {
+      ...this.#account,
+      cwd: folder,
+      env: rabbitMqEnv(name, folder, this.#epmdPort),
+    });
+    return stdout;
   }
 
   async pidOf(name: string): Promise<number> {

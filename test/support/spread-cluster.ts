@@ -2,7 +2,6 @@
  * A replicated database whose servers are on machines of their own (`network.ts`): Patroni, PostgreSQL and etcd as
  * Banyan configures them, with a member of etcd on machines beside the servers'.
  */
-import { execFileSync } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
 import { chmod, chown, mkdir, rm, writeFile } from 'node:fs/promises';
 import path from 'node:path';
@@ -27,6 +26,7 @@ import type { UnitSpec } from '../../src/machines/unit.ts';
 import { publishRuntimeMap } from '../../src/map/map-file.ts';
 import { temporaryFolder } from './deployment.ts';
 import { Network, type NetworkMachine } from './network.ts';
+import { compileOwnClock, withOwnClock } from './own-clock.ts';
 import { until } from './until.ts';
 import type { Subject } from './witness.ts';
 
@@ -211,10 +211,7 @@ export class SpreadCluster {
     await Promise.all(etcd);
 
     const library = ownClocks ? path.join(this.#folder, 'own-clock.so') : undefined;
-    if (library) {
-      const source = path.join(import.meta.dirname, 'own-clock.c');
-      execFileSync('cc', ['-shared', '-fPIC', '-O2', '-o', library, source]);
-    }
+    if (library) compileOwnClock(library);
     const scope = 'test';
     // One after the other: the first makes the database, the others copy it.
     for (const node of this.nodes) {
@@ -241,7 +238,10 @@ export class SpreadCluster {
         await chown(file, account.uid, account.gid);
       }
       const unit = patroniUnit({ node, certificate: files, account, copies: false });
-      await this.#startAt(this.machineOf(node), library ? withOwnClock(node, library, unit) : unit);
+      await this.#startAt(
+        this.machineOf(node),
+        library ? withOwnClock(unit, library, path.join(node.folder, 'clock')) : unit,
+      );
     }
   }
 
@@ -273,16 +273,6 @@ export class SpreadCluster {
       await client.end().catch(() => {});
     }
   }
-}
-
-/** Its children have the same. @param library compiled from `own-clock.c` */
-function withOwnClock(
-  { folder }: DatabaseNode,
-  library: string,
-  { command, args = [], ...spec }: UnitSpec,
-): UnitSpec {
-  const set = [`LD_PRELOAD=${library}`, `OWN_CLOCK=${path.join(folder, 'clock')}`];
-  return { ...spec, command: 'env', args: [...set, command, ...args] };
 }
 
 /** What the witness writes and reads, straight through a pool. */

@@ -146,13 +146,18 @@ test('connections are shared out, some kept back; too many servers are an error'
   expect(connectionsPerServer(9, 100)).toBe(10);
   expect(connectionsPerServer(45, 100)).toBe(2);
   expect(() => connectionsPerServer(46, 100)).toThrow(TooManyServers);
+  expect(connectionsPerServer(9, 100, { workers: 6 })).toBe(8);
+  expect(() => connectionsPerServer(19, 100, { workers: 18 })).toThrow(/at least 102 connections/);
   fc.assert(
     fc.property(
       fc.integer({ min: 1, max: 500 }),
       fc.integer({ min: 10, max: 2_000 }),
-      (servers, max) => {
+      fc.integer({ min: 0, max: 500 }),
+      (servers, max, some) => {
+        const workers = Math.min(some, servers);
         try {
-          expect(connectionsPerServer(servers, max) * servers).toBeLessThan(max);
+          const share = connectionsPerServer(servers, max, { workers });
+          expect(share * servers + 3 * workers).toBeLessThan(max);
         } catch (error) {
           expect(error).toBeInstanceOf(TooManyServers);
         }

@@ -21,7 +21,7 @@ export interface PublishOptions {
    * fails holds the later ones back. Up to 512 bytes. Default: in no order.
    */
   key?: string;
-  /** A second message with the same text is not published while the first is remembered: `forMs`, by default a day. */
+  /** A second message with the same text is not published while the first is remembered: `for` a day, unless it says otherwise. */
   dedupe?: string | { key: string; for: Duration };
   /** Lower is sooner, -100 to 100; not together with `key`. Default: 0. */
   priority?: number;

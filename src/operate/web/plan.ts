@@ -53,7 +53,7 @@ export interface ObservedWeb {
 }
 
 export type Step =
-  | { do: 'share-connections'; servers: number }
+  | { do: 'share-connections'; servers: number; workers: number }
   | { do: 'start-server'; name: string; weight: number; direct: boolean }
   | { do: 'join'; name: string }
   | { do: 'leave'; name: string }
@@ -175,9 +175,14 @@ function withShares(
     if (step.do === 'start-server') peak = Math.max(peak, ++running);
     if (step.do === 'stop-server') running--;
   }
+  const share = (count: number): Step => ({
+    do: 'share-connections',
+    servers: count + workers,
+    workers,
+  });
   return [
-    ...(peak > before ? [{ do: 'share-connections', servers: peak + workers } as const] : []),
+    ...(peak > before ? [share(peak)] : []),
     ...steps,
-    ...(after < peak ? [{ do: 'share-connections', servers: after + workers } as const] : []),
+    ...(after < peak ? [share(after)] : []),
   ];
 }

@@ -21,11 +21,11 @@ export async function precheck(
   workers = 0,
 ): Promise<void> {
   const wanted = shape.servers + workers;
-  connectionsPerServer(wanted, shape.maxConnections);
+  connectionsPerServer(wanted, shape.maxConnections, { workers });
   for (const step of steps) {
     // While servers are replaced there is one more of them.
     if (step.do === 'share-connections') {
-      connectionsPerServer(step.servers, shape.maxConnections, wanted);
+      connectionsPerServer(step.servers, shape.maxConnections, { workers: step.workers, wanted });
     }
   }
   if (!shape.balancer) return;

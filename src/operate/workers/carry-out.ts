@@ -58,7 +58,9 @@ async function carryOut(
         ...map,
         database: {
           ...map.database,
-          connectionsPerServer: connectionsPerServer(step.servers, maxConnections),
+          connectionsPerServer: connectionsPerServer(step.servers, maxConnections, {
+            workers: step.workers,
+          }),
         },
       }));
       return;

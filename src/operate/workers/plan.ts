@@ -34,7 +34,7 @@ export interface ObservedWorkers {
 }
 
 export type WorkerStep =
-  | { do: 'share-connections'; servers: number }
+  | { do: 'share-connections'; servers: number; workers: number }
   | { do: 'start-worker'; name: string }
   | { do: 'stop-workers'; names: string[] }
   | { do: 'start-worker-autoscaler' }
@@ -96,6 +96,7 @@ function withShares(
   const share = (count: number): WorkerStep => ({
     do: 'share-connections',
     servers: webServers + count,
+    workers: count,
   });
   return [
     ...(peak > before ? [share(peak)] : []),

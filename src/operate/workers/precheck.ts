@@ -12,7 +12,9 @@ export function precheckWorkers(
 ): void {
   if (servers > 0 && workers.command === undefined) throw new NoWorkerCommand('workers.command');
   for (const step of steps) {
-    if (step.do === 'share-connections') connectionsPerServer(step.servers, context.maxConnections);
+    if (step.do === 'share-connections') {
+      connectionsPerServer(step.servers, context.maxConnections, { workers: step.workers });
+    }
     if (step.do === 'start-worker') context.folder();
   }
 }

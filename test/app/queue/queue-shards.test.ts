@@ -3,9 +3,13 @@ import { afterAll, afterEach, beforeAll, expect, test } from 'vitest';
 import { createQueue } from '../../../src/app/queue/create-queue.ts';
 import { defineJob } from '../../../src/app/queue/definitions.ts';
 import type { Queue } from '../../../src/app/queue/types.ts';
+import { log } from '../../../src/app/telemetry/log.ts';
 import { HintedPools } from '../../support/hinted-shards.ts';
 import { ShardServers } from '../../support/shard-servers.ts';
 import { until } from '../../support/until.ts';
+
+// Failures are what is tried here.
+log.level = 'silent';
 
 let shards: ShardServers;
 let hinted: HintedPools;

@@ -5,8 +5,12 @@ import { createPool, type Pool } from '../../../src/app/database/pool.ts';
 import { createQueue, type QueueOptions } from '../../../src/app/queue/create-queue.ts';
 import { defineJob, defineTopic } from '../../../src/app/queue/definitions.ts';
 import type { Queue } from '../../../src/app/queue/types.ts';
+import { log } from '../../../src/app/telemetry/log.ts';
 import { TestPostgres } from '../../support/postgres.ts';
 import { until } from '../../support/until.ts';
+
+// Failures are what is tried here.
+log.level = 'silent';
 
 let postgres: TestPostgres;
 let pool: Pool;

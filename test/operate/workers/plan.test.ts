@@ -105,20 +105,20 @@ test('the last that came goes first, and those that are as wanted stay', () => {
   });
   expect(planWorkers(observed([worker(10), worker(2), worker(1)]), desired)).toEqual([
     { do: 'stop-workers', names: ['worker-10'] },
-    { do: 'share-connections', servers: 3 },
+    { do: 'share-connections', servers: 3, workers: 2 },
   ]);
   expect(planWorkers(observed([worker(1, 0), worker(2), worker(3, 0)]), desired)).toEqual([
     { do: 'stop-workers', names: ['worker-1'] },
     { do: 'start-worker', name: 'worker-1' },
     { do: 'stop-workers', names: ['worker-3'] },
-    { do: 'share-connections', servers: 3 },
+    { do: 'share-connections', servers: 3, workers: 2 },
   ]);
   expect(planWorkers(observed([worker(1, 0), worker(2, 0)]), desired)).toEqual([
-    { do: 'share-connections', servers: 4 },
+    { do: 'share-connections', servers: 4, workers: 3 },
     { do: 'start-worker', name: 'worker-3' },
     { do: 'stop-workers', names: ['worker-1'] },
     { do: 'start-worker', name: 'worker-1' },
     { do: 'stop-workers', names: ['worker-2'] },
-    { do: 'share-connections', servers: 3 },
+    { do: 'share-connections', servers: 3, workers: 2 },
   ]);
 });

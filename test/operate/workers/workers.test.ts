@@ -199,6 +199,20 @@ test('the autoscaler makes workers of a full queue, and takes them away when it 
   expect(last?.summary).toMatch(/workers \d → 0: .* messages? in the queue; for 5 s no more/);
 }, 240_000);
 
+test('the autoscaler makes workers when messages wait for long, though there are few of them', async () => {
+  await configure(site, {
+    workers: { servers: { min: 1, max: 3, depth: 1_000, ageMs: 500, scaleDownAfterMs: 60_000 } },
+  });
+  await site.ok('apply', '--yes');
+  for (let i = 0; i < 20; i++) await publish({ ms: 1_500 });
+  await until(async () => (await workers()).length >= 2, { what: 'there are more workers' });
+  const { stdout } = await site.ok('operations', '--json');
+  const [last] = JSON.parse(stdout) as { kind: string; summary: string }[];
+  expect(last?.kind).toBe('autoscale');
+  expect(last?.summary).toMatch(/workers 1 → 2: .*the oldest due for/);
+  await untilDone(next - 1);
+}, 240_000);
+
 test('everything that was published had its effect, once', async () => {
   await site.ok('scale', 'workers=1');
   await until(async () => ((await stats()).depth === 0 ? true : undefined), {

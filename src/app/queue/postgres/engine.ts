@@ -271,12 +271,8 @@ export class PostgresEngine implements QueueEngine {
     if (this.#schedules.length === 0 || this.#isFiring) return;
     this.#isFiring = true;
     try {
-      this.#timesClient ??= await this.#places()[0]!.open();
-      const client = this.#timesClient;
-      client.once('end', () => {
-        if (this.#timesClient === client) this.#timesClient = undefined;
-      });
-      await fireSchedules(client);
+      this.#timesClient ??= await this.#openTimes();
+      await fireSchedules(this.#timesClient);
     } catch (error) {
       this.#timesClient?.end().catch(() => {});
       this.#timesClient = undefined;
@@ -284,6 +280,14 @@ export class PostgresEngine implements QueueEngine {
     } finally {
       this.#isFiring = false;
     }
+  }
+
+  async #openTimes(): Promise<pg.Client> {
+    const client = await this.#places()[0]!.open();
+    client.once('end', () => {
+      if (this.#timesClient === client) this.#timesClient = undefined;
+    });
+    return client;
   }
 
   async close(): Promise<void> {

@@ -1,6 +1,7 @@
 /** The queue in PostgreSQL and, as long as the map names it, in RabbitMQ: which is where, README.md says. */
 import type pg from 'pg';
 import type { Connection } from 'rabbitmq-client';
+import { log } from '../../telemetry/log.ts';
 import type {
   Consumer,
   ConsumerEvents,
@@ -26,6 +27,8 @@ import { RabbitPublisher } from './publisher.ts';
 
 /** Depths are counted for this long at most. */
 const COUNT_MS = 2_000;
+/** As long as RabbitMQ has something PostgreSQL is asked no more often. */
+const POSTGRES_EVERY_MS = 20;
 
 export interface TwoEnginesOptions {
   readonly pool: pg.Pool;
@@ -47,7 +50,10 @@ export class TwoEngines implements QueueEngine {
     this.#publisher = new RabbitPublisher(broker, places);
   }
 
-  /** In RabbitMQ by the consumers as well, each time that they connect. */
+  /**
+   * In RabbitMQ by publishers and consumers as well, each time that they connect: a worker starts though it is away, and does what
+   * is in PostgreSQL.
+   */
   async declare(subscriptions: readonly SubscriptionPolicy[]): Promise<void> {
     await this.#postgres.declare(subscriptions);
     if (!this.#broker.at) return;
@@ -56,6 +62,8 @@ export class TwoEngines implements QueueEngine {
       const channel = await connection.acquire();
       for (const { topic, name } of subscriptions) await declareTopic(channel, topic, [name]);
       await channel.close();
+    } catch (error) {
+      log.warn({ err: error }, 'RabbitMQ cannot be reached yet; it is tried again');
     } finally {
       connection.unsafeDestroy();
     }
@@ -182,7 +190,8 @@ class TwoConsumers implements Consumer {
   #rabbit: RabbitConsumer | undefined;
   /** Of places that the map does not name any more: what they gave is still in hand. */
   readonly #former: RabbitConsumer[] = [];
-  #isRabbitFirst = false;
+  #isPostgresFirst = false;
+  #askedPostgresAt = 0;
   #isClosed = false;
 
   constructor(parts: TwoConsumersParts) {
@@ -210,18 +219,25 @@ class TwoConsumers implements Consumer {
     });
   }
 
-  /** By turns first from the one and the other: neither starves. */
+  /**
+   * What RabbitMQ has sent is here already, and does not wait for an answer of PostgreSQL's; which is asked first every so often, so that
+   * neither starves.
+   */
   async take(wants: readonly Want[]): Promise<Delivery[]> {
     const { postgres } = this.#parts;
     if (!this.#rabbit) return postgres.take(wants);
-    this.#isRabbitFirst = !this.#isRabbitFirst;
-    if (!this.#isRabbitFirst) {
-      const got = await postgres.take(wants);
-      return [...got, ...this.#rabbit.take(left(wants, got))];
+    if (!this.#isPostgresFirst) {
+      const got = this.#rabbit.take(wants);
+      if (got.length > 0) {
+        this.#isPostgresFirst = performance.now() - this.#askedPostgresAt > POSTGRES_EVERY_MS;
+        return got;
+      }
     }
-    const got = this.#rabbit.take(wants);
-    const rest = left(wants, got).filter(({ count }) => count > 0);
-    return rest.length > 0 ? [...got, ...(await postgres.take(rest))] : got;
+    this.#isPostgresFirst = false;
+    this.#askedPostgresAt = performance.now();
+    const got = await postgres.take(wants);
+    // It may be another by now.
+    return [...got, ...(this.#rabbit?.take(left(wants, got)) ?? [])];
   }
 
   async complete(outcomes: readonly Outcome[]): Promise<Delivery[]> {

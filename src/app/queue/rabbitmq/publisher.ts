@@ -34,6 +34,9 @@ export class RabbitPublisher {
   #connection: Connection | undefined;
   #opening: Promise<Connection> | undefined;
   #channel: Promise<Channel> | undefined;
+  #connecting: Promise<void> | undefined;
+  /** Why RabbitMQ takes no messages, by its own word. */
+  #blocked: string | undefined;
   readonly #routes = new Map<string, Route>();
   /** Ids of messages that no queue took. */
   readonly #returned = new Set<string>();
@@ -56,11 +59,14 @@ export class RabbitPublisher {
     while (left.length > 0) {
       const patience = AbortSignal.timeout(Math.max(1, Math.ceil(deadline - performance.now())));
       try {
-        const channel = await this.#publishing();
+        const isOver = once(patience);
+        // On a connection that is blocked a channel is not opened, and nothing says so.
+        const channel = await Promise.race([this.#publishing(), isOver]);
+        if (!channel) throw new Error('it opens no channel');
         wasSent = true;
         const outcomes = await Promise.race([
           Promise.allSettled(left.map(message => send(channel, message))),
-          once(patience),
+          isOver,
         ]);
         if (!outcomes) throw new Error('it does not confirm');
         const failed = outcomes.find(outcome => outcome.status === 'rejected');
@@ -75,7 +81,7 @@ export class RabbitPublisher {
       if (!wasSent) return [...refused, ...left];
       if (performance.now() > deadline) {
         const ids = left.map(({ id }) => id);
-        throw new PublishUncertain(topic, ids, CONFIRM_MS, cause);
+        throw new PublishUncertain(topic, ids, CONFIRM_MS, this.#blocked, cause);
       }
       await delay(RETRY_MS);
     }
@@ -87,8 +93,12 @@ export class RabbitPublisher {
     if (this.#connection?.ready) return true;
     try {
       const connection = await this.#open();
+      // All who wait do so together: each waiting is a listener of the connection's.
+      this.#connecting ??= connection.onConnect(CONNECT_MS, true).finally(() => {
+        this.#connecting = undefined;
+      });
+      await this.#connecting;
       // False also while it is blocked, for want of memory or disk.
-      if (!connection.ready) await connection.onConnect(CONNECT_MS, true);
       return connection.ready;
     } catch {
       return false;
@@ -98,6 +108,13 @@ export class RabbitPublisher {
   #open(): Promise<Connection> {
     this.#opening ??= this.#broker.open('banyan publisher').then(connection => {
       this.#connection = connection;
+      connection.on('connection.blocked', reason => {
+        this.#blocked = reason;
+        log.warn(`RabbitMQ takes no messages (${reason}): they go to PostgreSQL meanwhile`);
+      });
+      connection.on('connection.unblocked', () => {
+        this.#blocked = undefined;
+      });
       return connection;
     });
     return this.#opening;
@@ -151,6 +168,8 @@ export class RabbitPublisher {
     this.#opening = undefined;
     this.#connection = undefined;
     this.#channel = undefined;
+    this.#connecting = undefined;
+    this.#blocked = undefined;
     this.#routes.clear();
     void before?.then(connection =>
       setTimeout(() => connection.unsafeDestroy(), CONFIRM_MS).unref(),

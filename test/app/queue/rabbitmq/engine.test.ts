@@ -15,9 +15,14 @@ import { placesOf } from '../../../../src/app/queue/postgres/places.ts';
 import { Broker } from '../../../../src/app/queue/rabbitmq/broker.ts';
 import { rabbitReceipt } from '../../../../src/app/queue/rabbitmq/consumer.ts';
 import { TwoEngines } from '../../../../src/app/queue/rabbitmq/engine.ts';
+import { queueOf } from '../../../../src/app/queue/rabbitmq/names.ts';
+import { log } from '../../../../src/app/telemetry/log.ts';
 import { TestPostgres } from '../../../support/postgres.ts';
 import { TestRabbitMq } from '../../../support/rabbitmq.ts';
 import { until } from '../../../support/until.ts';
+
+// Failures are what is tried here.
+log.level = 'silent';
 
 let postgres: TestPostgres;
 let rabbit: TestRabbitMq;
