@@ -116,15 +116,6 @@ export class TestRabbitMq {
     await this.#run(name, ['set_vm_memory_high_watermark', 'absolute', `${megabytes}MB`]);
   }
 
-  /** How many consume from a queue. */
-  async consumers(queue: string): Promise<number> {
-    const text = await this.#run('rabbitmq-1', [
-      ...['list_queues', 'name', 'consumers', '--quiet', '--formatter', 'json'],
-    ]);
-    const rows = JSON.parse(text) as { name: string; consumers: number }[];
-    return rows.find(({ name }) => name === queue)?.consumers ?? 0;
-  }
-
   async #run(name: string, args: string[]): Promise<string> {
     const folder = path.join(this.#folder, name);
     const { stdout } = await promisify(execFile)(findRabbitMq('rabbitmqctl'), args, {

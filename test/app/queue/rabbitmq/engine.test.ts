@@ -15,7 +15,6 @@ import { placesOf } from '../../../../src/app/queue/postgres/places.ts';
 import { Broker } from '../../../../src/app/queue/rabbitmq/broker.ts';
 import { rabbitReceipt } from '../../../../src/app/queue/rabbitmq/consumer.ts';
 import { TwoEngines } from '../../../../src/app/queue/rabbitmq/engine.ts';
-import { queueOf } from '../../../../src/app/queue/rabbitmq/names.ts';
 import { log } from '../../../../src/app/telemetry/log.ts';
 import { TestPostgres } from '../../../support/postgres.ts';
 import { TestRabbitMq } from '../../../support/rabbitmq.ts';
