@@ -324,7 +324,7 @@ export class ShardedClient extends QueuedClient {
   }
 
   async #submit(query: Submittable): Promise<void> {
-    const { planner, ready } = this.#context;
+    const { planner, ready, map } = this.#context;
     const { signal } = this.#closing;
     try {
       for (let wait = ready(); wait; wait = ready()) await wait;
@@ -332,7 +332,11 @@ export class ShardedClient extends QueuedClient {
       if (transaction?.hasFailed) throw transaction.broken ?? inFailedTransaction();
       const index = planner.onlyShard(textOf(query) ?? '', valuesOf(query));
       if (index !== undefined) return await this.#submitTo(index, query);
-      await serve(query, new ShardService({ planner, transaction, source: this.#source }), signal);
+      await serve(
+        query,
+        new ShardService({ planner, transaction, source: this.#source, map }),
+        signal,
+      );
     } catch (error) {
       this.#transaction?.fail();
       // As from a server: who made the object may not listen yet.

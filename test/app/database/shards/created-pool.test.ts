@@ -1,6 +1,9 @@
 /** What `createPool` gives where the map has several shards: the planner, the transactions and the unique columns together. */
+import { Readable } from 'node:stream';
+import { pipeline } from 'node:stream/promises';
 import fc from 'fast-check';
 import pg from 'pg';
+import { from as copyFrom } from 'pg-copy-streams';
 import Cursor from 'pg-cursor';
 import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest';
 import { createPool, type Pool } from '../../../../src/app/database/pool.ts';
@@ -285,16 +288,33 @@ test('a row that a trigger moves to another shard is refused, and in words', asy
     create trigger shift before insert on users for each row when (new.name = 'shifted')
       execute function shift()`);
   try {
-    const refused: unknown[] = [];
-    for (let id = 1; id <= 20; id++) {
-      await pool
-        .query('insert into users (id, name) values ($1, $2)', [id * 10, 'shifted'])
-        .catch(error => refused.push(error));
-    }
+    // Side by side: each waits for a newer map before it is told.
+    const tries = Array.from({ length: 20 }, (_, n) =>
+      pool.query('insert into users (id, name) values ($1, $2)', [(n + 1) * 10, 'shifted']),
+    );
+    const refused = (await Promise.allSettled(tries)).flatMap(one =>
+      one.status === 'rejected' ? [one.reason] : [],
+    );
     expect(refused.length).toBeGreaterThan(0);
     for (const error of refused) expect(error).toBeInstanceOf(RowBelongsElsewhere);
     const { rows } = await pool.query('select count(*)::int as count from users');
     expect(rows[0].count).toBe(20 - refused.length);
+    // A copy of many rows, one of them such: nothing of it is kept.
+    const lines = Array.from(
+      { length: 40 },
+      (_, n) => `${1_000 + n}\t${n < 20 ? 'plain' : 'shifted'}`,
+    );
+    const client = await pool.connect();
+    try {
+      const stream = client.query(copyFrom('copy users (id, name) from stdin'));
+      const error = await pipeline(Readable.from(`${lines.join('\n')}\n`), stream).catch(e => e);
+      expect(error).toBeInstanceOf(RowBelongsElsewhere);
+      expect(error).toMatchObject({ safeToRetry: true, isMapNew: false });
+    } finally {
+      client.release();
+    }
+    const after = await pool.query('select count(*)::int as count from users');
+    expect(after.rows).toEqual(rows);
   } finally {
     await shards.everywhere('drop trigger shift on users; drop function shift()');
   }

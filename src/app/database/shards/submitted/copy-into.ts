@@ -138,8 +138,10 @@ export class CopyIntoShards implements CopyInto {
       // The statement says it in the words of the transaction: which shard, whose fault.
       const failed = [...this.#sinks.values()].map(({ statement }) => statement);
       await this.#failAll('another shard has failed');
-      const said = (await Promise.allSettled(failed)).find(one => one.status === 'rejected');
-      const reason = error && said && isSame(said.reason, error) ? said.reason : error;
+      const said = (await Promise.allSettled(failed)).find(
+        one => one.status === 'rejected' && isSame(one.reason, error),
+      );
+      const reason = said?.status === 'rejected' ? said.reason : error;
       await this.#options.onEnd(reason);
       throw reason;
     }

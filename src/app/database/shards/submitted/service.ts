@@ -3,6 +3,7 @@
  * client's transaction, or in one of its own.
  */
 import type pg from 'pg';
+import type { MapWatch } from '../map-watch.ts';
 import type { ShardPlanner } from '../planner.ts';
 import { ShardedTransaction, type TransactionSource } from '../sharded-transaction.ts';
 import { CopyIntoShards } from './copy-into.ts';
@@ -14,6 +15,7 @@ export interface ServiceOptions {
   readonly source: TransactionSource;
   /** The one that is open; undefined: each statement has one of its own. */
   readonly transaction: ShardedTransaction | undefined;
+  readonly map: Pick<MapWatch, 'epoch' | 'explains'>;
 }
 
 export class ShardService implements Service {
@@ -85,12 +87,16 @@ export class ShardService implements Service {
 
   /** @returns with how it ends: by an error, with nothing kept */
   #begin(): [ShardedTransaction, (error: unknown) => Promise<void>] {
-    const { transaction, source } = this.#options;
+    const { transaction, source, map } = this.#options;
+    const { epoch } = map;
     if (transaction) {
       return [
         transaction,
         async error => {
-          if (error !== undefined) transaction.fail();
+          if (error === undefined) return;
+          transaction.fail();
+          // So that the error tells whether running all of it again is of use.
+          await map.explains(error, epoch);
         },
       ];
     }
@@ -101,8 +107,9 @@ export class ShardService implements Service {
       async error => {
         if (isOver) return;
         isOver = true;
-        if (error === undefined) await own.commit();
-        else await own.rollBack();
+        if (error === undefined) return own.commit();
+        await own.rollBack();
+        await map.explains(error, epoch);
       },
     ];
   }
