@@ -22,6 +22,7 @@ import {
   articles,
   articleTags,
   articleTotals,
+  articleViews,
   favorites,
   feedEntries,
   tags,
@@ -109,6 +110,11 @@ export async function deleteArticle(db: Database, viewerId: bigint, slug: string
       .where(isArticle(article))
       .returning({ tagList: articles.tagList });
     if (!deleted) throw notFound('article');
+    await tx
+      .delete(articleViews)
+      .where(
+        and(eq(articleViews.authorId, article.authorId), eq(articleViews.articleId, article.id)),
+      );
     await tx.delete(favorites).where(eq(favorites.articleId, article.id));
     await tx.delete(feedEntries).where(eq(feedEntries.articleId, article.id));
     await changeTotals(tx, article.authorId, deleted.tagList, -1);

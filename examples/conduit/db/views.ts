@@ -31,7 +31,7 @@ export async function addViews(tx: Transaction, added: readonly ArticleViews[]):
   if (added.length === 0) return;
   const column = (get: (one: ArticleViews) => bigint | number) => sql.param(added.map(get));
   const authorIds = column(({ authorId }) => authorId);
-  // The join leaves out articles that are gone.
+  // The join leaves out articles that are gone, and the lock keeps the others until this is committed.
   await tx.execute(sql`
     insert into article_views (author_id, article_id, views)
     select a.author_id, a.id, v.views

@@ -30,8 +30,7 @@ create table article_views (
   author_id bigint not null,
   article_id bigint not null,
   views bigint not null,
-  primary key (author_id, article_id),
-  foreign key (author_id, article_id) references articles (author_id, id) on delete cascade
+  primary key (author_id, article_id)
 );
 
 -- A small square of the picture. Null: not made yet; of no bytes: it cannot be made.

@@ -72,7 +72,7 @@ export async function logEnd(client: pg.ClientBase): Promise<string> {
   return rows[0]!.lsn;
 }
 
-/** The schema's own objects are no concern of what the application reads; temporary ones neither. */
+/** Banyan's own objects are no concern of what the application reads, the queue's neither; nor are temporary ones. */
 const TRIGGER = `
   create schema if not exists banyan;
   create table if not exists ${SCHEMA_CHANGES} (id bigint generated always as identity primary key, tag text, at timestamptz not null default now());
@@ -81,10 +81,11 @@ const TRIGGER = `
   declare concerns boolean;
   begin
     if tg_event = 'sql_drop' then
-      select bool_or(not is_temporary and coalesce(schema_name, '') not in ('banyan', 'pg_toast')) into concerns
+      select bool_or(not is_temporary and coalesce(schema_name, '') not in ('banyan', 'banyan_queue', 'pg_toast')) into concerns
       from pg_event_trigger_dropped_objects();
     else
-      select bool_or(coalesce(schema_name, '') not in ('banyan', 'pg_temp', 'pg_toast') and schema_name is distinct from 'pg_temp'
+      select bool_or(coalesce(schema_name, '') not in ('banyan', 'banyan_queue', 'pg_temp', 'pg_toast')
+          and not (object_type = 'schema' and object_identity = 'banyan_queue') and schema_name is distinct from 'pg_temp'
           and command_tag not in ('COMMENT', 'CREATE PUBLICATION', 'ALTER PUBLICATION', 'CREATE SUBSCRIPTION', 'ALTER SUBSCRIPTION'))
       into concerns from pg_event_trigger_ddl_commands();
     end if;
