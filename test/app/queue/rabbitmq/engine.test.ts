@@ -251,7 +251,9 @@ test('what a worker hands back, or has not begun when it closes, is another’s 
   const second = consume(engine(), [policy('work')]);
   const rest = await takeAll(second, 'work', 10);
   expect(rest.map(numberOf).sort()).toEqual([0, 1, 2, 3, 4, 5, 6, 7, 8, 9]);
-  expect(rest.every(({ attempt, isSuspect }) => attempt === 1 && !isSuspect)).toBe(true);
+  expect(rest.every(({ attempt }) => attempt === 1)).toBe(true);
+  // What RabbitMQ was just sending when the first left comes again, as one that it may have had in hand.
+  expect(rest.filter(({ isSuspect }) => isSuspect).every(each => rabbitReceipt(each))).toBe(true);
   await second.complete(rest.map(delivery => ({ delivery })));
 }, 60_000);
 
