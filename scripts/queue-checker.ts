@@ -36,6 +36,13 @@ function randomFrom(seed: number): () => number {
 }
 
 const servers: { remove(): Promise<void> }[] = [];
+async function removeAll(): Promise<void> {
+  for (const server of servers.splice(0).reverse()) await server.remove();
+}
+for (const signal of ['SIGINT', 'SIGTERM'] as const) {
+  process.once(signal, () => void removeAll().finally(() => process.exit(1)));
+}
+
 async function prepare(): Promise<QueueGround> {
   if (values.replicated) {
     const ground = await replicatedGround({ withRabbitMq: values.rabbitmq });
@@ -66,5 +73,5 @@ try {
   const wrong = lost + twice + ofRolledBack + outOfOrder + plain.lost + plain.twice + plain.untried;
   process.exitCode = wrong > 0 ? 1 : 0;
 } finally {
-  for (const server of servers.reverse()) await server.remove();
+  await removeAll();
 }

@@ -12,6 +12,8 @@ export interface Instructions extends Pick<QueueGround, 'url' | 'mapFile' | 'que
 }
 
 const { role, messages, unguarded, ...ground } = JSON.parse(process.argv[2]!) as Instructions;
+// Who started it is gone.
+process.on('disconnect', () => process.exit(1));
 const pool = poolOn(ground, 60_000);
 const queue = createQueue(
   { pool, lease: 1_500 },

@@ -5,6 +5,8 @@ import { told } from './queue-workers.ts';
 import { until } from './until.ts';
 
 const [, , url, leaseMs] = process.argv;
+// Who started it is gone.
+process.on('disconnect', () => process.exit(1));
 const pool = createPool({ connectionString: url!, max: 4 });
 pool.on('error', () => {});
 const queue = createQueue({ pool, lease: Number(leaseMs) });
