@@ -35,7 +35,7 @@ export async function storeAvatar(
 }
 
 export async function findAvatar(
-  db: Transaction,
+  db: Database,
   userId: bigint,
   hash: string,
 ): Promise<Avatar | undefined> {

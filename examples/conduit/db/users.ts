@@ -3,14 +3,7 @@ import { nextId } from 'banyan';
 import { and, eq, sql } from 'drizzle-orm';
 import { welcomeMail } from '../jobs/definitions.ts';
 import { invalid } from '../problem.ts';
-import {
-  brokenUnique,
-  type Database,
-  type Desk,
-  inTransaction,
-  type Store,
-  type Transaction,
-} from './database.ts';
+import { brokenUnique, type Database, type Desk, inTransaction, type Store } from './database.ts';
 import { follows, users } from './schema.ts';
 
 export type User = typeof users.$inferSelect;
@@ -84,7 +77,7 @@ export async function updateUser(
   return updated;
 }
 
-export async function findUserById(db: Transaction, id: bigint): Promise<User | undefined> {
+export async function findUserById(db: Database, id: bigint): Promise<User | undefined> {
   const [user] = await db.select().from(users).where(eq(users.id, id));
   return user;
 }

@@ -1,7 +1,7 @@
 /** A small square of an uploaded picture. */
 import type { JobContext } from 'banyan';
 import { findAvatar, storeThumbnail } from '../db/avatars.ts';
-import { inTransaction, onClient } from '../db/database.ts';
+import { onClient } from '../db/database.ts';
 import { thumbnailOf } from '../images/thumbnail.ts';
 import type { Services } from '../services.ts';
 
@@ -10,8 +10,7 @@ export async function storeThumbnailOf(
   job: JobContext<{ userId: bigint; hash: string }>,
 ): Promise<void> {
   const { userId, hash } = job.payload;
-  // In a transaction, so at the primary: a replica may not have it yet.
-  const avatar = await inTransaction(db, tx => findAvatar(tx, userId, hash));
+  const avatar = await findAvatar(db, userId, hash);
   // Another has come in its place, which has a message of its own.
   if (!avatar) return;
   const thumbnail = await thumbnailOf(avatar.bytes);

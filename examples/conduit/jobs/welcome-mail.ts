@@ -1,6 +1,5 @@
 /** Greets whoever has signed up. */
 import type { JobContext } from 'banyan';
-import { inTransaction } from '../db/database.ts';
 import { findUserById } from '../db/users.ts';
 import type { Services } from '../services.ts';
 
@@ -8,8 +7,7 @@ export async function sendWelcome(
   { db, mailer }: Services,
   job: JobContext<{ userId: bigint }>,
 ): Promise<void> {
-  // In a transaction, so at the primary: a replica may not have them yet.
-  const user = await inTransaction(db, tx => findUserById(tx, job.payload.userId));
+  const user = await findUserById(db, job.payload.userId);
   if (!user) throw new Error(`user ${job.payload.userId} is not there`);
   await mailer.send({
     id: job.id,
