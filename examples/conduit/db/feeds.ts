@@ -18,7 +18,10 @@
  *   who are at it at the same time at least one sees the other's row;
  * - marks are read before entries;
  * - entries come under a lock of the follow, and go after it in the transaction in which it goes; with an article's
- *   deletion they go too. An entry whose article is gone is noticed, and then the feed is collected.
+ *   deletion they go too. An entry whose article is gone is noticed on the page that it is on, which is collected then.
+ *
+ * Not promised: over shards an article that is deleted between two shards' commits of a page of followers may leave an entry
+ * behind; pages beyond it begin one article late.
  */
 import { log } from 'banyan';
 import { and, asc, desc, eq, gt, sql } from 'drizzle-orm';
