@@ -84,6 +84,8 @@ const pulseQueue = internalsOf(pg.Pool.prototype)._pulseQueue;
 const IDLE_TIMEOUT_MS = 10_000;
 /** Of the question where the primary is, which takes a millisecond. */
 const CLOCK_TIMEOUT_MS = 1_000;
+/** With one alone, who holds it and asks for another would wait for himself. */
+const FEWEST_CONNECTIONS = 2;
 
 export class BanyanPool extends pg.Pool implements Pool, PrimaryPool {
   readonly #config: pg.PoolConfig;
@@ -101,6 +103,10 @@ export class BanyanPool extends pg.Pool implements Pool, PrimaryPool {
   readonly #relay = new EventRelay(this, () => this.#router?.replicaPools() ?? []);
   #isQuerying = false;
   #cluster: string | undefined;
+  /** Connections to the primary: `most` of this server, `max` of the pool. Undefined without a map. */
+  #share: { most: number; max: number } | undefined;
+  /** Connections beside the pool's. */
+  #kept = 0;
   #single: SingleConsistency | undefined;
   #clock: PrimaryClock | undefined;
 
@@ -188,7 +194,8 @@ export class BanyanPool extends pg.Pool implements Pool, PrimaryPool {
       this.#address = members[0];
     }
     const max = shareOf(map, wanted);
-    resize(this, max);
+    this.#share = { most: map.database.connectionsPerServer ?? Number.POSITIVE_INFINITY, max };
+    this.#takeShare();
     const { hold, replicatedHoldMs } = this.#behaviour;
     this.#limits.timeoutMs = members.length > 1 ? replicatedHoldMs : hold.timeoutMs;
     if (members.length > 1) {
@@ -430,6 +437,27 @@ export class BanyanPool extends pg.Pool implements Pool, PrimaryPool {
     const { connectionString } = this.options;
     const config = { ...this.#config, connectionString };
     return openOwnConnection(config, this.#router?.monitor, queryTimeoutMs);
+  }
+
+  /**
+   * @internal As `openOwn`, for a connection that is kept: the pool may have one less as long as it is there, so that both together
+   * stay within this server's share.
+   */
+  async openKept(queryTimeoutMs?: number): Promise<pg.Client> {
+    const client = await this.openOwn(queryTimeoutMs);
+    this.#kept++;
+    this.#takeShare();
+    client.once('end', () => {
+      this.#kept--;
+      this.#takeShare();
+    });
+    return client;
+  }
+
+  #takeShare(): void {
+    if (!this.#share) return;
+    const { most, max } = this.#share;
+    resize(this, Math.min(max, Math.max(FEWEST_CONNECTIONS, most - this.#kept)));
   }
 
   #closeRouter(): void {

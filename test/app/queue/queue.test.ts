@@ -1,4 +1,5 @@
 /** The queue's promises on one PostgreSQL, one worker process: this one. */
+import path from 'node:path';
 import * as v from 'valibot';
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from 'vitest';
 import { createPool, type Pool } from '../../../src/app/database/pool.ts';
@@ -6,6 +7,8 @@ import { createQueue, type QueueOptions } from '../../../src/app/queue/create-qu
 import { defineJob, defineTopic } from '../../../src/app/queue/definitions.ts';
 import type { Queue } from '../../../src/app/queue/types.ts';
 import { log } from '../../../src/app/telemetry/log.ts';
+import { publishRuntimeMap } from '../../../src/map/map-file.ts';
+import { temporaryFolder } from '../../support/deployment.ts';
 import { TestPostgres } from '../../support/postgres.ts';
 import { until } from '../../support/until.ts';
 
@@ -375,4 +378,33 @@ test('who closes hands back at once what has not begun, and lets the rest finish
   await until(() => finished.length === 20);
   expect(started).toHaveLength(3);
   expect(new Set(finished).size).toBe(20);
+});
+
+test('the connections of the queue count against what a server may have', async () => {
+  const mapFile = path.join(temporaryFolder(), 'map.json');
+  const member = { host: postgres.host, port: postgres.port, dataCentre: 'local' };
+  await publishRuntimeMap(mapFile, {
+    deployment: 'test',
+    dataCentre: 'local',
+    database: { name: 'test', shards: [{ id: '1', members: [member] }], connectionsPerServer: 6 },
+    assets: { baseUrl: '' },
+  });
+  const shared = postgres.adopt(
+    createPool({ connectionString: await postgres.database(), mapFile, application_name: 'share' }),
+  );
+  const most = async () => {
+    await Promise.all(Array.from({ length: 20 }, () => shared.query('select pg_sleep(0.1)')));
+    const { rows } = await pool.query(
+      "select count(*)::int as count from pg_stat_activity where application_name = 'share'",
+    );
+    return rows[0].count;
+  };
+  expect(await most()).toBe(6);
+  const queue = createQueue({ pool: shared });
+  queue.work(any, () => {});
+  await queue.ready();
+  expect(shared.options.max).toBeLessThan(6);
+  expect(await most()).toBe(6);
+  await queue.close();
+  await until(async () => shared.options.max === 6 && (await most()) === 6);
 });

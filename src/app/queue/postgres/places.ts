@@ -36,7 +36,7 @@ export function placesOf(pool: pg.Pool): () => readonly Place[] {
 function placeOf(id: string, pool: pg.Pool): Place {
   return {
     id,
-    open: () => (pool instanceof BanyanPool ? pool.openOwn(STATEMENT_TIMEOUT_MS) : open(pool)),
+    open: () => (pool instanceof BanyanPool ? pool.openKept(STATEMENT_TIMEOUT_MS) : open(pool)),
     query: config => atPrimary(pool, config),
   };
 }
