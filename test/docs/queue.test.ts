@@ -61,7 +61,16 @@ await pool.end();
         `import { defineTopology } from 'banyan';\nexport default defineTopology({ ${part} });`,
     ),
   ];
-  const files = { 'program.ts': program } as Record<string, string>;
+  // Of the reference application, whose own tests run it.
+  const excerpt = `
+import { defineJob, type JobContext, type Queue } from 'banyan';
+interface Services { db: unknown; queue: Queue }
+interface Spread { authorId: string; articleId: string; after: string | undefined }
+declare function enterFeeds(db: unknown, page: Spread): Promise<string | undefined>;
+const spreadArticle = defineJob({ name: 'spread-article' });
+${snippet('export async function spread')}
+`;
+  const files = { 'program.ts': program, 'excerpt.ts': excerpt } as Record<string, string>;
   for (const [index, text] of configs.entries()) files[`config-${index}.ts`] = text;
   files['tsconfig.json'] = JSON.stringify({
     extends: path.join(REPOSITORY, 'tsconfig.json'),
@@ -78,7 +87,7 @@ await pool.end();
   expect(checked.output).toBe('');
   expect(checked.code).toBe(0);
   // None is left out.
-  expect(SNIPPETS).toHaveLength(configs.length + 4);
+  expect(SNIPPETS).toHaveLength(configs.length + 5);
 
   const env = { DATABASE_URL: await postgres.database(), LOG_LEVEL: 'silent' };
   const run = await runProgram(process.execPath, ['program.ts'], { cwd: site.folder, env });
