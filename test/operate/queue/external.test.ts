@@ -43,18 +43,25 @@ test('messages go over it, none of its nodes is a unit, and they come back to Po
 
   // With no worker there what is published waits, in RabbitMQ and not in PostgreSQL.
   await site.ok('scale', 'workers=0');
-  for (let n = 0; n < 5; n++) await publish();
-  expect(await rabbit.control().messages()).toBe(5);
+  const before = next;
+  // Whoever finds no connection within a second publishes to PostgreSQL, which on a busy machine may happen once.
+  await until(
+    async () => {
+      await publish();
+      return (await rabbit.control().messages()) >= 5;
+    },
+    { what: 'messages wait in RabbitMQ' },
+  );
   const [stats] = JSON.parse((await site.ok('queue', '--json')).stdout);
-  expect(stats).toMatchObject({ topic: 'effect', depth: 5 });
+  expect(stats).toMatchObject({ topic: 'effect', depth: next - before });
 
   await site.ok('scale', 'workers=1');
-  await until(async () => (await done()).length === 6, { what: 'all are done' });
+  await until(async () => (await done()).length === next, { what: 'all are done' });
   await until(async () => (await rabbit.control().messages()) === 0);
   await configure(site, { workers: { servers: 1 } });
   await site.ok('apply', '--yes');
   await publish();
-  await until(async () => (await done()).length === 7);
+  await until(async () => (await done()).length === next);
   expect(await done()).toEqual(Array.from({ length: next }, (_, n) => n));
   expect(await rabbit.control().messages()).toBe(0);
 }, 240_000);
