@@ -13,11 +13,17 @@ import { parseArgs } from 'node:util';
 import { Queue, Worker } from 'bullmq';
 import { createPool } from '../src/app/database/pool.ts';
 import { createQueue } from '../src/app/queue/create-queue.ts';
-import { defineJob } from '../src/app/queue/definitions.ts';
 import { TestPostgres } from '../test/support/postgres.ts';
 import { TestRabbitMq } from '../test/support/rabbitmq.ts';
 import { TestRedis } from '../test/support/redis.ts';
-import { CONCURRENCY, type Contender, compare, numbers, payload } from './support/queues.ts';
+import {
+  CONCURRENCY,
+  type Contender,
+  compare,
+  numbers,
+  ownQueue,
+  payload,
+} from './support/queues.ts';
 
 const { values } = parseArgs({
   options: {
@@ -38,37 +44,18 @@ const [rounds, jobs, single, idle, concurrency] = [
 
 async function ours(postgres: TestPostgres, rabbit: TestRabbitMq): Promise<Contender> {
   const pool = createPool({ connectionString: await postgres.database() });
-  const job = defineJob({ name: 'bench' });
   const open = () => createQueue({ pool }, { env: rabbit.env });
-  const publisher = open();
-  const work = async (handler: (n: number) => void) => {
-    const queue = open();
-    queue.work(job, each => handler((each.payload as { n: number }).n), { concurrency });
-    await queue.ready();
-    return () => queue.close();
-  };
+  const contender = ownQueue('banyan on RabbitMQ', open, concurrency, async () => {
+    const { rows } = await pool.query(
+      `select n_tup_ins::int as n from pg_stat_user_tables where relname = 'delivery'`,
+    );
+    // What was handed back by a worker that closed, or went there since RabbitMQ was not ready.
+    console.log(`${rows[0]!.n} messages of ours were in PostgreSQL`);
+    await pool.end();
+  });
   // Somebody has subscribed once: from then on messages go over RabbitMQ.
-  await (await work(() => {}))();
-  return {
-    name: 'banyan on RabbitMQ',
-    publish: (from, count) =>
-      count === 1
-        ? publisher.publish(job, payload(from))
-        : publisher.publishAll(
-            job,
-            numbers(from, count).map(n => ({ payload: payload(n) })),
-          ),
-    work,
-    close: async () => {
-      const { rows } = await pool.query(
-        `select n_tup_ins::int as n from pg_stat_user_tables where relname = 'delivery'`,
-      );
-      // What was handed back by a worker that closed, or went there since RabbitMQ was not ready.
-      console.log(`${rows[0]!.n} messages of ours were in PostgreSQL`);
-      await publisher.close();
-      await pool.end();
-    },
-  };
+  await (await contender.work(() => {}))();
+  return contender;
 }
 
 async function bull(redis: TestRedis, appendfsync: string): Promise<Contender> {

@@ -11,9 +11,15 @@ import pg from 'pg';
 import { PgBoss } from 'pg-boss';
 import { createPool } from '../src/app/database/pool.ts';
 import { createQueue } from '../src/app/queue/create-queue.ts';
-import { defineJob } from '../src/app/queue/definitions.ts';
 import { TestPostgres } from '../test/support/postgres.ts';
-import { CONCURRENCY, type Contender, compare, numbers, payload } from './support/queues.ts';
+import {
+  CONCURRENCY,
+  type Contender,
+  compare,
+  numbers,
+  ownQueue,
+  payload,
+} from './support/queues.ts';
 
 const { values } = parseArgs({
   options: {
@@ -32,30 +38,12 @@ const AHEAD = 500;
 
 async function ours(url: string): Promise<Contender> {
   const pool = createPool({ connectionString: url, max: CONNECTIONS });
-  const job = defineJob({ name: 'bench' });
-  const publisher = createQueue({ pool });
-  return {
-    name: 'banyan',
-    publish: (from, count) =>
-      count === 1
-        ? publisher.publish(job, payload(from))
-        : publisher.publishAll(
-            job,
-            numbers(from, count).map(n => ({ payload: payload(n) })),
-          ),
-    work: async handler => {
-      const queue = createQueue({ pool });
-      queue.work(job, each => handler((each.payload as { n: number }).n), {
-        concurrency: CONCURRENCY,
-      });
-      await queue.ready();
-      return () => queue.close();
-    },
-    close: async () => {
-      await publisher.close();
-      await pool.end();
-    },
-  };
+  return ownQueue(
+    'banyan',
+    () => createQueue({ pool }),
+    CONCURRENCY,
+    () => pool.end(),
+  );
 }
 
 async function graphile(url: string): Promise<Contender> {

@@ -3,6 +3,8 @@
  * by round, and the ratios are of the middle rounds.
  */
 import { setTimeout as delay } from 'node:timers/promises';
+import { defineJob } from '../../src/app/queue/definitions.ts';
+import type { Queue } from '../../src/app/queue/types.ts';
 import { middle } from './measure.ts';
 
 /** Callers at a time that publish. */
@@ -25,6 +27,41 @@ export interface Contender {
   /** @returns how to stop */
   work(handler: (n: number) => void): Promise<() => Promise<unknown>>;
   close(): Promise<unknown>;
+}
+
+/**
+ * Our queue, wherever it lies.
+ * @param open another of it: one publishes, and each worker has its own
+ * @param close what is to be done when the publishing one is closed
+ */
+export function ownQueue(
+  name: string,
+  open: () => Queue,
+  concurrency: number,
+  close: () => Promise<unknown>,
+): Contender {
+  const job = defineJob({ name: 'bench' });
+  const publisher = open();
+  return {
+    name,
+    publish: (from, count) =>
+      count === 1
+        ? publisher.publish(job, payload(from))
+        : publisher.publishAll(
+            job,
+            numbers(from, count).map(n => ({ payload: payload(n) })),
+          ),
+    work: async handler => {
+      const queue = open();
+      queue.work(job, each => handler((each.payload as { n: number }).n), { concurrency });
+      await queue.ready();
+      return () => queue.close();
+    },
+    close: async () => {
+      await publisher.close();
+      await close();
+    },
+  };
 }
 
 export interface Amounts {

@@ -41,7 +41,7 @@ export class RabbitMqControl {
 
   /** Who belongs to its cluster. */
   async members(): Promise<ClusterMembers> {
-    const text = await this.#run('rabbitmqctl', ['cluster_status', '--formatter', 'json']);
+    const text = await this.run('rabbitmqctl', ['cluster_status', '--formatter', 'json']);
     const { disk_nodes, running_nodes } = JSON.parse(text) as {
       disk_nodes: string[];
       running_nodes: string[];
@@ -51,7 +51,7 @@ export class RabbitMqControl {
 
   /** How many copies each quorum queue has, by its name. */
   async copies(): Promise<Map<string, string[]>> {
-    const text = await this.#run('rabbitmqctl', [
+    const text = await this.run('rabbitmqctl', [
       'list_queues',
       'name',
       'members',
@@ -65,7 +65,7 @@ export class RabbitMqControl {
 
   /** How many messages there are, in all queues, in hand or not. */
   async messages(): Promise<number> {
-    const text = await this.#run('rabbitmqctl', [
+    const text = await this.run('rabbitmqctl', [
       'list_queues',
       'messages',
       '--quiet',
@@ -78,20 +78,21 @@ export class RabbitMqControl {
 
   /** Gives each queue a copy on the node of `unit`, unless it has one. */
   async growTo(unit: string): Promise<void> {
-    await this.#run('rabbitmq-queues', ['grow', nodeName(unit), 'all', '--quiet']);
+    await this.run('rabbitmq-queues', ['grow', nodeName(unit), 'all', '--quiet']);
   }
 
   /** Takes the copies from the node of `unit`; who led there is followed by another. */
   async shrinkFrom(unit: string): Promise<void> {
-    await this.#run('rabbitmq-queues', ['shrink', nodeName(unit), '--quiet']);
+    await this.run('rabbitmq-queues', ['shrink', nodeName(unit), '--quiet']);
   }
 
   /** One that has been stopped belongs to the cluster no more. */
   async forget(unit: string): Promise<void> {
-    await this.#run('rabbitmqctl', ['forget_cluster_node', nodeName(unit)]);
+    await this.run('rabbitmqctl', ['forget_cluster_node', nodeName(unit)]);
   }
 
-  async #run(program: string, args: string[]): Promise<string> {
+  /** @returns what one of RabbitMQ's programs prints. @throws RabbitMqRefused */
+  async run(program: string, args: string[]): Promise<string> {
     const { name, folder, epmdPort, account } = this.#handle;
     try {
       const { stdout } = await promisify(execFile)(findRabbitMq(program), args, {

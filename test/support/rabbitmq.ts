@@ -5,21 +5,13 @@
  *
  * They run as in production: the same engine and machine code.
  */
-import { execFile } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
 import { rm } from 'node:fs/promises';
 import path from 'node:path';
-import { promisify } from 'node:util';
 import { QUEUE_URL_VARIABLE } from '../../src/app/environment.ts';
 import { isRoot, unprivilegedAccount } from '../../src/engines/account.ts';
 import { ENGINES } from '../../src/engines/engines.ts';
-import {
-  epmdUnit,
-  findRabbitMq,
-  prepareRabbitMq,
-  type RabbitMqNode,
-  rabbitMqEnv,
-} from '../../src/engines/rabbitmq.ts';
+import { epmdUnit, prepareRabbitMq, type RabbitMqNode } from '../../src/engines/rabbitmq.ts';
 import { RabbitMqControl } from '../../src/engines/rabbitmq-control.ts';
 import { freePort } from '../../src/machines/free-port.ts';
 import { LocalMachine } from '../../src/machines/local.ts';
@@ -113,17 +105,8 @@ export class TestRabbitMq {
 
   /** Changes how much memory a node may use, until it is started again; beyond it there is an alarm, and nobody may publish. */
   async setMemoryLimit(megabytes: number, name = 'rabbitmq-1'): Promise<void> {
-    await this.#run(name, ['set_vm_memory_high_watermark', 'absolute', `${megabytes}MB`]);
-  }
-
-  async #run(name: string, args: string[]): Promise<string> {
-    const folder = path.join(this.#folder, name);
-    const { stdout } = await promisify(execFile)(findRabbitMq('rabbitmqctl'), args, {
-      ...this.#account,
-      cwd: folder,
-      env: rabbitMqEnv(name, folder, this.#epmdPort),
-    });
-    return stdout;
+    const limit = ['absolute', `${megabytes}MB`];
+    await this.control(name).run('rabbitmqctl', ['set_vm_memory_high_watermark', ...limit]);
   }
 
   async pidOf(name: string): Promise<number> {

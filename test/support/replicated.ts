@@ -1,7 +1,10 @@
 /** A deployment with a replicated database, and what can happen to its servers. */
 import { readFileSync } from 'node:fs';
 import path from 'node:path';
+import { readRuntimeMap } from '../../src/map/map-file.ts';
+import { withClient } from '../../src/operate/database/provision.ts';
 import { readDatabaseRecord } from '../../src/operate/database/record.ts';
+import { superuserUrl } from '../../src/operate/database/running.ts';
 import { type DatabaseServer, databaseServers } from '../../src/operate/database/standing.ts';
 import { existingDeployment } from '../../src/operate/deployment.ts';
 import type { Site } from './deployment.ts';
@@ -44,6 +47,25 @@ export async function untilWell(site: Site, count: number): Promise<void> {
       return true;
     },
     { what: 'all database servers are well', timeoutMs: 120_000 },
+  );
+}
+
+/** How many replication slots of that name each server has that the map names, shard by shard. */
+export async function slotsNamed(site: Site, name: string): Promise<number[]> {
+  const deployment = existingDeployment(site.paths)!;
+  const { shards } = readRuntimeMap(site.paths.map).database;
+  return Promise.all(
+    shards
+      .flatMap(({ members }) => members)
+      .map(member =>
+        withClient(superuserUrl(deployment, member, 'postgres'), async client => {
+          const { rows } = await client.query<{ count: number }>(
+            'select count(*)::int as count from pg_replication_slots where slot_name = $1',
+            [name],
+          );
+          return rows[0]!.count;
+        }),
+      ),
   );
 }
 

@@ -42,7 +42,7 @@ export async function findAvatar(
   const [found] = await db
     .select({ type: avatars.type, bytes: avatars.bytes })
     .from(avatars)
-    .where(and(eq(avatars.userId, userId), eq(avatars.hash, hash)));
+    .where(isAvatar(userId, hash));
   return found;
 }
 
@@ -55,7 +55,7 @@ export async function findThumbnail(
   const [found] = await db
     .select({ thumbnail: avatars.thumbnail })
     .from(avatars)
-    .where(and(eq(avatars.userId, userId), eq(avatars.hash, hash)));
+    .where(isAvatar(userId, hash));
   return found?.thumbnail?.length ? found.thumbnail : null;
 }
 
@@ -69,5 +69,9 @@ export async function storeThumbnail(
   await tx
     .update(avatars)
     .set({ thumbnail: thumbnail ?? Buffer.alloc(0) })
-    .where(and(eq(avatars.userId, userId), eq(avatars.hash, hash)));
+    .where(isAvatar(userId, hash));
+}
+
+function isAvatar(userId: bigint, hash: string) {
+  return and(eq(avatars.userId, userId), eq(avatars.hash, hash));
 }

@@ -2,12 +2,11 @@
 import { writeFile } from 'node:fs/promises';
 import path from 'node:path';
 import { afterAll, beforeAll, expect, test, vi } from 'vitest';
-import { readRuntimeMap } from '../../../../src/map/map-file.ts';
 import { shardUrls } from '../../../../src/operate/database/primary.ts';
 import { withClient } from '../../../../src/operate/database/provision.ts';
-import { superuserUrl } from '../../../../src/operate/database/running.ts';
 import { existingDeployment } from '../../../../src/operate/deployment.ts';
 import { type Site, siteOf } from '../../../support/deployment.ts';
+import { slotsNamed } from '../../../support/replicated.ts';
 import { until } from '../../../support/until.ts';
 
 vi.setConfig({ testTimeout: 300_000, hookTimeout: 300_000 });
@@ -76,20 +75,7 @@ async function renaming(during: () => Promise<unknown>): Promise<void> {
 }
 
 /** On each of the database servers that the map names. */
-async function slots(): Promise<number[]> {
-  const deployment = existingDeployment(site.paths)!;
-  const { members } = readRuntimeMap(site.paths.map).database.shards[0]!;
-  return Promise.all(
-    members.map(member =>
-      withClient(superuserUrl(deployment, member, 'postgres'), async client => {
-        const { rows } = await client.query<{ count: number }>(
-          `select count(*)::int as count from pg_replication_slots where slot_name = 'banyan_copies'`,
-        );
-        return rows[0]!.count;
-      }),
-    ),
-  );
-}
+const slots = () => slotsNamed(site, 'banyan_copies');
 
 test('to replicated servers while sources and targets change, and back', async () => {
   await areKept('before ');

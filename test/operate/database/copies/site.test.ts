@@ -7,10 +7,9 @@ import { Ranges } from '../../../../src/app/database/shards/ranges.ts';
 import { readRuntimeMap } from '../../../../src/map/map-file.ts';
 import { shardUrls } from '../../../../src/operate/database/primary.ts';
 import { withClient } from '../../../../src/operate/database/provision.ts';
-import { superuserUrl } from '../../../../src/operate/database/running.ts';
 import { existingDeployment } from '../../../../src/operate/deployment.ts';
 import { type Site, siteOf } from '../../../support/deployment.ts';
-import { killPostgres, serversOf } from '../../../support/replicated.ts';
+import { killPostgres, serversOf, slotsNamed } from '../../../support/replicated.ts';
 import { until } from '../../../support/until.ts';
 
 vi.setConfig({ testTimeout: 300_000, hookTimeout: 300_000 });
@@ -84,21 +83,7 @@ const untilRight = () =>
   });
 
 /** Slots of the copies on each of the four servers. */
-async function slots(): Promise<number[]> {
-  const deployment = existingDeployment(site.paths)!;
-  return Promise.all(
-    database()
-      .shards.flatMap(({ members }) => members)
-      .map(member =>
-        withClient(superuserUrl(deployment, member, 'postgres'), async client => {
-          const { rows } = await client.query<{ count: number }>(
-            `select count(*)::int as count from pg_replication_slots where slot_name = 'banyan_copies'`,
-          );
-          return rows[0]!.count;
-        }),
-      ),
-  );
-}
+const slots = () => slotsNamed(site, 'banyan_copies');
 
 const untilSlotsEverywhere = () =>
   until(async () => (await slots()).every(count => count === 1), {
