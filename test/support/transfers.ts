@@ -25,7 +25,8 @@ const shards = urls.map((url, index) => {
   pool.on('error', () => {});
   pool.on('connect', client => client.on('error', () => {}));
   const primary: ShardPrimary = {
-    id: String(index),
+    // As `ShardServers` calls them: what a killed process left is recovered by whoever is there.
+    id: `s${index}`,
     open: async () => {
       const client = new pg.Client({
         connectionString: url,

@@ -89,11 +89,12 @@ test('nothing is lost, doubled or torn, and nothing is left prepared', {
 
   await until(
     async () => {
-      const { away } = await recoverTwoPhase(shards.primaries, {
+      const { away, strangers } = await recoverTwoPhase(shards.primaries, {
         deployment: 'bank',
         graceMs: 0,
         keepDecisionsMs: 0,
       });
+      if (strangers.length > 0) throw new Error(`of shards that nobody knows: ${strangers}`);
       // A shard's decisions are dropped once the others' branches have ended, so perhaps in the next round.
       const left = await shards.everywhere(
         "select from banyan.decisions where outcome = 'committed'",
