@@ -82,6 +82,18 @@ command(
   ],
 ).action(async options => (await import('./status.ts')).status(options));
 
+command(
+  'metrics',
+  'Prints what `status` and `queue` tell, for Prometheus; or answers its questions',
+  [
+    ['banyan metrics', 'once'],
+    ['banyan metrics --listen 9464', 'at http://127.0.0.1:9464/metrics, until stopped'],
+  ],
+)
+  .option('-l, --listen <port>', 'answer at this port (0: any free one)', wholeNumber(65_535))
+  .option('-H, --host <address>', 'the address to listen on', '127.0.0.1')
+  .action(async options => (await import('./metrics.ts')).metrics(options));
+
 command('plan', 'Shows what `apply` would do, step by step, and what traffic would notice', [
   ['banyan plan', ''],
   ['banyan plan --json | jq .steps', 'for scripts'],

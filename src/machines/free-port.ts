@@ -19,10 +19,10 @@ export class PortInUse extends BanyanError {
 }
 
 export class AddressNotHere extends BanyanError {
-  constructor(host: string, reason: string) {
+  constructor(host: string, reason: string, where = 'web.host') {
     super('ADDRESS_NOT_HERE', {
       what: `This machine cannot listen on ${host}: ${reason}`,
-      where: 'web.host',
+      where,
       remedy: 'Use 127.0.0.1 for this machine alone, 0.0.0.0 for everyone who can reach it',
     });
   }

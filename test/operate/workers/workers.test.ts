@@ -2,6 +2,7 @@
  * The workers' whole life with the real command, in one deployment: added, killed, released, taken back, replaced, removed,
  * while messages are published all the time. At the end each message had its effect once.
  */
+import { once } from 'node:events';
 import { readFileSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
@@ -58,6 +59,32 @@ test('what is published while no worker is there waits, and workers that are add
   expect(scaled.output).toContain('banyan.config.ts says 0');
   expect((await workers()).map(({ name }) => name)).toEqual(['worker-1', 'worker-2']);
   await untilDone(19);
+}, 240_000);
+
+test('what they do is told to Prometheus, who asks for it', async () => {
+  const child = spawnBanyan(['metrics', '--listen', '0', '--dir', site.folder]);
+  let output = '';
+  child.stdout!.on('data', text => {
+    output += text;
+  });
+  try {
+    const [url] = await until(() => /http:\S+\/metrics/.exec(output) ?? undefined);
+    const told = await until(
+      async () => {
+        const text = await (await fetch(url)).text();
+        return /banyan_queue_completed_total\{topic="effect",subscription="work"\} 20/.test(text)
+          ? text
+          : undefined;
+      },
+      { what: 'all 20 are told to be done' },
+    );
+    expect(told).toContain('banyan_unit_ready{unit="worker-2",tier="workers"} 1');
+    expect((await site.ok('metrics')).stdout).toContain('banyan_queue_depth{topic="effect"');
+  } finally {
+    child.kill('SIGTERM');
+  }
+  await once(child, 'exit');
+  expect(child.exitCode).toBe(0);
 }, 240_000);
 
 test('a worker that is killed is started again, and what it had in hand is done by another', async () => {
