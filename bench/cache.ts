@@ -4,8 +4,9 @@
  *
  *     node bench/cache.ts
  *
- * All figures of one line are of one run, in turns, the best of several rounds. Each call is awaited, as an application does, of a bare
- * `lru-cache` too: what it gives costs nothing to wait for, but the wait does.
+ * All figures are of one run, in many short turns, since the machine's own speed changes within seconds: rates and times are those of the
+ * middle turn, ratios those of the turns beside each other. Each call is awaited, as an application does, of a bare `lru-cache` too: what
+ * it gives costs nothing to wait for, but the wait does.
  */
 
 import KeyvRedis from '@keyv/redis';
@@ -23,9 +24,12 @@ import { LogFeed } from '../test/support/log-feed.ts';
 import { TestPostgres } from '../test/support/postgres.ts';
 import { TestRedis } from '../test/support/redis.ts';
 import { until } from '../test/support/until.ts';
+import { middle } from './support/measure.ts';
 
 const KEYS = 200;
-const ROUNDS = 3;
+const ROUNDS = 30;
+/** The first ones, in which code is compiled, do not count. */
+const WARM_ROUNDS = 6;
 /** An article as a page needs it: 1 KB. */
 const article = (id: number) => ({
   id,
@@ -61,8 +65,16 @@ const load = (id: number) => async () => {
   await pool.query('select title from articles where id = $1', [id]);
   return article(id);
 };
-for (const [i, key] of keys.entries()) await filled.get(key, load(i));
-await filled.settled();
+for (const [i, key] of keys.entries()) {
+  // Redis takes none before it has been told what changes.
+  await until(async () => {
+    await filled.get(key, load(i));
+    await filled.settled();
+    if ((await filled.explain(key))?.in.includes('redis')) return true;
+    await filled.delete(key);
+    return false;
+  });
+}
 
 const unreachable = () => {
   throw new Error('it should have been there');
@@ -74,13 +86,14 @@ interface Contender {
 }
 
 /**
- * The best round of each, in turns: calls per second, and the processor's time for one, which other work on the machine
- * disturbs less. @param width calls that are under way at a time
+ * In turns: calls per second, and the processor's time for one, which other work on the machine disturbs less.
+ * @param calls in each turn
+ * @param width calls that are under way at a time
  */
 async function compare(title: string, contenders: Contender[], calls: number, width: number) {
-  const best = new Map<string, { rate: number; cpuUs: number }>();
-  for (let round = 0; round < ROUNDS; round++) {
-    for (const { name, get } of contenders) {
+  const found = contenders.map(() => ({ rates: [] as number[], cpuUs: [] as number[] }));
+  for (let round = -WARM_ROUNDS; round < ROUNDS; round++) {
+    for (const [index, { get }] of contenders.entries()) {
       const begun = performance.now();
       const usage = process.cpuUsage();
       let next = 0;
@@ -89,21 +102,20 @@ async function compare(title: string, contenders: Contender[], calls: number, wi
       };
       await Promise.all(Array.from({ length: width }, worker));
       const { user, system } = process.cpuUsage(usage);
-      const rate = (calls / (performance.now() - begun)) * 1_000;
-      const before = best.get(name) ?? { rate: 0, cpuUs: Number.POSITIVE_INFINITY };
-      best.set(name, {
-        rate: Math.max(rate, before.rate),
-        cpuUs: Math.min((user + system) / calls, before.cpuUs),
-      });
+      if (round < 0) continue;
+      found[index]!.rates.push((calls / (performance.now() - begun)) * 1_000);
+      found[index]!.cpuUs.push((user + system) / calls);
     }
   }
-  const bare = best.get(contenders[0]!.name)!;
   console.log(
     `\n${title.padEnd(36)} ${'calls/s'.padStart(12)} ${'ratio'.padStart(6)} ${'CPU µs'.padStart(9)} ${'ratio'.padStart(6)}`,
   );
-  for (const [name, { rate, cpuUs }] of best) {
+  const bare = found[0]!;
+  for (const [index, { rates, cpuUs }] of found.entries()) {
+    const rate = middle(rates.map((each, round) => each / bare.rates[round]!));
+    const cpu = middle(cpuUs.map((each, round) => bare.cpuUs[round]! / each));
     console.log(
-      `  ${name.padEnd(34)} ${Math.round(rate).toLocaleString('en').padStart(12)} ${(rate / bare.rate).toFixed(2).padStart(6)} ${cpuUs.toFixed(2).padStart(9)} ${(bare.cpuUs / cpuUs).toFixed(2).padStart(6)}`,
+      `  ${contenders[index]!.name.padEnd(34)} ${Math.round(middle(rates)).toLocaleString('en').padStart(12)} ${rate.toFixed(2).padStart(6)} ${middle(cpuUs).toFixed(2).padStart(9)} ${cpu.toFixed(2).padStart(6)}`,
     );
   }
 }
@@ -128,15 +140,15 @@ await compare(
     { name: 'bentocache', get: key => bentoLocal.getOrSet({ key, factory: unreachable }) },
     { name: 'cacheable', get: key => cacheableLocal.get(key) },
   ],
-  50_000,
+  10_000,
   1,
 );
 
 // In Redis: the process's own memory is too small to hold anything. On a busy machine a question may take too long.
 let misses = 0;
-const missed = () => {
+const missed = (key: string) => async () => {
   misses++;
-  return {};
+  return load(keys.indexOf(key))();
 };
 const client = createClient({ socket: { host: redis.host, port: redis.port } });
 await client.connect();
@@ -172,11 +184,11 @@ for (const width of [1, 32]) {
             (await client.sendCommand(['GET', `bare:${key}`], bytes)) as unknown as Buffer,
           ),
       },
-      { name: 'banyan', get: key => shared.get(key, missed) },
+      { name: 'banyan', get: key => shared.get(key, missed(key)) },
       { name: 'bentocache', get: key => bentoShared.getOrSet({ key, factory: unreachable }) },
       { name: 'cacheable', get: key => cacheableShared.get(key) },
     ],
-    width === 1 ? 2_000 : 8_000,
+    width === 1 ? 400 : 3_200,
     width,
   );
 }

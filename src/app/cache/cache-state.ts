@@ -19,6 +19,7 @@ import { checkOptions, type GetOptions } from './options.ts';
 import { type Ask, type CacheParts, type Loader, type Outcome, shows } from './parts.ts';
 import { covers, type Positions } from './position.ts';
 import { LoadWatch } from './reads/load-watch.ts';
+import type { Found, Lookup } from './shared-entries.ts';
 import { CacheEmitter, noCounts } from './stats.ts';
 import { keyTag } from './tags.ts';
 import { ToldWait } from './told-wait.ts';
@@ -136,8 +137,9 @@ export class CacheState {
     const { key, loader, options, namespace } = ask;
     const came = tick();
     const told = this.#parts.memory.upto();
-    const needed = await this.#parts.needs.current();
-    const { local } = this.#parts;
+    const { local, needs } = this.#parts;
+    const asked = needs.current();
+    const needed = asked instanceof Promise ? await asked : asked;
     const before = local.peek(key);
     if (needed && before && !this.#satisfies(before, needed)) await this.#told.until(needed);
     const entry = local.peek(key);
@@ -160,8 +162,7 @@ export class CacheState {
         return this.#take(key, outcome);
       }
     }
-    const flight = this.#begin(key, () => this.#fly(ask, needed));
-    return this.#take(key, await flight.outcome);
+    return this.#take(key, await this.#begin(key, () => this.#fly(ask, needed)));
   }
 
   /** Within another load, what this one depends on is that one's business too. */
@@ -174,14 +175,14 @@ export class CacheState {
     return value;
   }
 
-  #begin(key: string, fly: () => Promise<Outcome>): Flight {
+  async #begin(key: string, fly: () => Promise<Outcome>): Promise<Outcome> {
     const flight: Flight = { begun: tick(), request: currentRequest(), outcome: fly() };
     this.#flights.set(key, flight);
-    const over = () => {
+    try {
+      return await flight.outcome;
+    } finally {
       if (this.#flights.get(key) === flight) this.#flights.delete(key);
-    };
-    flight.outcome.then(over, over);
-    return flight;
+    }
   }
 
   async #fly(ask: Ask, needed: CheckedTo | undefined): Promise<Outcome> {
@@ -189,7 +190,8 @@ export class CacheState {
     const { shared } = this.#parts;
     let lease = '';
     if (shared?.isThere) {
-      const found = await this.#find(ask, needed);
+      const given = this.#give(ask, needed, await shared.get(key));
+      const found = given instanceof Promise ? await given : given;
       if (found) return found;
       lease = randomBytes(8).toString('base64url');
       if ((await shared.lease(key, lease, LEASE_MS)) === false) {
@@ -201,33 +203,52 @@ export class CacheState {
     return this.#loads.load(ask, lease);
   }
 
-  /** Looks into Redis. */
-  async #find(ask: Ask, needed: CheckedTo | undefined): Promise<Outcome | undefined> {
-    const { key } = ask;
-    const lookup = await this.#parts.shared!.get(key);
+  /** What lay in Redis, if it holds and is new enough. */
+  #give(
+    ask: Ask,
+    needed: CheckedTo | undefined,
+    lookup: Lookup,
+  ): Outcome | undefined | Promise<Outcome | undefined> {
     if (lookup.kind === 'miss') return undefined;
-    const { entry, value, version } = lookup.found;
-    if (needed && !this.#satisfies(entry, needed)) await this.#told.until(needed);
+    const { found } = lookup;
+    if (!needed || this.#satisfies(found.entry, needed)) return this.#keep(ask, needed, found);
+    return this.#told.until(needed).then(() => this.#keep(ask, needed, found));
+  }
+
+  #keep(
+    ask: Ask,
+    needed: CheckedTo | undefined,
+    { entry, checkedTo, value, version }: Found,
+  ): Outcome | undefined {
+    const { key } = ask;
     const now = Date.now();
     if (now >= entry.goneAt) return undefined;
     // Something may have come while it was unpacked: from here on nothing is awaited until it is where batches find it.
     const { memory } = this.#parts;
     const isAsFound = memory.version === version;
-    if (!isAsFound && memory.judge(entry.tags, entry.positions, entry.checkedTo).kind !== 'holds') {
-      return undefined;
-    }
+    const { positions, tags, loadedAt, expiresAt, goneAt, loadMs, isCompressed } = entry;
+    if (!isAsFound && memory.judge(tags, positions, checkedTo).kind !== 'holds') return undefined;
     if (!this.#satisfies(entry, needed)) {
       this.counts.tooOld++;
       return undefined;
     }
-    const kept: LocalEntry = { ...entry, key, value, bytes: entry.value.length, from: 'store' };
-    this.#parts.local.set(kept);
+    this.#parts.local.set({
+      key,
+      value,
+      positions,
+      tags,
+      loadedAt,
+      expiresAt,
+      goneAt,
+      loadMs,
+      isCompressed,
+      bytes: entry.value.length,
+      from: 'store',
+    });
     this.counts.sharedHits++;
-    if (now >= entry.expiresAt) this.counts.staleHits++;
-    if (now >= entry.expiresAt || isDueEarly(entry, now)) {
-      this.#refresh(ask);
-    }
-    return { value, positions: entry.positions, holds: true, isOfPrimaries: false };
+    if (now >= expiresAt) this.counts.staleHits++;
+    if (now >= expiresAt || isDueEarly(entry, now)) this.#refresh(ask);
+    return { value, positions, holds: true, isOfPrimaries: false };
   }
 
   /** Another server loads it. */
@@ -237,7 +258,7 @@ export class CacheState {
     while (performance.now() < deadline && this.#parts.shared!.isThere) {
       await delay(pause);
       pause = Math.min(LONGEST_PAUSE_MS, pause * 2);
-      const found = await this.#find(ask, needed);
+      const found = await this.#give(ask, needed, await this.#parts.shared!.get(ask.key));
       if (found) return found;
     }
     return undefined;
@@ -255,8 +276,7 @@ export class CacheState {
         lease = randomBytes(8).toString('base64url');
         if ((await shared.lease(key, lease, LEASE_MS)) === false) return;
       }
-      const flight = this.#begin(key, () => this.#loads.load(ask, lease));
-      await flight.outcome;
+      await this.#begin(key, () => this.#loads.load(ask, lease));
     };
     this.beside(
       refresh()

@@ -68,6 +68,8 @@ export class InvalidationMemory {
   readonly #tags = new Map<string, OfTag>();
   readonly #order: { tag: string; commit: Remembered }[] = [];
   #version = 0;
+  #upto: CheckedTo | undefined;
+  #uptoVersion = -1;
   #forgotten = 0;
   readonly #most: number;
 
@@ -99,14 +101,15 @@ export class InvalidationMemory {
     return true;
   }
 
-  /** Up to where it has been heard, by cluster; undefined while something is missing. */
+  /** Up to where it has been heard, by cluster; undefined while something is missing. The same one until something is heard. */
   upto(): CheckedTo | undefined {
-    const all: Record<string, bigint> = {};
-    for (const { name, upto } of this.#clusters.values()) {
-      if (upto === undefined) return undefined;
-      all[name] = upto;
+    if (this.#uptoVersion !== this.#version) {
+      this.#upto = this.isWhole
+        ? Object.fromEntries([...this.#clusters.values()].map(({ name, upto }) => [name, upto!]))
+        : undefined;
+      this.#uptoVersion = this.#version;
     }
-    return all;
+    return this.#upto;
   }
 
   uptoOf(cluster: string): bigint | undefined {

@@ -60,8 +60,16 @@ export function weaker(a: Position, b: Position): Position | undefined {
 
 /** The same, that sees nothing that ended after `lsn`. */
 export function capped(position: Position, lsn: bigint): Position {
-  if (position.kind === 'replayed') return position.lsn <= lsn ? position : { ...position, lsn };
-  return { ...position, lsn: least(position.lsn, lsn), before: least(position.before, lsn) };
+  if (position.kind === 'replayed') {
+    return position.lsn <= lsn ? position : { kind: 'replayed', lsn };
+  }
+  const { snapshot } = position;
+  return {
+    kind: 'snapshot',
+    snapshot,
+    lsn: least(position.lsn, lsn),
+    before: least(position.before, lsn),
+  };
 }
 
 /**

@@ -26,6 +26,8 @@ const COMPRESS_FROM_BYTES = 4_096;
 
 export interface Found {
   readonly entry: StoredEntry;
+  /** By this process, or by what it knows. */
+  readonly checkedTo: CheckedTo;
   readonly value: unknown;
   /** Of the memory, when it was found to hold. */
   readonly version: number;
@@ -54,29 +56,52 @@ export class SharedEntries {
     return this.#failures < FAILURES || performance.now() >= this.#openUntil;
   }
 
-  async get(key: string): Promise<Lookup> {
-    const memory = this.#memory;
-    if (!memory.isWhole) return { kind: 'miss', why: 'unknown' };
-    if (!this.#mayAsk()) return { kind: 'miss', why: 'away' };
-    let bytes: Buffer | null;
-    // As `#try`, which costs two more promises: a hit is little more than this question.
-    try {
-      bytes = await this.#store.get(key);
-      this.#failures = 0;
-    } catch {
-      this.#failed();
-      return { kind: 'miss', why: 'away' };
-    }
+  /** Without `#try`, and with as few promises as can be: a hit is little more than this question. */
+  get(key: string): Promise<Lookup> {
+    if (!this.#memory.isWhole) return Promise.resolve({ kind: 'miss', why: 'unknown' });
+    if (!this.#mayAsk()) return Promise.resolve({ kind: 'miss', why: 'away' });
+    return this.#store.get(key).then(
+      bytes => {
+        this.#failures = 0;
+        return this.#open(key, bytes);
+      },
+      () => {
+        this.#failed();
+        return { kind: 'miss', why: 'away' };
+      },
+    );
+  }
+
+  #open(key: string, bytes: Buffer | null): Lookup | Promise<Lookup> {
     const entry = bytes && readEntry(bytes);
     if (!entry) return { kind: 'miss', why: 'absent' };
     const checked = this.#check(key, entry);
-    const checkedTo = checked instanceof Promise ? await checked : checked;
-    if (typeof checkedTo === 'string') return { kind: 'miss', why: checkedTo };
-    const { version } = memory;
+    if (checked instanceof Promise || entry.isCompressed) return this.#openSlowly(entry, checked);
+    return this.#unpack(entry, checked, entry.value);
+  }
+
+  async #openSlowly(entry: StoredEntry, checking: Checked | Promise<Checked>): Promise<Lookup> {
+    const checked = await checking;
+    if (typeof checked === 'string') return { kind: 'miss', why: checked };
+    // Judged before it is decompressed: what comes meanwhile makes another version of the memory.
+    const { version } = this.#memory;
     try {
       const raw = entry.isCompressed ? await decompressed(entry.value) : entry.value;
-      const value = decode(raw);
-      return { kind: 'hit', found: { entry: { ...entry, checkedTo }, value, version } };
+      return this.#unpack(entry, checked, raw, version);
+    } catch {
+      return { kind: 'miss', why: 'absent' };
+    }
+  }
+
+  #unpack(
+    entry: StoredEntry,
+    checkedTo: Checked,
+    raw: Buffer,
+    version = this.#memory.version,
+  ): Lookup {
+    if (typeof checkedTo === 'string') return { kind: 'miss', why: checkedTo };
+    try {
+      return { kind: 'hit', found: { entry, checkedTo, value: decode(raw), version } };
     } catch {
       // Damaged, or of another version.
       return { kind: 'miss', why: 'absent' };
