@@ -1,7 +1,7 @@
 /**
  * What sharding brings, and what statements over several shards cost; those of one shard: `sharded-pool.ts`.
  *
- *     node --conditions=banyan-source bench/shards.ts [--rounds 10] [--seconds 1] [--slice 0.1] [--only spread]
+ *     node --conditions=banyan-source bench/shards.ts [--rounds 10] [--seconds 3] [--slice 0.1] [--only spread]
  *
  * - spread: writes with 1, 2 and 4 shards, each a server that is held to the same slice of the processor (takes root).
  * - scatter: the ten newest rows of all, from 4 and 16 shards and from one server that holds them all.
@@ -24,7 +24,7 @@ import { middle, perSecond } from './support/measure.ts';
 const { values } = parseArgs({
   options: {
     rounds: { type: 'string', default: '10' },
-    seconds: { type: 'string', default: '1' },
+    seconds: { type: 'string', default: '3' },
     slice: { type: 'string', default: '0.1' },
     only: { type: 'string' },
   },
@@ -35,7 +35,8 @@ const AUTHORS = 1_000;
 const ROWS = 20_000;
 const CONNECTIONS = 10;
 const PASSWORD = 'bench';
-const CONCURRENCY = 200;
+/** Callers at a time for each shard: enough that none of them ever waits for work, or its slice would not be used up. */
+const CALLERS = 150;
 
 /** Cleaning up the rows of one round must not cost another its slice. */
 const SCHEMA = `
@@ -81,7 +82,7 @@ async function spread(): Promise<void> {
       ]);
     byCount.set(count, { work, rates: [] });
     // Connections are dear in a slice, and are made here.
-    await perSecond(work, SECONDS, CONCURRENCY);
+    await perSecond(work, SECONDS, CALLERS * count);
   }
   for (const cluster of clusters.slice(0, 4)) {
     const slice = CpuQuota.of(Number(values.slice));
@@ -91,7 +92,7 @@ async function spread(): Promise<void> {
   for (let round = 0; round < ROUNDS; round++) {
     for (const count of round % 2 ? counts.toReversed() : counts) {
       const { work, rates } = byCount.get(count)!;
-      rates.push(await perSecond(work, SECONDS * 2, CONCURRENCY));
+      rates.push(await perSecond(work, SECONDS * 2, CALLERS * count));
     }
   }
   for (const slice of slices.splice(0)) slice.release();
@@ -201,7 +202,11 @@ async function sharded(urls: string[], connections = CONNECTIONS): Promise<Pool>
     },
     assets: { baseUrl: '' },
   });
-  return adopt(createPool({ connectionString: urls[0]!, mapFile, max: connections }));
+  const connectionString = urls[0]!;
+  // While others have their turn none is to be closed: to make one takes a slice for a second.
+  return adopt(
+    createPool({ connectionString, mapFile, max: connections, idleTimeoutMillis: 600_000 }),
+  );
 }
 
 function adopt<P extends pg.Pool>(pool: P): P {

@@ -1,12 +1,14 @@
 /** A slice of the processor for some processes: a control group of version 1 or 2, whichever is here. */
 import { existsSync, mkdirSync, readFileSync, rmdirSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
+import { hasCode } from '../../src/errors.ts';
 
 const VERSION_1 = '/sys/fs/cgroup/cpu';
 const VERSION_2 = '/sys/fs/cgroup';
 
 /** Half of the usual: a slice is spread more evenly over time, and still many ticks of the clock long. */
 const PERIOD_US = 50_000;
+const TRIES = 100;
 
 let groups = 0;
 
@@ -45,10 +47,18 @@ export class CpuQuota {
 
   /** Gives the processes back to the group above, and is gone. */
   release(): void {
-    for (const pid of readFileSync(path.join(this.#folder, 'cgroup.procs'), 'utf8').match(/\d+/g) ??
-      []) {
-      writeFileSync(path.join(path.dirname(this.#folder), 'cgroup.procs'), pid);
+    const above = path.join(path.dirname(this.#folder), 'cgroup.procs');
+    for (let left = TRIES; ; left--) {
+      const pids =
+        readFileSync(path.join(this.#folder, 'cgroup.procs'), 'utf8').match(/\d+/g) ?? [];
+      try {
+        for (const pid of pids) writeFileSync(above, pid);
+        rmdirSync(this.#folder);
+        return;
+      } catch (error) {
+        // One of them has ended meanwhile, or had a child.
+        if (!hasCode(error, 'ESRCH', 'EBUSY') || left === 0) throw error;
+      }
     }
-    rmdirSync(this.#folder);
   }
 }
