@@ -20,6 +20,7 @@ import type {
   Want,
 } from '../engine.ts';
 import { isTransient } from '../postgres/link.ts';
+import { Acknowledgements } from './acknowledgements.ts';
 import type { Ledger, Tally } from './ledger.ts';
 import { declareTopic, queueOf } from './names.ts';
 
@@ -29,8 +30,10 @@ const COUNT_EVERY_MS = 1_000;
 const LOOK_MS = 50;
 /** For the last acknowledgements to be heard. */
 const CLOSE_MS = 1_000;
-/** Beside what is asked for, so that the next are there when those are done. */
-const AHEAD = 2;
+/** Beside what is asked for, so that the next are there when those are done: what RabbitMQ takes to hear of it and to send is longer than many. */
+const AHEAD = 4;
+/** What has waited here for so long, while nothing was taken, others may have time for. */
+const SLOW_MS = 1_000;
 const MOST_AHEAD = 2_000;
 
 /** Where a delivery came from. */
@@ -38,19 +41,26 @@ export class RabbitReceipt {
   readonly channel: Channel;
   readonly deliveryTag: number;
   readonly consumer: RabbitConsumer;
+  readonly #acknowledgements: Acknowledgements;
   isSettled = false;
 
-  constructor(channel: Channel, deliveryTag: number, consumer: RabbitConsumer) {
+  constructor(
+    channel: Channel,
+    deliveryTag: number,
+    consumer: RabbitConsumer,
+    acknowledgements: Acknowledgements,
+  ) {
     this.channel = channel;
     this.deliveryTag = deliveryTag;
     this.consumer = consumer;
+    this.#acknowledgements = acknowledgements;
   }
 
   /** @returns false when it is another worker's by now */
   acknowledge(): boolean {
     if (this.isSettled || !this.channel.active) return false;
     this.isSettled = true;
-    this.channel.basicAck({ deliveryTag: this.deliveryTag });
+    this.#acknowledgements.acknowledge(this.deliveryTag);
     return true;
   }
 
@@ -58,7 +68,7 @@ export class RabbitReceipt {
   requeue(): void {
     if (this.isSettled || !this.channel.active) return;
     this.isSettled = true;
-    this.channel.basicNack({ deliveryTag: this.deliveryTag, requeue: true });
+    this.#acknowledgements.requeue(this.deliveryTag);
   }
 }
 
@@ -72,6 +82,8 @@ interface Line {
   readonly waiting: Delivery[];
   readonly inHand: Set<Delivery>;
   readonly tally: Tally;
+  /** When something was taken of what waits, or began to wait; by `performance.now()`. */
+  tookAt: number;
   /** No more comes by the present channel. */
   cancel: () => Promise<void>;
   /** What was acknowledged has been heard, and the channel is no more. */
@@ -96,7 +108,10 @@ export class RabbitConsumer {
 
   constructor(parts: RabbitConsumerParts) {
     this.#parts = parts;
-    this.#timer = setInterval(() => void this.#count(), COUNT_EVERY_MS);
+    this.#timer = setInterval(() => {
+      void this.#count();
+      for (const line of this.#lines.values()) void this.#passOn(line);
+    }, COUNT_EVERY_MS);
   }
 
   /** Of what has come. A subscription that is asked for the first time begins to be delivered. */
@@ -114,6 +129,7 @@ export class RabbitConsumer {
         }
         if (delivery.isSuspect) maySuspect = false;
         line.waiting.splice(index, 1);
+        line.tookAt = performance.now();
         got.push(delivery);
         taken++;
       }
@@ -136,6 +152,7 @@ export class RabbitConsumer {
       waiting: [],
       inHand: new Set(),
       tally,
+      tookAt: 0,
       cancel: nothing,
       closeChannel: nothing,
     };
@@ -157,11 +174,12 @@ export class RabbitConsumer {
         const { topic, name } = line.policy;
         await declareTopic(channel, topic, [name]);
         await channel.basicQos({ prefetchCount });
+        const acknowledgements = new Acknowledgements(channel);
         if (this.#isRetired) return;
         const { consumerTag } = await channel.basicConsume(
           { queue: queueOf(topic, name) },
           message => {
-            this.#arrived(line, channel, message).catch(error => {
+            this.#arrived(line, channel, acknowledgements, message).catch(error => {
               // Nobody knows whether it was done: the line is broken, and it comes again.
               if (!isTransient(error))
                 log.error({ err: error }, 'a message could not be looked up');
@@ -173,7 +191,10 @@ export class RabbitConsumer {
         line.cancel = async () => {
           await channel.basicCancel({ consumerTag });
         };
-        line.closeChannel = () => channel.close();
+        line.closeChannel = () => {
+          acknowledgements.flush();
+          return channel.close();
+        };
         pauseMs = FIRST_PAUSE_MS;
         await closed;
       } catch (error) {
@@ -192,9 +213,14 @@ export class RabbitConsumer {
     if (lost.length > 0) this.#parts.events.lost(lost);
   }
 
-  async #arrived(line: Line, channel: Channel, message: AsyncMessage): Promise<void> {
+  async #arrived(
+    line: Line,
+    channel: Channel,
+    acknowledgements: Acknowledgements,
+    message: AsyncMessage,
+  ): Promise<void> {
     const { policy } = line;
-    const receipt = new RabbitReceipt(channel, message.deliveryTag, this);
+    const receipt = new RabbitReceipt(channel, message.deliveryTag, this, acknowledgements);
     const deliveredBefore = Number(message.headers?.['x-delivery-count'] ?? 0);
     const delivery: Delivery = {
       id: String(message.messageId),
@@ -222,6 +248,7 @@ export class RabbitConsumer {
     if (!channel.active) return;
     line.inHand.add(delivery);
     if (this.#isRetired || this.#isClosed) return this.handBack([delivery]);
+    if (line.waiting.length === 0) line.tookAt = performance.now();
     line.waiting.push(delivery);
     // Once for all that came together.
     if (line.waiting.length === 1) queueMicrotask(() => this.#parts.events.wake());
@@ -275,6 +302,27 @@ export class RabbitConsumer {
           log.warn({ err: error }, 'the queue: PostgreSQL did not take a message back');
           this.#lineWith(delivery).inHand.delete(delivery);
           receipt.requeue();
+        }
+      }),
+    );
+  }
+
+  /**
+   * Handlers take long, and what was sent ahead waits behind them: it goes on in PostgreSQL, where whoever has time takes it. While
+   * PostgreSQL does not, it waits on.
+   */
+  async #passOn(line: Line): Promise<void> {
+    if (performance.now() - line.tookAt < SLOW_MS) return;
+    const parked = line.waiting.filter(({ isSuspect }) => !isSuspect);
+    const suspects = line.waiting.filter(({ isSuspect }) => isSuspect);
+    line.waiting.splice(0, line.waiting.length, ...suspects);
+    await Promise.all(
+      parked.map(async delivery => {
+        try {
+          await this.#parts.ledger.move(delivery, 0, delivery.attempt - 1);
+          this.#settle(delivery);
+        } catch {
+          if (rabbitReceipt(delivery)!.channel.active) line.waiting.push(delivery);
         }
       }),
     );

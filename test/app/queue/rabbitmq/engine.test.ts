@@ -264,6 +264,24 @@ test('what a worker hands back, or has not begun when it closes, is another’s 
   await second.complete(rest.map(delivery => ({ delivery })));
 }, 60_000);
 
+test('what was sent to a worker that has no time for it goes to one that has', async () => {
+  const here = engine();
+  await here.declare([policy('work')]);
+  const busy = consume(here, [policy('work')]);
+  await busy.take([{ topic, subscription: 'work', count: 1, suspect: true }]);
+  await here.publish(
+    Array.from({ length: 4 }, (_, n) => message(n)),
+    undefined,
+  );
+  const [long] = await takeAll(busy, 'work', 1);
+  const got = await takeAll(consume(engine(), [policy('work')]), 'work', 3);
+  expect([long!, ...got].map(numberOf).sort()).toEqual([0, 1, 2, 3]);
+  for (const { attempt, isSuspect } of got) {
+    expect({ attempt, isSuspect }).toEqual({ attempt: 1, isSuspect: false });
+  }
+  expect(await busy.complete([{ delivery: long! }])).toEqual([]);
+}, 60_000);
+
 test('to RabbitMQ and back while messages are published and done: none is lost, none is done twice', async () => {
   await until(async () => ((await rabbit.control().messages()) === 0 ? true : undefined), {
     what: 'nothing is left of the tests before',
