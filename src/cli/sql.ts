@@ -4,7 +4,7 @@ import { BanyanError } from '../errors.ts';
 import { reachDatabase } from '../operate/connect.ts';
 import { DeploymentPaths } from '../operate/deployment.ts';
 import { loadTopology } from '../operate/load-topology.ts';
-import type { CompleteTopology } from '../topology/defaults.ts';
+import type { CompleteTopology } from '../topology/complete.ts';
 import { type CommonOptions, printJson } from './output.ts';
 import { ServerConnection, type SqlConnection } from './sql/connection.ts';
 import { SqlPrompt } from './sql/prompt.ts';

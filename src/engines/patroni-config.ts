@@ -4,7 +4,7 @@
  * Two parts: what each node has of its own (addresses, folders, passwords), and what all agree on, which is
  * kept in etcd (`clusterSettings`) and changed there with `PATCH /config`.
  */
-import type { CompleteBackup } from '../topology/defaults.ts';
+import type { CompleteBackup } from '../topology/complete.ts';
 import type { CertificateFiles } from './node-certificate.ts';
 
 /** One PostgreSQL under Patroni. */

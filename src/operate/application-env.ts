@@ -1,7 +1,7 @@
 /** The environment of an application's processes: what connects it to the rest of its deployment. */
 import { CACHE_URL_VARIABLE, DRAIN_VARIABLE, QUEUE_URL_VARIABLE } from '../app/environment.ts';
 import { MAP_VARIABLE } from '../map/map-file.ts';
-import type { CompleteTopology } from '../topology/defaults.ts';
+import type { CompleteTopology } from '../topology/complete.ts';
 import { cacheUrl } from './cache/context.ts';
 import type { Deployment } from './deployment.ts';
 import { queueUrl } from './queue/context.ts';

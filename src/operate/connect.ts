@@ -3,7 +3,7 @@
 import { BanyanError } from '../errors.ts';
 import { lockHolder } from '../machines/lock.ts';
 import { readRuntimeMap } from '../map/map-file.ts';
-import type { CompleteTopology } from '../topology/defaults.ts';
+import type { CompleteTopology } from '../topology/complete.ts';
 import { NotRunning } from './control/client.ts';
 import { findPrimary } from './database/primary.ts';
 import { ownerUrl, superuserUrl } from './database/running.ts';

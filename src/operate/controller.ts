@@ -2,7 +2,7 @@
  * The controller: a command that changes what runs. It reaches the supervisor, the catalog and the
  * balancers, and holds nothing that matters in its own memory: when it is killed, what runs goes on.
  */
-import type { CompleteTopology } from '../topology/defaults.ts';
+import type { CompleteTopology } from '../topology/complete.ts';
 import { externalUrlsOf } from './application-env.ts';
 import type { CacheContext } from './cache/context.ts';
 import { CACHE_SHAPE, type CacheShape, NO_CACHE } from './cache/shape.ts';

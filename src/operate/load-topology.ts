@@ -7,7 +7,8 @@ import { totalmem } from 'node:os';
 import path from 'node:path';
 import { pathToFileURL } from 'node:url';
 import { BanyanError } from '../errors.ts';
-import { type AppFolder, type CompleteTopology, completeTopology } from '../topology/defaults.ts';
+import type { CompleteTopology } from '../topology/complete.ts';
+import { type AppFolder, completeTopology } from '../topology/defaults.ts';
 import { validateTopology } from '../topology/validate.ts';
 
 export const CONFIG_FILES = [

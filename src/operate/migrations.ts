@@ -9,7 +9,7 @@ import { migrateAll, waitForLock } from '../app/database/migrate.ts';
 import { commandPath } from '../engines/web-server.ts';
 import { BanyanError } from '../errors.ts';
 import { MAP_VARIABLE } from '../map/map-file.ts';
-import type { CompleteTopology } from '../topology/defaults.ts';
+import type { CompleteTopology } from '../topology/complete.ts';
 
 /** Held while the user's command runs. The number is arbitrary and ours alone. */
 const COMMAND_LOCK = 7_233_402_118_531n;

@@ -3,6 +3,15 @@
  * folder's contents are handed in.
  */
 import { BanyanError } from '../errors.ts';
+import { parseCopy, qualifyColumn, qualifyTable } from './columns.ts';
+import type {
+  CompleteBackup,
+  CompleteBalancer,
+  CompleteCache,
+  CompleteQueue,
+  CompleteTopology,
+  CompleteWorkers,
+} from './complete.ts';
 import { parseDuration } from './duration.ts';
 import type { Backup, Balancer, CacheTier, QueueTier, Topology, WorkersTier } from './topology.ts';
 
@@ -17,125 +26,6 @@ export interface AppFolder {
   hasMigrations: boolean;
   /** The machine's memory, in megabytes. */
   machineMemoryMb: number;
-}
-
-/** A topology with every question answered. */
-export interface CompleteTopology {
-  name: string;
-  web: {
-    command: string;
-    port: number;
-    host: string;
-    ready: string;
-    startTimeoutMs: number;
-    drainTimeoutMs: number;
-    env: Record<string, string>;
-    /** Equal when their number is fixed. */
-    servers: { min: number; max: number; target: number; scaleDownAfterMs: number };
-    weights: number[];
-    maxConcurrency: number;
-    sticky: boolean;
-    /** Unset: a release needs no building. */
-    build?: string;
-  };
-  /** Unset: the one web server takes the users' requests itself. */
-  balancer?: CompleteBalancer;
-  database: {
-    /** Set: an external PostgreSQL. Unset: the embedded one runs. */
-    url?: string;
-    /** `host:port` of an external database's replicas. */
-    readers: string[];
-    port: number;
-    shards: number;
-    /** By `schema.table`. */
-    tables: Record<string, TablePlacement>;
-    /** `schema.table.column` */
-    unique: string[];
-    /** By `schema.table.column`. */
-    denormalize: Record<string, CopiedColumn>;
-    /** None: one embedded server. */
-    replicas: number;
-    etcd: number;
-    strict: boolean;
-    migrations?: string;
-    migrate?: string;
-    memoryMb: number;
-    maxConnections: number;
-    settings: Record<string, string | number | boolean>;
-    /** Unset: no backups are made. */
-    backup?: CompleteBackup;
-  };
-  /** Unset: no cache. */
-  cache?: CompleteCache;
-  workers: CompleteWorkers;
-  /** Unset: in PostgreSQL. */
-  queue?: CompleteQueue;
-  logs: { maxFileMb: number; keepFiles: number };
-}
-
-/** Plain data: it is kept in the catalog and in the journal. */
-export interface CompleteWorkers {
-  /** Unset: nothing says how one is started. */
-  command?: string;
-  env: Record<string, string>;
-  startTimeoutMs: number;
-  drainTimeoutMs: number;
-  memoryMb?: number;
-  /** `min` and `max` are equal when their number is fixed, and 0 when there are none. */
-  servers: { min: number; max: number; depth: number; ageMs: number; scaleDownAfterMs: number };
-}
-
-/** Plain data, but for the URL, which is a secret and is kept nowhere. */
-export interface CompleteQueue {
-  servers: number;
-  memoryMb: number;
-  freeDiskMb: number;
-  url?: string;
-}
-
-/** Plain data, but for the URL, which is a secret and is kept nowhere. */
-export interface CompleteCache {
-  /** Parts that the entries are spread over: 0 for none, 1 for one Redis, from 3 on a Redis Cluster. */
-  servers: number;
-  /** Copies of each part. */
-  replicas: number;
-  memoryMb: number;
-  invalidators: number;
-  url?: string;
-}
-
-/** Where the rows of a table are: where the hash of a column says, or all of them on every shard. */
-export type TablePlacement = { kind: 'sharded'; key: string } | { kind: 'reference' };
-
-/** What a column is a copy of. */
-export interface CopiedColumn {
-  /** `schema.table.column` */
-  from: string;
-  /** The column beside the copy that has the primary key of the row that is copied from. */
-  via: string;
-}
-
-/** Plain data: it is kept in records and in the journal. */
-export interface CompleteBackup {
-  /** Unset: `.banyan/backups`. */
-  repository?: string;
-  keep: number;
-  everyMs: number;
-  encrypt: boolean;
-  backlogMb: number;
-}
-
-export interface CompleteBalancer {
-  algorithm: 'roundrobin' | 'leastconn' | 'random';
-  addresses: string[];
-  virtualAddress?: string;
-  tls?: { port: number; certificate?: string; redirect: boolean };
-  rateLimit?: { requests: number; windowSeconds: number };
-  maxBodyMb: number;
-  responseTimeoutMs: number;
-  checkTimeoutMs: number;
-  queueTimeoutMs: number;
-  tunnelTimeoutMs: number;
 }
 
 export class NoStartCommand extends BanyanError {
@@ -167,54 +57,11 @@ export const DEFAULT_TLS_PORT = 3443;
 const DATABASE_MEMORY_SHARE = 0.25;
 const DATABASE_MEMORY_LIMIT_MB = 2_048;
 
-/** Superuser, replication, operations and a prompt need connections when the servers hold all theirs. */
-const RESERVED_CONNECTIONS = 10;
-/** Of each worker beside its pool: the queue's ear and hand (app/queue/README.md), and one for schedules. */
-const QUEUE_CONNECTIONS = 3;
-/** A server with fewer could hardly serve two requests at a time. */
-const FEWEST_CONNECTIONS = 2;
-/** More connections than this gain a server nothing: PostgreSQL works on about two for each processor. */
-const MOST_CONNECTIONS = 20;
-
 /** How busy servers are meant to be: high enough to be worth it, low enough to take a sudden half more. */
 const SCALING = { target: 0.6, scaleDownAfterMs: 60_000 };
 
 /** A message waits for seconds at most; and of a hundred a worker is free soon. */
 const WORKER_SCALING = { depth: 100, ageMs: 10_000, scaleDownAfterMs: 60_000 };
-
-export class TooManyServers extends BanyanError {
-  constructor(servers: number, maxConnections: number, wanted: number, kept: number) {
-    const meanwhile =
-      servers === wanted
-        ? ''
-        : ` (${wanted}, and ${servers - wanted} more while they are replaced)`;
-    super('TOO_MANY_SERVERS', {
-      what: `${servers} web servers and workers${meanwhile} need at least ${servers * FEWEST_CONNECTIONS + kept} connections to the database, and it allows ${maxConnections}`,
-      where: 'web.servers, workers.servers',
-      remedy:
-        'Nothing was changed. Use fewer servers, or raise `database.maxConnections` (it needs a restart of the database)',
-    });
-  }
-}
-
-/**
- * Connections to the database that the pool of each web server and worker may hold, so that all of them together, with those
- * that the queue holds in workers, never take the last one.
- * @param servers the most that run at a time, of both
- * @param workers how many of them are workers
- * @param wanted how many there are to be in the end, for the error
- * @throws TooManyServers
- */
-export function connectionsPerServer(
-  servers: number,
-  maxConnections: number,
-  { workers = 0, wanted = servers }: { workers?: number; wanted?: number } = {},
-): number {
-  const kept = RESERVED_CONNECTIONS + workers * QUEUE_CONNECTIONS;
-  const share = Math.floor((maxConnections - kept) / servers);
-  if (share < FEWEST_CONNECTIONS) throw new TooManyServers(servers, maxConnections, wanted, kept);
-  return Math.min(MOST_CONNECTIONS, share);
-}
 
 const DEFAULT_BACKUP_EVERY_MS = 86_400_000;
 
@@ -391,24 +238,6 @@ export const FEWEST_IN_CLUSTER = 3;
 /** What `banyan scale cache=1` begins with where the topology says nothing of a cache. */
 export function plainCache(machineMemoryMb: number): CompleteCache {
   return completeCache(true, { machineMemoryMb });
-}
-
-const DEFAULT_SCHEMA = 'public';
-
-/** `users` → `public.users` */
-export function qualifyTable(name: string): string {
-  return name.includes('.') ? name : `${DEFAULT_SCHEMA}.${name}`;
-}
-
-/** `users.email` → `public.users.email` */
-export function qualifyColumn(name: string): string {
-  return name.split('.').length > 2 ? name : `${DEFAULT_SCHEMA}.${name}`;
-}
-
-/** `users.name via author_id`; undefined for anything else. */
-export function parseCopy(text: string): CopiedColumn | undefined {
-  const [, from, via] = /^\s*(\w+(?:\.\w+){1,2})\s+via\s+(\w+)\s*$/.exec(text) ?? [];
-  return from && via ? { from: qualifyColumn(from), via } : undefined;
 }
 
 function completeBackup({ repository, keep, every, encrypt, backlogMb }: Backup): CompleteBackup {

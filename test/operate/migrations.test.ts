@@ -5,7 +5,7 @@ import path from 'node:path';
 import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest';
 import { withClient } from '../../src/operate/database/provision.ts';
 import { MigrationCommandFailed, runMigrations } from '../../src/operate/migrations.ts';
-import type { CompleteTopology } from '../../src/topology/defaults.ts';
+import type { CompleteTopology } from '../../src/topology/complete.ts';
 import { temporaryFolder } from '../support/deployment.ts';
 import { TestPostgres } from '../support/postgres.ts';
 

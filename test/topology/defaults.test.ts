@@ -1,13 +1,12 @@
 import { execFileSync } from 'node:child_process';
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
+import { connectionsPerServer, TooManyServers } from '../../src/topology/connections.ts';
 import {
   type AppFolder,
   completeTopology,
-  connectionsPerServer,
   NoStartCommand,
   NoWorkerCommand,
-  TooManyServers,
 } from '../../src/topology/defaults.ts';
 import type { Topology } from '../../src/topology/topology.ts';
 import { validateTopology } from '../../src/topology/validate.ts';

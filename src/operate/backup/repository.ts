@@ -26,7 +26,7 @@ import { SUPERUSER } from '../../engines/postgres.ts';
 import { BanyanError } from '../../errors.ts';
 import type { Account } from '../../machines/unit.ts';
 import { writeFileAtomic } from '../../map/atomic-file.ts';
-import type { CompleteBackup } from '../../topology/defaults.ts';
+import type { CompleteBackup } from '../../topology/complete.ts';
 import type { Deployment } from '../deployment.ts';
 import { historyName } from './log-files.ts';
 

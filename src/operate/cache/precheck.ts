@@ -1,7 +1,7 @@
 /** What can be found out of the cache tier before anything is touched. */
 import { findRedis } from '../../engines/redis.ts';
 import { examineExternalRedis } from '../../engines/redis-client.ts';
-import type { CompleteCache } from '../../topology/defaults.ts';
+import type { CompleteCache } from '../../topology/complete.ts';
 import type { CacheContext } from './context.ts';
 import { type CacheShape, cacheShapeOf } from './shape.ts';
 

@@ -4,7 +4,7 @@
  */
 import { createHash } from 'node:crypto';
 import { addressOfUrl } from '../../engines/redis-client.ts';
-import type { CompleteCache } from '../../topology/defaults.ts';
+import type { CompleteCache } from '../../topology/complete.ts';
 
 export interface CacheShape {
   /**

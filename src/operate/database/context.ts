@@ -2,7 +2,7 @@
 
 import type { Machine, UnitState } from '../../machines/unit.ts';
 import { readRuntimeMap } from '../../map/map-file.ts';
-import type { CompleteTopology } from '../../topology/defaults.ts';
+import type { CompleteTopology } from '../../topology/complete.ts';
 import type { Deployment } from '../deployment.ts';
 import { standingsOf } from './cluster.ts';
 import { ClusterHome } from './cluster-home.ts';

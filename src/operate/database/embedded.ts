@@ -21,7 +21,7 @@ import {
 } from '../../machines/free-port.ts';
 import type { Machine } from '../../machines/unit.ts';
 import { readRuntimeMap } from '../../map/map-file.ts';
-import type { CompleteTopology } from '../../topology/defaults.ts';
+import type { CompleteTopology } from '../../topology/complete.ts';
 import type { Deployment } from '../deployment.ts';
 import { isProvisioned, provision } from './provision.ts';
 import { DATA_CENTRE, ownerUrl, type RunningDatabase } from './running.ts';

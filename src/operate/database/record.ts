@@ -12,7 +12,7 @@ import type { ClusterSettings, DatabaseNode } from '../../engines/patroni-config
 import { hasCode } from '../../errors.ts';
 import { writeFileAtomic } from '../../map/atomic-file.ts';
 import type { Member } from '../../map/runtime-map.ts';
-import type { CopiedColumn, TablePlacement } from '../../topology/defaults.ts';
+import type { CopiedColumn, TablePlacement } from '../../topology/complete.ts';
 import type { Line } from '../backup/lines.ts';
 import { type Deployment, DeploymentDamaged, type DeploymentPaths } from '../deployment.ts';
 

@@ -3,7 +3,7 @@
  */
 import { createHash } from 'node:crypto';
 import type { ClusterSettings } from '../../engines/patroni-config.ts';
-import type { CompleteTopology } from '../../topology/defaults.ts';
+import type { CompleteTopology } from '../../topology/complete.ts';
 import type { Sharding } from './record.ts';
 
 export type DatabaseShape = { kind: 'external' } | ({ kind: 'embedded' } & Sharded) | ClusterShape;

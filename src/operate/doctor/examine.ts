@@ -16,7 +16,7 @@ import { findRabbitMq } from '../../engines/rabbitmq.ts';
 import { BanyanError } from '../../errors.ts';
 import { isPortFree, portHolder } from '../../machines/free-port.ts';
 import { lockHolder } from '../../machines/lock.ts';
-import type { CompleteTopology } from '../../topology/defaults.ts';
+import type { CompleteTopology } from '../../topology/complete.ts';
 import { findClusterPrograms } from '../database/cluster-home.ts';
 import { useExternalDatabase } from '../database/external.ts';
 import type { DeploymentPaths } from '../deployment.ts';

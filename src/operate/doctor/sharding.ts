@@ -7,7 +7,7 @@ import { openParser } from '../../app/database/route/parser.ts';
 import { keyTypeOf } from '../../app/database/shards/declaration/placement.ts';
 import { readSchema, type Schema } from '../../app/database/shards/declaration/schema.ts';
 import { lockHolder } from '../../machines/lock.ts';
-import type { CompleteTopology } from '../../topology/defaults.ts';
+import type { CompleteTopology } from '../../topology/complete.ts';
 import { recordOf } from '../database/context.ts';
 import { resolveCopies } from '../database/copies/copies.ts';
 import { shardUrls } from '../database/primary.ts';

@@ -2,7 +2,7 @@
  * State that is kept in a server: another server does not have it, and it is gone with its own. Found in
  * the application's sources and, while it is up, by what its servers have written.
  */
-import type { CompleteTopology } from '../../topology/defaults.ts';
+import type { CompleteTopology } from '../../topology/complete.ts';
 import { ControlClient } from '../control/client.ts';
 import type { DeploymentPaths } from '../deployment.ts';
 import { releaseFolder } from '../releases/folder.ts';

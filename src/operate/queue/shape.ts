@@ -1,5 +1,5 @@
 /** Where the queue's messages are to be kept. Plain data, kept in the catalog and in the journal; no secret is in it. */
-import type { CompleteQueue } from '../../topology/defaults.ts';
+import type { CompleteQueue } from '../../topology/complete.ts';
 import { credentialsOf } from '../cache/shape.ts';
 
 export interface QueueShape {

@@ -14,7 +14,7 @@ import { HaproxyRuntime } from '../../engines/haproxy-runtime.ts';
 import { webServerUnit } from '../../engines/web-server.ts';
 import { BanyanError } from '../../errors.ts';
 import { freePort, onFreePort } from '../../machines/free-port.ts';
-import { connectionsPerServer } from '../../topology/defaults.ts';
+import { connectionsPerServer } from '../../topology/connections.ts';
 import {
   balancerSettings,
   runtimeSocket,

@@ -4,7 +4,7 @@
  */
 import { findHaproxy } from '../../engines/haproxy.ts';
 import { isPortFree, PortInUse, portHolder } from '../../machines/free-port.ts';
-import { connectionsPerServer } from '../../topology/defaults.ts';
+import { connectionsPerServer } from '../../topology/connections.ts';
 import type { Deployment } from '../deployment.ts';
 import { prepareCertificate } from './certificate.ts';
 import type { Step } from './plan.ts';

@@ -3,11 +3,8 @@
  * that an operation can be resumed or undone whatever became of the configuration since.
  */
 import { createHash } from 'node:crypto';
-import {
-  balancerWithDefaults,
-  type CompleteBalancer,
-  type CompleteTopology,
-} from '../../topology/defaults.ts';
+import type { CompleteBalancer, CompleteTopology } from '../../topology/complete.ts';
+import { balancerWithDefaults } from '../../topology/defaults.ts';
 import { credentialsOf } from '../cache/shape.ts';
 import type { DesiredWeb } from './plan.ts';
 

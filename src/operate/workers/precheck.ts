@@ -1,5 +1,6 @@
 /** What can be found out of the workers before anything is touched. */
-import { connectionsPerServer, NoWorkerCommand } from '../../topology/defaults.ts';
+import { connectionsPerServer } from '../../topology/connections.ts';
+import { NoWorkerCommand } from '../../topology/defaults.ts';
 import type { WorkersContext } from './context.ts';
 import type { WorkerStep } from './plan.ts';
 import type { WorkersShape } from './shape.ts';

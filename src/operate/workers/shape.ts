@@ -3,7 +3,8 @@
  *
  * Holds true here: it names no release. Workers run the web servers' release, so that the two never part.
  */
-import { type CompleteTopology, NoWorkerCommand } from '../../topology/defaults.ts';
+import type { CompleteTopology } from '../../topology/complete.ts';
+import { NoWorkerCommand } from '../../topology/defaults.ts';
 import { credentialsOf } from '../cache/shape.ts';
 import { hash, withinBounds } from '../web/shape.ts';
 import type { DesiredWorkers } from './plan.ts';

@@ -1,6 +1,6 @@
 /** The schema of `database`. */
 import * as v from 'valibot';
-import { parseCopy, qualifyColumn, qualifyTable } from '../defaults.ts';
+import { parseCopy, qualifyColumn, qualifyTable } from '../columns.ts';
 import { parseDuration } from '../duration.ts';
 import type { ShardedBy, Topology } from '../topology.ts';
 import { AN_OBJECT, flag, isPlainObject, object, port, protocolOf, text, whole } from './values.ts';

@@ -16,7 +16,7 @@ import {
   type Schema,
 } from '../../../app/database/shards/declaration/schema.ts';
 import type { KeyType } from '../../../app/database/shards/hash.ts';
-import type { CopiedColumn, TablePlacement } from '../../../topology/defaults.ts';
+import type { CopiedColumn, TablePlacement } from '../../../topology/complete.ts';
 import type { DeclarationProblem } from '../sharding/check.ts';
 
 export interface TypedColumn {

@@ -11,7 +11,7 @@ import { existsSync } from 'node:fs';
 import { rm } from 'node:fs/promises';
 import { evenRanges } from '../../../app/database/shards/ranges.ts';
 import type { Machine } from '../../../machines/unit.ts';
-import type { CompleteTopology } from '../../../topology/defaults.ts';
+import type { CompleteTopology } from '../../../topology/complete.ts';
 import type { Deployment } from '../../deployment.ts';
 import {
   createCluster,

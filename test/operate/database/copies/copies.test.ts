@@ -2,7 +2,7 @@
 import { expect, test } from 'vitest';
 import type { Column, Relation } from '../../../../src/app/database/shards/declaration/schema.ts';
 import { resolveCopies } from '../../../../src/operate/database/copies/copies.ts';
-import { parseCopy } from '../../../../src/topology/defaults.ts';
+import { parseCopy } from '../../../../src/topology/columns.ts';
 
 const column = (name: string, baseType: string, more: Partial<Column> = {}): Column => ({
   name,

@@ -7,7 +7,7 @@ import { evenRanges, Ranges } from '../../../../src/app/database/shards/ranges.t
 import type { RuntimeMap } from '../../../../src/map/runtime-map.ts';
 import { resolveCopies } from '../../../../src/operate/database/copies/copies.ts';
 import { CopyKeeper } from '../../../../src/operate/database/copies/keeper.ts';
-import { parseCopy } from '../../../../src/topology/defaults.ts';
+import { parseCopy } from '../../../../src/topology/columns.ts';
 import { TestPostgres } from '../../../support/postgres.ts';
 import { until } from '../../../support/until.ts';
 
