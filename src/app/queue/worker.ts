@@ -14,6 +14,12 @@ import type { Subscriber } from './subscriber.ts';
 
 /** Behind NOTIFY, which may be lost, and for what is due. */
 const POLL_MS = 500;
+/**
+ * Who has just run out of work looks again this much later, then more and more rarely: a publisher that looked for sleepers before this
+ * one was known to be one, and whose commit took longer than this one's last look, has woken nobody.
+ */
+const FIRST_LOOK_MS = 10;
+const RARER = 4;
 const RETRY_MS = 500;
 
 export class Worker {
@@ -93,6 +99,7 @@ export class Worker {
   }
 
   async #run(): Promise<void> {
+    let lookMs = FIRST_LOOK_MS;
     while (!this.#isClosing) {
       this.#isTold = false;
       const wants = this.#wants();
@@ -107,7 +114,12 @@ export class Worker {
       }
       this.#isReady.resolve();
       this.#hand(got, wants);
-      if (got.length === 0 && !this.#isTold) await this.#pause(POLL_MS);
+      if (got.length > 0) lookMs = FIRST_LOOK_MS;
+      else if (wants.length === 0 && !this.#isTold) await this.#pause(POLL_MS);
+      else if (!this.#isTold) {
+        await this.#pause(lookMs);
+        lookMs = Math.min(POLL_MS, lookMs * RARER);
+      }
     }
   }
 
