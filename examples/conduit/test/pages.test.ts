@@ -1,4 +1,4 @@
-/** A person's journey through the pages, in a real browser whose scripts are on and never needed. */
+/** A person's journey through the pages, which are read through the cache, in a real browser whose scripts are on and never needed. */
 // biome-ignore-all lint/performance/useDomNodeTextContent: what people see
 import { writeFile } from 'node:fs/promises';
 import path from 'node:path';
@@ -16,7 +16,7 @@ let ann: Person;
 let ben: Person;
 
 beforeAll(async () => {
-  [site, browser] = await Promise.all([deployExample('conduit'), openBrowser()]);
+  [site, browser] = await Promise.all([deployExample('conduit', { cache: true }), openBrowser()]);
   ann = await Person.at(browser, site.address);
   ben = await Person.at(browser, site.address);
 });

@@ -274,12 +274,15 @@ test('what was sent to a worker that has no time for it goes to one that has', a
     undefined,
   );
   const [long] = await takeAll(busy, 'work', 1);
-  const got = await takeAll(consume(engine(), [policy('work')]), 'work', 3);
+  const idle = consume(engine(), [policy('work')]);
+  const got = await takeAll(idle, 'work', 3);
   expect([long!, ...got].map(numberOf).sort()).toEqual([0, 1, 2, 3]);
   for (const { attempt, isSuspect } of got) {
     expect({ attempt, isSuspect }).toEqual({ attempt: 1, isSuspect: false });
   }
+  // Nothing is left to the next test.
   expect(await busy.complete([{ delivery: long! }])).toEqual([]);
+  expect(await idle.complete(got.map(delivery => ({ delivery })))).toEqual([]);
 }, 60_000);
 
 test('to RabbitMQ and back while messages are published and done: none is lost, none is done twice', async () => {
