@@ -117,6 +117,8 @@ test('what needs nothing of the database goes over RabbitMQ, to each subscriptio
   await queue.declare([policy('a'), policy('b')]);
   await queue.publish([message(1), message(2)], undefined);
   expect(await inPostgres()).toBe(0);
+  // At once: whoever takes RabbitMQ away relies on it.
+  expect(await rabbit.control().messages()).toBe(4);
   await queue.publish([message(3, { key: 'k' })], undefined);
   await queue.publish([message(4, { priority: 1 })], undefined);
   const client = await pool.connect();
