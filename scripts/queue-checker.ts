@@ -1,7 +1,7 @@
 /**
  * The long run of the queue's checker:
  *
- *     node --conditions=banyan-source scripts/queue-checker.ts --messages 100000 [--rabbitmq] [--replicated] [--seed 7]
+ *     node --conditions=banyan-source scripts/queue-checker.ts --messages 100000 [--producers 8] [--rabbitmq] [--replicated] [--seed 7]
  *
  * With `--rabbitmq` plain messages go over a cluster of three, whose nodes are killed one at a time; with `--replicated` the database is
  * replicated, and its primary is killed. With `--broken` a build without the lease's guard, which it has to find.
@@ -16,6 +16,7 @@ const { values } = parseArgs({
   options: {
     messages: { type: 'string', default: '100000' },
     workers: { type: 'string', default: '3' },
+    producers: { type: 'string', default: '2' },
     every: { type: 'string', default: '1500' },
     seed: { type: 'string', default: String(Date.now() % 1_000_000) },
     rabbitmq: { type: 'boolean', default: false },
@@ -63,6 +64,7 @@ try {
   const report = await checkQueue(ground, {
     messages: Number(values.messages),
     workers: Number(values.workers),
+    producers: Number(values.producers),
     faultEveryMs: Number(values.every),
     unguarded: values.broken,
     random: randomFrom(Number(values.seed)),

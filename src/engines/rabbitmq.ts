@@ -10,6 +10,7 @@
  */
 import { chown, mkdir, rename, rm, writeFile } from 'node:fs/promises';
 import { connect } from 'node:net';
+import { availableParallelism } from 'node:os';
 import path from 'node:path';
 import { BanyanError } from '../errors.ts';
 import type { Account, Diagnosis, EngineSupport, Labels, UnitSpec } from '../machines/unit.ts';
@@ -148,9 +149,8 @@ export async function prepareRabbitMq(options: RabbitMqUnitOptions): Promise<Uni
       RABBITMQ_CONFIG_FILE: path.join(folder, 'rabbitmq.conf'),
       RABBITMQ_ENABLED_PLUGINS_FILE: path.join(folder, 'enabled_plugins'),
       RABBITMQ_GENERATED_CONFIG_DIR: path.join(folder, 'generated'),
-      // Idle schedulers that wait actively would take a processor; one is enough for a node that shares its machine.
-      RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS:
-        '+S 1:1 +sbwt none -start_epmd false -kernel inet_dist_use_interface {127,0,0,1}',
+      // Idle schedulers that wait actively would take a processor.
+      RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS: `+S ${schedulers()} +sbwt none -start_epmd false -kernel inet_dist_use_interface {127,0,0,1}`,
       // The script then becomes the server, in the place of standing by to pass signals on.
       RUNNING_UNDER_SYSTEMD: 'true',
     },
@@ -162,6 +162,11 @@ export async function prepareRabbitMq(options: RabbitMqUnitOptions): Promise<Uni
     address: `${host}:${port}`,
     labels,
   };
+}
+
+/** Half of the processors: it shares the machine. On two a second gains nothing (tried). */
+function schedulers(): number {
+  return Math.max(1, Math.floor(availableParallelism() / 2));
 }
 
 /** What a node and the programs that talk to it agree on. */
