@@ -40,7 +40,7 @@ function unitMetrics({ units, epoch }: Status): Metric[] {
       'How often a unit ended unasked since it was started',
       each(({ restarts }) => restarts),
     ),
-    metric('map_epoch', 'Epoch of the runtime map in force', [{ labels: {}, value: epoch }]),
+    metric('map_epoch', 'Epoch of the runtime map in force', alone(epoch)),
   ];
 }
 
@@ -72,7 +72,7 @@ function trafficMetrics({ queued, requestRate, servers }: Traffic): Metric[] {
     metric(
       'web_server_response_seconds',
       'Time to answer, on average over the last thousand requests',
-      each(({ responseMs }) => responseMs / 1_000),
+      each(({ responseMs }) => seconds(responseMs)),
     ),
   ];
 }

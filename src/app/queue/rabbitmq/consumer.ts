@@ -291,20 +291,11 @@ export class RabbitConsumer {
 
   /** To PostgreSQL, since RabbitMQ would count it as a death of its worker; to RabbitMQ all the same when PostgreSQL does not take it. */
   async handBack(deliveries: readonly Delivery[]): Promise<void> {
-    await Promise.all(
-      deliveries.map(async delivery => {
-        const receipt = rabbitReceipt(delivery)!;
-        if (!receipt.channel.active) return;
-        try {
-          await this.#parts.ledger.move(delivery, 0, delivery.attempt - 1);
-          this.#settle(delivery);
-        } catch (error) {
-          log.warn({ err: error }, 'the queue: PostgreSQL did not take a message back');
-          this.#lineWith(delivery).inHand.delete(delivery);
-          receipt.requeue();
-        }
-      }),
-    );
+    await this.#moveOn(deliveries, (delivery, error) => {
+      log.warn({ err: error }, 'the queue: PostgreSQL did not take a message back');
+      this.#lineWith(delivery).inHand.delete(delivery);
+      rabbitReceipt(delivery)!.requeue();
+    });
   }
 
   /**
@@ -313,16 +304,30 @@ export class RabbitConsumer {
    */
   async #passOn(line: Line): Promise<void> {
     if (performance.now() - line.tookAt < SLOW_MS) return;
-    const parked = line.waiting.filter(({ isSuspect }) => !isSuspect);
-    const suspects = line.waiting.filter(({ isSuspect }) => isSuspect);
+    const { suspects = [], parked = [] } = Object.groupBy(line.waiting, ({ isSuspect }) =>
+      isSuspect ? 'suspects' : 'parked',
+    );
     line.waiting.splice(0, line.waiting.length, ...suspects);
+    const refused: Delivery[] = [];
+    await this.#moveOn(parked, delivery => refused.push(delivery));
+    // It may have been told to leave meanwhile, and nobody looks at what waits any more.
+    if (this.#isRetired || this.#isClosed) await this.handBack(refused);
+    else line.waiting.push(...refused.filter(each => rabbitReceipt(each)!.channel.active));
+  }
+
+  /** Not begun, they are PostgreSQL's. @param refused told of those that it does not take */
+  async #moveOn(
+    deliveries: readonly Delivery[],
+    refused: (delivery: Delivery, error: unknown) => void,
+  ): Promise<void> {
     await Promise.all(
-      parked.map(async delivery => {
+      deliveries.map(async delivery => {
+        if (!rabbitReceipt(delivery)!.channel.active) return;
         try {
           await this.#parts.ledger.move(delivery, 0, delivery.attempt - 1);
           this.#settle(delivery);
-        } catch {
-          if (rabbitReceipt(delivery)!.channel.active) line.waiting.push(delivery);
+        } catch (error) {
+          refused(delivery, error);
         }
       }),
     );
