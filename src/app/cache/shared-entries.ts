@@ -77,6 +77,7 @@ export class SharedEntries {
     if (!entry) return { kind: 'miss', why: 'absent' };
     const checked = this.#check(key, entry);
     if (checked instanceof Promise || entry.isCompressed) return this.#openSlowly(entry, checked);
+    if (typeof checked === 'string') return { kind: 'miss', why: checked };
     return this.#unpack(entry, checked, entry.value);
   }
 
@@ -95,11 +96,10 @@ export class SharedEntries {
 
   #unpack(
     entry: StoredEntry,
-    checkedTo: Checked,
+    checkedTo: CheckedTo,
     raw: Buffer,
     version = this.#memory.version,
   ): Lookup {
-    if (typeof checkedTo === 'string') return { kind: 'miss', why: checkedTo };
     try {
       return { kind: 'hit', found: { entry, checkedTo, value: decode(raw), version } };
     } catch {
