@@ -26,7 +26,7 @@ const plain = defineJob({ name: 'checked-plain', retry });
 
 /** Of each round. */
 const KEYED = 20;
-const PLAIN = 5;
+const PLAIN = 10;
 
 let hasBegun = false;
 function begun(): void {

@@ -18,7 +18,7 @@ import type { Instructions } from './queue-checker-process.ts';
 import { poolOn, type QueueGround } from './queue-grounds.ts';
 
 export interface QueueCheckOptions {
-  /** In transactions that commit; a quarter as many plain ones come besides. */
+  /** In transactions that commit; half as many plain ones come besides. */
   messages: number;
   workers?: number;
   producers?: number;

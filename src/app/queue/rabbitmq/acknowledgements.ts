@@ -1,6 +1,6 @@
 /**
- * The acknowledgements of a channel, those of one turn of the event loop together: for RabbitMQ each is a command of its own in the
- * queue's log, and one that is meant for many costs as much as one that is meant for one.
+ * The acknowledgements of a channel, those of a few milliseconds together: for RabbitMQ each is a command of its own in the
+ * queue's log, which is synced, and one that is meant for many costs as much as one that is meant for one.
  *
  * Holds true here:
  * - Only what was settled is acknowledged. "All up to this one" is said where all before it have been settled.
@@ -8,23 +8,31 @@
  */
 import type { Channel } from 'rabbitmq-client';
 
+/** Should the worker die within it, what it has done just now comes again. */
+const LATER_MS = 5;
+
 export class Acknowledgements {
   readonly #channel: Channel;
-  /** To be acknowledged when the turn is over. */
+  readonly #most: number;
+  /** To be acknowledged soon. */
   #due: number[] = [];
+  #timer: NodeJS.Timeout | undefined;
   /** All up to here are settled. Tags of a channel count from 1. */
   #upto = 0;
   /** Beyond that. */
   readonly #settled = new Set<number>();
 
-  constructor(channel: Channel) {
+  /** @param most that wait for others: RabbitMQ sends no more while too many are not acknowledged */
+  constructor(channel: Channel, most: number) {
     this.#channel = channel;
+    this.#most = most;
   }
 
   acknowledge(tag: number): void {
     this.#settled.add(tag);
-    if (this.#due.length === 0) process.nextTick(() => this.flush());
     this.#due.push(tag);
+    if (this.#due.length >= this.#most) this.flush();
+    else this.#timer ??= setTimeout(() => this.flush(), LATER_MS);
   }
 
   /** It is given back, so nobody waits for it any more. */
@@ -37,6 +45,8 @@ export class Acknowledgements {
 
   /** What is due is sent now. */
   flush(): void {
+    clearTimeout(this.#timer);
+    this.#timer = undefined;
     const due = this.#due.sort((a, b) => a - b);
     this.#due = [];
     while (this.#settled.delete(this.#upto + 1)) this.#upto++;

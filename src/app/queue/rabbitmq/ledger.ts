@@ -82,17 +82,32 @@ export class Ledger {
     });
   }
 
-  /** It had its effects, or moved. */
-  async isNoted(id: string, { topic, name }: SubscriptionPolicy): Promise<boolean> {
+  /** @returns ids of those that had their effects, or moved, or were done */
+  async noted(
+    ids: readonly string[],
+    { topic, name }: Pick<SubscriptionPolicy, 'topic' | 'name'>,
+  ): Promise<Set<string>> {
     const answers = await Promise.all(
       this.#places().map(place =>
-        place.query<{ found: boolean }>({
-          text: 'select exists(select from banyan_queue.effect where message = $1 and subscription = $2) as found',
-          values: [id, noteOf(topic, name)],
+        place.query<{ id: string }>({
+          text: 'select message::text as id from banyan_queue.effect where message = any ($1::bigint[]) and subscription = $2',
+          values: [ids, noteOf(topic, name)],
         }),
       ),
     );
-    return answers.some(({ rows }) => rows[0]?.found);
+    return new Set(answers.flatMap(({ rows }) => rows.map(({ id }) => id)));
+  }
+
+  /** They were done, and are not acknowledged yet. */
+  async note(
+    ids: readonly string[],
+    { topic, name }: Pick<SubscriptionPolicy, 'topic' | 'name'>,
+  ): Promise<void> {
+    await this.#places()[0]!.query({
+      text: `insert into banyan_queue.effect (message, subscription)
+        select unnest($1::bigint[]), $2 on conflict do nothing`,
+      values: [ids, noteOf(topic, name)],
+    });
   }
 
   /** @throws AlreadyDone; of several deliveries an error, since some may not be done */

@@ -9,6 +9,9 @@ export function queueOf(topic: string, subscription: string): string {
   return `banyan.${topic}/${subscription}`;
 }
 
+/** A header: how many workers have died with a message in hand, before RabbitMQ began to count. */
+export const DEATHS = 'banyan-deaths';
+
 /** What notes of effects are kept under: apart from those of deliveries in PostgreSQL, which may be of the same message. */
 export function noteOf(topic: string, subscription: string): string {
   return `rabbitmq:${topic}/${subscription}`;

@@ -12,8 +12,11 @@ import { log } from '../../telemetry/log.ts';
 import type { OutgoingMessage } from '../engine.ts';
 import type { Place } from '../postgres/places.ts';
 import type { Broker } from './broker.ts';
+import { type Carried, pack } from './bundle.ts';
+import { BundleSizes } from './bundle-sizes.ts';
 import { PublishUncertain } from './errors.ts';
-import { declareTopic, exchangeOf } from './names.ts';
+import { Lane } from './lane.ts';
+import { DEATHS, declareTopic, exchangeOf } from './names.ts';
 
 /** Nobody waits longer for a connection: PostgreSQL takes it. */
 const CONNECT_MS = 1_000;
@@ -38,12 +41,15 @@ export class RabbitPublisher {
   /** Why RabbitMQ takes no messages, by its own word. */
   #blocked: string | undefined;
   readonly #routes = new Map<string, Route>();
-  /** Ids of messages that no queue took. */
+  readonly #lanes = new Map<string, Lane>();
+  readonly #sizes: BundleSizes;
+  /** Ids of bundles that no queue took. */
   readonly #returned = new Set<string>();
 
   constructor(broker: Broker, places: () => readonly Place[]) {
     this.#broker = broker;
     this.#places = places;
+    this.#sizes = new BundleSizes(places);
     broker.onChange(() => this.#leave());
   }
 
@@ -51,41 +57,71 @@ export class RabbitPublisher {
   async publish(messages: readonly OutgoingMessage[]): Promise<OutgoingMessage[]> {
     const { topic } = messages[0]!;
     if (!(await this.#isReady()) || !(await this.#goesOver(topic))) return [...messages];
+    const { refused, uncertain, cause } = await this.#laneOf(topic).publish(messages);
+    if (uncertain.length > 0) {
+      const ids = uncertain.map(({ id }) => id);
+      throw new PublishUncertain(topic, ids, CONFIRM_MS, this.#blocked, cause);
+    }
+    return refused;
+  }
+
+  #laneOf(topic: string): Lane {
+    let lane = this.#lanes.get(topic);
+    if (!lane) {
+      const to = { exchange: exchangeOf(topic) };
+      lane = new Lane(async messages => {
+        const isTaken = await this.#carry(messages, to);
+        if (isTaken) this.#sizes.add(topic, messages.length);
+        return isTaken;
+      });
+      this.#lanes.set(topic, lane);
+    }
+    return lane;
+  }
+
+  /**
+   * To one queue alone, each message by itself: they were in a bundle whose worker died.
+   * @param deaths how many workers have died with them
+   * @throws when RabbitMQ does not take them all; those that it has are delivered twice, then
+   */
+  async sendAlone(queue: string, messages: readonly Carried[], deaths: number): Promise<void> {
+    const to = { exchange: '', routingKey: queue, headers: { [DEATHS]: deaths } };
+    if (!(await this.#isReady())) throw new Error('RabbitMQ takes no messages');
+    const taken = await Promise.all(messages.map(message => this.#carry([message], to)));
+    if (!taken.every(isTaken => isTaken)) throw new Error('RabbitMQ did not take a message');
+  }
+
+  /** @returns whether RabbitMQ has it; false: certainly not. @throws why that is not known */
+  async #carry(
+    messages: readonly Carried[],
+    to: { exchange: string; routingKey?: string; headers?: Record<string, unknown> },
+  ): Promise<boolean> {
     const deadline = performance.now() + CONFIRM_MS;
-    const refused: OutgoingMessage[] = [];
-    let left = [...messages];
-    let wasSent = false;
-    let cause: unknown;
-    while (left.length > 0) {
-      const patience = AbortSignal.timeout(Math.max(1, Math.ceil(deadline - performance.now())));
+    const { body, ...envelope } = pack(messages);
+    for (let wasSent = false; ; ) {
+      const { isOver, end } = patience(deadline);
+      let cause: unknown;
       try {
-        const isOver = once(patience);
         // On a connection that is blocked a channel is not opened, and nothing says so.
         const channel = await Promise.race([this.#publishing(), isOver]);
         if (!channel) throw new Error('it opens no channel');
         wasSent = true;
-        const outcomes = await Promise.race([
-          Promise.allSettled(left.map(message => send(channel, message))),
-          isOver,
-        ]);
-        if (!outcomes) throw new Error('it does not confirm');
-        const failed = outcomes.find(outcome => outcome.status === 'rejected');
-        cause = failed?.reason ?? cause;
-        refused.push(...left.filter(({ id }) => this.#returned.delete(id)));
-        left = left.filter((_, index) => outcomes[index]!.status === 'rejected');
+        const sent = channel
+          .basicPublish({ ...to, ...envelope, durable: true, mandatory: true }, body)
+          .then(() => true);
+        const isConfirmed = await Promise.race([sent, isOver]);
+        if (!isConfirmed) throw new Error('it does not confirm');
+        return !this.#returned.delete(envelope.messageId);
       } catch (error) {
         cause = error;
+      } finally {
+        end();
       }
-      if (left.length === 0) break;
       this.#channel = undefined;
-      if (!wasSent) return [...refused, ...left];
-      if (performance.now() > deadline) {
-        const ids = left.map(({ id }) => id);
-        throw new PublishUncertain(topic, ids, CONFIRM_MS, this.#blocked, cause);
-      }
+      if (!wasSent) return false;
+      if (performance.now() > deadline) throw cause;
       await delay(RETRY_MS);
     }
-    return refused;
   }
 
   /** There is a connection, and RabbitMQ takes messages. */
@@ -110,6 +146,7 @@ export class RabbitPublisher {
       this.#connection = connection;
       connection.on('connection.blocked', reason => {
         this.#blocked = reason;
+        this.#refuse();
         log.warn(`RabbitMQ takes no messages (${reason}): they go to PostgreSQL meanwhile`);
       });
       connection.on('connection.unblocked', () => {
@@ -176,7 +213,14 @@ export class RabbitPublisher {
     );
   }
 
+  /** What has not been sent yet is for PostgreSQL. */
+  #refuse(): void {
+    for (const lane of this.#lanes.values()) lane.refuse();
+  }
+
   async close(): Promise<void> {
+    this.#refuse();
+    await Promise.race([this.#sizes.note(), delay(CONNECT_MS, undefined, { ref: false })]);
     const connection = await this.#opening?.catch(() => undefined);
     const channel = await this.#channel?.catch(() => undefined);
     // It waits for what is not confirmed yet, and that may never be.
@@ -188,15 +232,9 @@ export class RabbitPublisher {
   }
 }
 
-function send(channel: Channel, { id, topic, payload }: OutgoingMessage): Promise<void> {
-  return channel.basicPublish(
-    { exchange: exchangeOf(topic), durable: true, mandatory: true, messageId: id },
-    Buffer.from(payload),
-  );
-}
-
-function once(signal: AbortSignal): Promise<undefined> {
-  return new Promise(resolve => {
-    signal.addEventListener('abort', () => resolve(undefined), { once: true });
-  });
+/** @param deadline by `performance.now()`. @returns what resolves then, unless it is ended before */
+function patience(deadline: number): { isOver: Promise<undefined>; end: () => void } {
+  const { promise, resolve } = Promise.withResolvers<undefined>();
+  const timer = setTimeout(() => resolve(undefined), Math.max(1, deadline - performance.now()));
+  return { isOver: promise, end: () => clearTimeout(timer) };
 }

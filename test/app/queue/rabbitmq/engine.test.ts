@@ -13,8 +13,8 @@ import { AlreadyDone } from '../../../../src/app/queue/errors.ts';
 import { PostgresEngine } from '../../../../src/app/queue/postgres/engine.ts';
 import { placesOf } from '../../../../src/app/queue/postgres/places.ts';
 import { Broker } from '../../../../src/app/queue/rabbitmq/broker.ts';
-import { rabbitReceipt } from '../../../../src/app/queue/rabbitmq/consumer.ts';
 import { TwoEngines } from '../../../../src/app/queue/rabbitmq/engine.ts';
+import { rabbitReceipt } from '../../../../src/app/queue/rabbitmq/receipt.ts';
 import { log } from '../../../../src/app/telemetry/log.ts';
 import { TestPostgres } from '../../../support/postgres.ts';
 import { TestRabbitMq } from '../../../support/rabbitmq.ts';
@@ -117,8 +117,8 @@ test('what needs nothing of the database goes over RabbitMQ, to each subscriptio
   await queue.declare([policy('a'), policy('b')]);
   await queue.publish([message(1), message(2)], undefined);
   expect(await inPostgres()).toBe(0);
-  // At once: whoever takes RabbitMQ away relies on it.
-  expect(await rabbit.control().messages()).toBe(4);
+  // At once: whoever takes RabbitMQ away relies on it. A bundle for each subscription.
+  expect(await rabbit.control().messages()).toBe(2);
   await queue.publish([message(3, { key: 'k' })], undefined);
   await queue.publish([message(4, { priority: 1 })], undefined);
   const client = await pool.connect();

@@ -105,6 +105,13 @@ create table if not exists banyan_queue.effect (
 );
 create index if not exists effect_at on banyan_queue.effect (at);
 
+-- Messages that went over RabbitMQ of late, and in how many bundles.
+create table if not exists banyan_queue.bundling (
+  topic text primary key,
+  bundles float8 not null,
+  messages float8 not null
+) with (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000);
+
 create table if not exists banyan_queue.result (
   message bigint primary key,
   state text not null check (state in ('running', 'done', 'failed', 'cancelled')),
