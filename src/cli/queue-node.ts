@@ -4,9 +4,9 @@ import type { QueueNodeStatus } from '../operate/queue/status.ts';
 
 /** The first line, and the alarm if there is one. */
 export function describeQueueNode(node: QueueNodeStatus): string[] {
-  const { name, usedMb, maxMb, messages } = node;
+  const { name, usedMb, maxMb, bundles } = node;
   return [
-    pc.dim(`  ${name}: ${usedMb} of ${maxMb} MB, ${messages} messages`),
+    pc.dim(`  ${name}: ${usedMb} of ${maxMb} MB, ${bundles} bundles of messages`),
     ...describeQueueAlarm(node),
   ];
 }

@@ -80,6 +80,26 @@ export class RabbitMqControl {
     return Number(await this.run('rabbitmqctl', ['eval', COUNT_MESSAGES, '--quiet']));
   }
 
+  /**
+   * From now on nothing is published, by nobody: not by who looked at the map before it changed, and stood still since. Messages are
+   * still delivered and acknowledged. Connections are closed, since a channel remembers what it was allowed; they come back.
+   */
+  async fence(user: string): Promise<void> {
+    await this.#allow(user, { publishing: false });
+    await this.run('rabbitmqctl', ['close_all_connections', 'the queue moves', '--quiet']);
+  }
+
+  /** Takes a fence away. */
+  async admit(user: string): Promise<void> {
+    await this.#allow(user, { publishing: true });
+  }
+
+  async #allow(user: string, { publishing }: { publishing: boolean }): Promise<void> {
+    const mayChange = publishing ? '.*' : '^$';
+    // Configure, write, read.
+    await this.run('rabbitmqctl', ['set_permissions', user, mayChange, mayChange, '.*', '--quiet']);
+  }
+
   /** Gives each queue a copy on the node of `unit`, unless it has one. */
   async growTo(unit: string): Promise<void> {
     await this.run('rabbitmq-queues', ['grow', nodeName(unit), 'all', '--quiet']);

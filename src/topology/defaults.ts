@@ -151,7 +151,8 @@ export function completeTopology(topology: Topology, folder: AppFolder): Complet
 
 /** Of all nodes of RabbitMQ together. */
 const QUEUE_MEMORY_SHARE = 1 / 16;
-const QUEUE_MEMORY_MB = { least: 128, most: 1_024 };
+/** A node that has nothing to do takes 130 MB: with less it would never take a message. */
+const QUEUE_MEMORY_MB = { least: 256, most: 1_024 };
 
 function completeQueue(
   { servers = 1, memoryMb, freeDiskMb = 200, url }: QueueTier,

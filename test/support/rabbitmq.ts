@@ -109,6 +109,15 @@ export class TestRabbitMq {
     await this.control(name).run('rabbitmqctl', ['set_vm_memory_high_watermark', ...limit]);
   }
 
+  /** Nothing is published to it any more. */
+  fence(): Promise<void> {
+    return this.control().fence(USER);
+  }
+
+  admit(): Promise<void> {
+    return this.control().admit(USER);
+  }
+
   async pidOf(name: string): Promise<number> {
     const found = (await this.#machine.states()).find(unit => unit.name === name);
     if (!found?.pid) throw new Error(`${name} does not run`);

@@ -250,9 +250,9 @@ function rabbitMqMetrics(nodes: readonly QueueNodeStatus[]): Metric[] {
   const each = samplesOf(nodes, ({ name }) => ({ server: name }));
   return [
     metric(
-      'rabbitmq_messages',
-      'Messages in its queues',
-      each(({ messages }) => messages),
+      'rabbitmq_bundles',
+      'Bundles of messages in its queues',
+      each(({ bundles }) => bundles),
     ),
     metric(
       'rabbitmq_used_bytes',

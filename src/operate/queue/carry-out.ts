@@ -36,9 +36,9 @@ const DRAIN_MS = 120_000;
 const JOIN_MS = 30_000;
 
 export class QueueNotEmpty extends BanyanError {
-  constructor(name: string, messages: number) {
+  constructor(name: string, bundles: number) {
     super('QUEUE_NOT_EMPTY', {
-      what: `There are still ${messages} messages in RabbitMQ after ${DRAIN_MS / 1_000} s, and it is not stopped while there are`,
+      what: `There ${bundles === 1 ? 'is still a bundle' : `are still ${bundles} bundles`} of messages in RabbitMQ after ${DRAIN_MS / 1_000} s, and it is not stopped while there are any`,
       where: name,
       remedy:
         'See `banyan queue`: are there workers for each subscription? They go on emptying it meanwhile; then try again',
@@ -143,6 +143,9 @@ class QueueTier {
   async #publish({ names, to }: Extract<QueueStep, { do: 'publish-queue' }>): Promise<void> {
     const { machine, deployment } = this.#context;
     const states = await machine.states();
+    const [first] = to === 'rabbitmq' ? names : [];
+    // Somebody may have begun to leave it.
+    if (first !== undefined) await (await controlOf(this.#context, first)).admit(RABBITMQ_USER);
     const addresses = rabbitMqNodes(states)
       .filter(({ name }) => names.includes(name))
       .map(({ host, port }) => ({ host, port }));
@@ -187,7 +190,13 @@ class QueueTier {
     let left = 0;
     const empty = await pollUntil(DRAIN_MS, async () => {
       left = await control.messages();
-      return left === 0 ? true : undefined;
+      if (left > 0) return undefined;
+      // A publisher that looked at the map long ago, and stood still since, might have one confirmed that nobody sees any more.
+      await control.fence(RABBITMQ_USER);
+      left = await control.messages();
+      if (left === 0) return true;
+      await control.admit(RABBITMQ_USER);
+      return undefined;
     });
     if (!empty) throw new QueueNotEmpty(name, left);
     if (this.#shape.kind === 'postgresql') {

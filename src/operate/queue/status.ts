@@ -13,8 +13,8 @@ export interface QueueNodeStatus {
   maxMb: number;
   freeDiskMb: number;
   leastDiskMb: number;
-  /** In all of its queues, those in some worker's hand among them. */
-  messages: number;
+  /** Of messages, in all of its queues, those in some worker's hand among them. */
+  bundles: number;
   /** Why publishers are made to wait; undefined when they are not. */
   alarm: 'memory' | 'disk' | undefined;
 }
@@ -39,7 +39,7 @@ async function nodeStatus({ name, host, metricsPort }: RabbitMqNode): Promise<Qu
     maxMb: megabytes('resident_memory_limit_bytes'),
     freeDiskMb: megabytes('disk_space_available_bytes'),
     leastDiskMb: megabytes('disk_space_available_limit_bytes'),
-    messages: figure('queue_messages'),
+    bundles: figure('queue_messages'),
     alarm: figure('alarms_memory_used_watermark')
       ? 'memory'
       : figure('alarms_free_disk_space_watermark')

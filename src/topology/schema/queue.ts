@@ -10,7 +10,7 @@ const queueTier = v.pipe(
     {
       engine: v.optional(v.literal('rabbitmq', "'rabbitmq'")),
       servers: v.optional(v.picklist([1, 3], A_NUMBER_OF_NODES)),
-      memoryMb: v.optional(whole(64, 1_000_000)),
+      memoryMb: v.optional(whole(192, 1_000_000)),
       freeDiskMb: v.optional(whole(1, 10_000_000)),
       url: v.optional(
         v.pipe(

@@ -5,6 +5,7 @@ import type { ConsumerEvents, Delivery, SubscriptionPolicy, Want } from '../engi
 import type { Carried } from './bundle.ts';
 import type { Ledger } from './ledger.ts';
 import { Line } from './line.ts';
+import { rabbitReceipt } from './receipt.ts';
 
 const LOOK_EVERY_MS = 1_000;
 const LEFT_EVERY_MS = 50;
@@ -19,12 +20,10 @@ export interface RabbitConsumerParts {
   readonly events: ConsumerEvents;
   readonly policies: readonly SubscriptionPolicy[];
   readonly ledger: Ledger;
+  /** Nothing is published any more, and nothing may be made. */
+  readonly isDraining: () => boolean;
   /** To a queue, each by itself. Rejects unless all are there. */
-  readonly sendAlone: (
-    queue: string,
-    messages: readonly Carried[],
-    deaths: number,
-  ) => Promise<void>;
+  readonly sendAlone: (queue: string, messages: readonly Carried[]) => Promise<void>;
 }
 
 export class RabbitConsumer {
@@ -44,8 +43,16 @@ export class RabbitConsumer {
   }
 
   /** Of what has come. A subscription that is asked for the first time begins to be delivered. */
-  take(wants: readonly Want[]): Delivery[] {
-    return wants.flatMap(want => this.#lineOf(want)?.take(want.count, want.suspect) ?? []);
+  async take(wants: readonly Want[]): Promise<Delivery[]> {
+    const got: Delivery[] = [];
+    let suspect: Delivery | undefined;
+    for (const want of wants) {
+      const taken = this.#lineOf(want)?.take(want.count, want.suspect && !suspect) ?? [];
+      suspect ??= taken.find(({ isSuspect }) => isSuspect);
+      got.push(...taken);
+    }
+    if (!suspect || (await rabbitReceipt(suspect)!.line.begin(suspect))) return got;
+    return got.filter(delivery => delivery !== suspect);
   }
 
   #lineOf({ topic, subscription, count }: Want): Line | undefined {

@@ -53,7 +53,7 @@ export class TwoEngines implements QueueEngine {
    */
   async declare(subscriptions: readonly SubscriptionPolicy[]): Promise<void> {
     await this.#postgres.declare(subscriptions);
-    if (!this.#broker.at) return;
+    if (!this.#broker.at || this.#broker.at.draining) return;
     const connection = await this.#broker.open('banyan declares');
     try {
       const channel = await connection.acquire();
@@ -120,7 +120,8 @@ export class TwoEngines implements QueueEngine {
     try {
       connection = await this.#broker.open('banyan counts');
       await connection.onConnect(COUNT_MS, true);
-      const sizes = await bundleSizes(this.#places());
+      // Not known: each is taken for a bundle of one.
+      const sizes = await bundleSizes(this.#places()).catch(() => new Map<string, number>());
       const depths: number[] = [];
       for (const { topic, subscription } of stats) {
         const bundles =

@@ -110,6 +110,24 @@ export class Ledger {
     });
   }
 
+  /** How often a suspect was begun. */
+  async trialsOf(id: string, policy: Pick<SubscriptionPolicy, 'topic' | 'name'>): Promise<number> {
+    const { rows } = await this.#at(id).query<{ trials: number }>({
+      text: 'select trials from banyan_queue.trial where message = $1 and subscription = $2',
+      values: [id, noteOf(policy.topic, policy.name)],
+    });
+    return rows[0]?.trials ?? 0;
+  }
+
+  /** A suspect is about to be begun: should its worker die now, that is counted. */
+  async begin({ id, topic, subscription }: Delivery): Promise<void> {
+    await this.#at(id).query({
+      text: `insert into banyan_queue.trial as t (message, subscription, trials) values ($1, $2, 1)
+        on conflict (message, subscription) do update set trials = t.trials + 1, at = now()`,
+      values: [id, noteOf(topic, subscription)],
+    });
+  }
+
   /** @throws AlreadyDone; of several deliveries an error, since some may not be done */
   withEffects<T>(
     deliveries: readonly Delivery[],

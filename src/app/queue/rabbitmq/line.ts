@@ -5,7 +5,7 @@
  * - A delivery is settled by an acknowledgement, once, over the channel that it came by. When that is gone RabbitMQ gives it to
  *   another; so whoever works on it is told that it is lost.
  * - What RabbitMQ delivers again was in the hands of a worker that died, or whose line broke: it is a suspect, and looked up
- *   first. What dies again is counted.
+ *   first. It is given out alone, and counted when it is begun: RabbitMQ counts all that was sent ahead, also what nobody began.
  */
 import { setTimeout as delay, setImmediate as turn } from 'node:timers/promises';
 import type { AsyncMessage, Channel } from 'rabbitmq-client';
@@ -16,7 +16,7 @@ import { Acknowledgements } from './acknowledgements.ts';
 import { type Carried, unpack } from './bundle.ts';
 import type { RabbitConsumerParts } from './consumer.ts';
 import type { Tally } from './ledger.ts';
-import { DEATHS, declareTopic, queueOf } from './names.ts';
+import { declareTopic, queueOf, SUSPECT } from './names.ts';
 import { Parcel, RabbitReceipt, rabbitReceipt } from './receipt.ts';
 
 const FIRST_PAUSE_MS = 100;
@@ -25,7 +25,8 @@ const LONGEST_PAUSE_MS = 2_000;
 const SLOW_MS = 1_000;
 const TAKE_APART_AGAIN_MS = 1_000;
 
-export interface LineParts extends Pick<RabbitConsumerParts, 'events' | 'ledger' | 'sendAlone'> {
+export interface LineParts
+  extends Pick<RabbitConsumerParts, 'events' | 'ledger' | 'isDraining' | 'sendAlone'> {
   readonly policy: SubscriptionPolicy;
   /** A channel of the worker's connection. */
   readonly acquire: () => Promise<Channel>;
@@ -80,7 +81,7 @@ export class Line {
   }
 
   async #keepOpen(): Promise<void> {
-    const { prefetchCount } = this.#parts;
+    const { prefetchCount, isDraining } = this.#parts;
     const { topic, name } = this.#parts.policy;
     let pauseMs = FIRST_PAUSE_MS;
     while (!this.#isLeft) {
@@ -89,7 +90,7 @@ export class Line {
         const { promise: closed, resolve } = Promise.withResolvers<void>();
         channel.once('close', () => resolve());
         channel.on('error', error => log.debug({ err: error }, 'a channel of RabbitMQ broke'));
-        await declareTopic(channel, topic, [name]);
+        if (!isDraining()) await declareTopic(channel, topic, [name]);
         await channel.basicQos({ prefetchCount });
         const acknowledgements = new Acknowledgements(channel, Math.ceil(prefetchCount / 4));
         if (this.#isLeft) return;
@@ -138,24 +139,25 @@ export class Line {
   ): Promise<void> {
     const messages = unpack(message);
     const parcel = new Parcel(channel, message.deliveryTag, messages.length, acknowledgements);
-    const counted = Number(message.headers?.['x-delivery-count'] ?? 0);
-    const deaths = counted + Number(message.headers?.[DEATHS] ?? 0);
-    if (deaths > 0 && messages.length > 1) return this.#takeApart(parcel, messages, deaths);
+    const { headers = {} } = message;
+    const isSuspect = Number(headers['x-delivery-count'] ?? 0) > 0 || headers[SUSPECT] === true;
+    if (isSuspect && messages.length > 1) return this.#takeApart(parcel, messages);
     const { topic, name } = this.#parts.policy;
-    const deliveries = messages.map(
+    let deliveries = messages.map(
       ({ id, payload }): Delivery => ({
         id,
         topic,
         subscription: name,
         payload,
         key: undefined,
-        attempt: Math.max(1, deaths),
-        isSuspect: deaths > 0,
+        attempt: 1,
+        isSuspect,
         group: 'rabbitmq',
         receipt: new RabbitReceipt(parcel, this),
       }),
     );
-    if (deaths > 0 && !(await this.#isToBeTried(deliveries[0]!, deaths))) return;
+    if (isSuspect) deliveries = await this.#triable(deliveries[0]!);
+    if (deliveries.length === 0) return;
     if (!channel.active) return;
     if (messages.length > 1) this.#bundles.add(parcel);
     for (const delivery of deliveries) this.#inHand.add(delivery);
@@ -168,30 +170,49 @@ export class Line {
     this.#waiting.push(...deliveries);
   }
 
-  /** @returns false of one that was done, or is dead */
-  async #isToBeTried(suspect: Delivery, deaths: number): Promise<boolean> {
+  /** @returns it with its attempt; nothing of one that was done, or is dead */
+  async #triable(suspect: Delivery): Promise<Delivery[]> {
     const { ledger, policy } = this.#parts;
-    if ((await ledger.noted([suspect.id], policy)).size === 0) {
-      if (deaths <= policy.maxAttempts) return true;
-      await ledger.bury(suspect, 'Its worker died, or froze, with it in hand');
+    const [noted, trials] = await Promise.all([
+      ledger.noted([suspect.id], policy),
+      ledger.trialsOf(suspect.id, policy),
+    ]);
+    if (noted.size === 0) {
+      if (trials < policy.maxAttempts) return [{ ...suspect, attempt: trials + 1 }];
+      await ledger.bury(
+        { ...suspect, attempt: trials },
+        'Its worker died, or froze, with it in hand',
+      );
       this.#tally.died++;
     }
     rabbitReceipt(suspect)!.acknowledge();
-    return false;
+    return [];
+  }
+
+  /** @returns false of a suspect that is not to be begun now: that it is cannot be written down, or it is another worker's by now */
+  async begin(suspect: Delivery): Promise<boolean> {
+    try {
+      await this.#parts.ledger.begin(suspect);
+    } catch (error) {
+      log.debug({ err: error }, 'the queue: a suspect has to wait');
+      if (rabbitReceipt(suspect)!.channel.active) this.#waiting.unshift(suspect);
+      return false;
+    }
+    return this.#inHand.has(suspect);
   }
 
   /**
    * One of a bundle whose worker died may be what killed it, and it must not take the others with it: each of them that was not done goes
    * on by itself. Until RabbitMQ has them the bundle is not acknowledged; so they may come twice, and are never lost.
    */
-  async #takeApart(parcel: Parcel, messages: readonly Carried[], deaths: number): Promise<void> {
+  async #takeApart(parcel: Parcel, messages: readonly Carried[]): Promise<void> {
     const { ledger, sendAlone, policy } = this.#parts;
     const ids = messages.map(({ id }) => id);
     while (parcel.channel.active) {
       try {
         const noted = await ledger.noted(ids, policy);
         const left = messages.filter(({ id }) => !noted.has(id));
-        await sendAlone(queueOf(policy.topic, policy.name), left, deaths);
+        await sendAlone(queueOf(policy.topic, policy.name), left);
         for (const _ of messages) parcel.settleOne(false);
         return;
       } catch (error) {

@@ -9,8 +9,8 @@ export function queueOf(topic: string, subscription: string): string {
   return `banyan.${topic}/${subscription}`;
 }
 
-/** A header: how many workers have died with a message in hand, before RabbitMQ began to count. */
-export const DEATHS = 'banyan-deaths';
+/** A header of a message that was in a bundle whose worker died. */
+export const SUSPECT = 'banyan-suspect';
 
 /** What notes of effects are kept under: apart from those of deliveries in PostgreSQL, which may be of the same message. */
 export function noteOf(topic: string, subscription: string): string {

@@ -16,7 +16,7 @@ import { type Carried, pack } from './bundle.ts';
 import { BundleSizes } from './bundle-sizes.ts';
 import { PublishUncertain } from './errors.ts';
 import { Lane } from './lane.ts';
-import { DEATHS, declareTopic, exchangeOf } from './names.ts';
+import { declareTopic, exchangeOf, SUSPECT } from './names.ts';
 
 /** Nobody waits longer for a connection: PostgreSQL takes it. */
 const CONNECT_MS = 1_000;
@@ -80,12 +80,11 @@ export class RabbitPublisher {
   }
 
   /**
-   * To one queue alone, each message by itself: they were in a bundle whose worker died.
-   * @param deaths how many workers have died with them
+   * To one queue alone, each message by itself, as suspects: they were in a bundle whose worker died.
    * @throws when RabbitMQ does not take them all; those that it has are delivered twice, then
    */
-  async sendAlone(queue: string, messages: readonly Carried[], deaths: number): Promise<void> {
-    const to = { exchange: '', routingKey: queue, headers: { [DEATHS]: deaths } };
+  async sendAlone(queue: string, messages: readonly Carried[]): Promise<void> {
+    const to = { exchange: '', routingKey: queue, headers: { [SUSPECT]: true } };
     if (!(await this.#isReady())) throw new Error('RabbitMQ takes no messages');
     const taken = await Promise.all(messages.map(message => this.#carry([message], to)));
     if (!taken.every(isTaken => isTaken)) throw new Error('RabbitMQ did not take a message');

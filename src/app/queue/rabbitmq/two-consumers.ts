@@ -84,7 +84,8 @@ export class TwoConsumers implements Consumer {
       events,
       policies,
       ledger,
-      sendAlone: (queue, messages, died) => publisher.sendAlone(queue, messages, died),
+      isDraining: () => broker.at?.draining === true,
+      sendAlone: (queue, messages) => publisher.sendAlone(queue, messages),
     });
   }
 
@@ -95,7 +96,7 @@ export class TwoConsumers implements Consumer {
     const got = this.#answered;
     this.#answered = [];
     const open = left(wants, got, this.#asksForSuspect);
-    if (this.#rabbit) got.push(...this.#rabbit.take(open));
+    if (this.#rabbit) got.push(...(await this.#rabbit.take(open)));
     const isDue = this.#isPostgresDue || performance.now() - this.#askedAt > POSTGRES_EVERY_MS;
     if (!this.#asking && isDue) this.#ask(left(wants, got, false));
     return got;

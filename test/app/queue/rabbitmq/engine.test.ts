@@ -1,141 +1,43 @@
 /** The queue over RabbitMQ and PostgreSQL, with both of them real: what goes where, and that each message has its effect once. */
 import { setImmediate as turn } from 'node:timers/promises';
 import type pg from 'pg';
-import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from 'vitest';
-import { nextId } from '../../../../src/app/ids/next-id.ts';
-import type {
-  Consumer,
-  Delivery,
-  OutgoingMessage,
-  SubscriptionPolicy,
-} from '../../../../src/app/queue/engine.ts';
+import { expect, test } from 'vitest';
+import type { Delivery } from '../../../../src/app/queue/engine.ts';
 import { AlreadyDone } from '../../../../src/app/queue/errors.ts';
-import { PostgresEngine } from '../../../../src/app/queue/postgres/engine.ts';
-import { placesOf } from '../../../../src/app/queue/postgres/places.ts';
-import { Broker } from '../../../../src/app/queue/rabbitmq/broker.ts';
-import { TwoEngines } from '../../../../src/app/queue/rabbitmq/engine.ts';
 import { rabbitReceipt } from '../../../../src/app/queue/rabbitmq/receipt.ts';
 import { log } from '../../../../src/app/telemetry/log.ts';
-import { TestPostgres } from '../../../support/postgres.ts';
-import { TestRabbitMq } from '../../../support/rabbitmq.ts';
+import { numberOf, twoEngines } from '../../../support/two-engines.ts';
 import { until } from '../../../support/until.ts';
 
 // Failures are what is tried here.
 log.level = 'silent';
 
-let postgres: TestPostgres;
-let rabbit: TestRabbitMq;
-beforeAll(async () => {
-  [postgres, rabbit] = await Promise.all([TestPostgres.start(), TestRabbitMq.start(1)]);
-}, 180_000);
-afterAll(async () => {
-  await Promise.all([postgres.remove(), rabbit.remove()]);
-});
-
-let topics = 0;
-let topic: string;
-let pool: pg.Pool;
-const engines: TwoEngines[] = [];
-const consumers: Consumer[] = [];
-beforeEach(async () => {
-  // Queues outlive a test.
-  topic = `topic-${++topics}`;
-  pool = await postgres.pool({ max: 10 });
-  await pool.query('create table effects (n int not null)');
-});
-afterEach(async () => {
-  await Promise.all(consumers.splice(0).map(consumer => consumer.close()));
-  await Promise.all(engines.splice(0).map(engine => engine.close()));
-  await rabbit.setMap({});
-});
-
-function engine(leaseMs = 3_000): TwoEngines {
-  const made = new TwoEngines({
-    pool,
-    places: placesOf(pool),
-    postgres: new PostgresEngine({ pool, leaseMs }),
-    broker: Broker.find(rabbit.env)!,
-  });
-  engines.push(made);
-  return made;
-}
-
-const policy = (name: string, over: Partial<SubscriptionPolicy> = {}): SubscriptionPolicy => ({
-  topic,
-  name,
-  maxAttempts: 3,
-  backoff: { firstMs: 20, factor: 1, maxMs: 20 },
-  keepResultsMs: 0,
-  ...over,
-});
-
-const message = (n: number, over: Partial<OutgoingMessage> = {}): OutgoingMessage => ({
-  id: nextId(),
-  topic,
-  payload: JSON.stringify({ n }),
-  key: undefined,
-  priority: 0,
-  delayMs: 0,
-  dedupe: undefined,
-  ...over,
-});
-
-const numberOf = ({ payload }: Delivery) => (JSON.parse(payload) as { n: number }).n;
-
-function consume(of: TwoEngines, policies: SubscriptionPolicy[]): Consumer {
-  const consumer = of.consume('tester', { wake() {}, lost() {} }, policies);
-  consumers.push(consumer);
-  return consumer;
-}
-
-/** Takes until there are so many. */
-async function takeAll(consumer: Consumer, name: string, count: number): Promise<Delivery[]> {
-  const got: Delivery[] = [];
-  await until(
-    async () => {
-      const want = { topic, subscription: name, count: count - got.length, suspect: true };
-      got.push(...(await consumer.take([want])));
-      return got.length >= count ? true : undefined;
-    },
-    { what: `${count} deliveries`, timeoutMs: 20_000 },
-  );
-  return got;
-}
-
-async function inPostgres(): Promise<number> {
-  const { rows } = await pool.query('select count(*)::int as n from banyan_queue.delivery');
-  return rows[0].n;
-}
-
-async function effects(): Promise<number[]> {
-  const { rows } = await pool.query('select n from effects order by n');
-  return rows.map(row => row.n);
-}
+const queues = twoEngines();
 
 test('what needs nothing of the database goes over RabbitMQ, to each subscription; the rest stays', async () => {
-  const queue = engine();
-  await queue.declare([policy('a'), policy('b')]);
-  await queue.publish([message(1), message(2)], undefined);
-  expect(await inPostgres()).toBe(0);
+  const queue = queues.engine();
+  await queue.declare([queues.policy('a'), queues.policy('b')]);
+  await queue.publish([queues.message(1), queues.message(2)], undefined);
+  expect(await queues.inPostgres()).toBe(0);
   // At once: whoever takes RabbitMQ away relies on it. A bundle for each subscription.
-  expect(await rabbit.control().messages()).toBe(2);
-  await queue.publish([message(3, { key: 'k' })], undefined);
-  await queue.publish([message(4, { priority: 1 })], undefined);
-  const client = await pool.connect();
+  expect(await queues.inRabbit()).toBe(2);
+  await queue.publish([queues.message(3, { key: 'k' })], undefined);
+  await queue.publish([queues.message(4, { priority: 1 })], undefined);
+  const client = await queues.pool.connect();
   await client.query('begin');
-  await queue.publish([message(5)], client);
+  await queue.publish([queues.message(5)], client);
   await client.query('commit');
   client.release();
   // For both subscriptions.
-  expect(await inPostgres()).toBe(6);
+  expect(await queues.inPostgres()).toBe(6);
   await until(
     async () => ((await queue.stats()).every(({ depth }) => depth === 5) ? true : undefined),
     { what: 'both are counted together' },
   );
 
-  const consumer = consume(queue, [policy('a'), policy('b')]);
+  const consumer = queues.consume(queue, [queues.policy('a'), queues.policy('b')]);
   for (const name of ['a', 'b']) {
-    const got = await takeAll(consumer, name, 5);
+    const got = await queues.takeAll(consumer, name, 5);
     expect(got.map(numberOf).sort()).toEqual([1, 2, 3, 4, 5]);
     expect(
       got
@@ -149,50 +51,57 @@ test('what needs nothing of the database goes over RabbitMQ, to each subscriptio
     async () => ((await queue.stats()).every(each => each.completed === 5) ? true : undefined),
     { what: 'all are counted as done' },
   );
-  expect(await rabbit.control().messages()).toBe(0);
+  expect(await queues.inRabbit()).toBe(0);
 }, 60_000);
 
 test('a topic without a subscription, and one that keeps results, are in PostgreSQL', async () => {
-  const queue = engine();
-  await queue.publish([message(1)], undefined);
-  const { rows } = await pool.query('select count(*)::int as n from banyan_queue.unsubscribed');
+  const queue = queues.engine();
+  await queue.publish([queues.message(1)], undefined);
+  const { rows } = await queues.pool.query(
+    'select count(*)::int as n from banyan_queue.unsubscribed',
+  );
   expect(rows[0].n).toBe(1);
-  await queue.declare([policy('work', { keepResultsMs: 1_000 })]);
-  await queue.publish([message(2)], undefined);
-  expect(await inPostgres()).toBe(2);
+  await queue.declare([queues.policy('work', { keepResultsMs: 1_000 })]);
+  await queue.publish([queues.message(2)], undefined);
+  expect(await queues.inPostgres()).toBe(2);
 }, 60_000);
 
 test('what fails is tried again by PostgreSQL, and is a dead letter there in the end', async () => {
-  const queue = engine();
-  await queue.declare([policy('work')]);
-  await queue.publish([message(1)], undefined);
-  const consumer = consume(queue, [policy('work')]);
+  const queue = queues.engine();
+  await queue.declare([queues.policy('work')]);
+  await queue.publish([queues.message(1)], undefined);
+  const consumer = queues.consume(queue, [queues.policy('work')]);
   for (const attempt of [1, 2, 3]) {
-    const [delivery] = await takeAll(consumer, 'work', 1);
+    const [delivery] = await queues.takeAll(consumer, 'work', 1);
     expect(delivery!.attempt).toBe(attempt);
     expect(rabbitReceipt(delivery!) !== undefined).toBe(attempt === 1);
     const retryInMs = attempt < 3 ? 20 : undefined;
     expect(await consumer.fail([{ delivery: delivery!, error: 'no', retryInMs }])).toEqual([]);
   }
   const [letter] = await queue.deadLetters({}, 10);
-  expect(letter).toMatchObject({ topic, subscription: 'work', attempts: 3, payload: { n: 1 } });
-  expect(await rabbit.control().messages()).toBe(0);
+  expect(letter).toMatchObject({
+    topic: queues.topic,
+    subscription: 'work',
+    attempts: 3,
+    payload: { n: 1 },
+  });
+  expect(await queues.inRabbit()).toBe(0);
 }, 60_000);
 
 test('a worker whose line breaks loses what it has in hand; of all that do it, one has its effect', async () => {
-  const queue = engine();
-  await queue.declare([policy('work')]);
-  await queue.publish([message(1), message(2)], undefined);
-  const first = consume(queue, [policy('work')]);
-  const got = await takeAll(first, 'work', 2);
+  const queue = queues.engine();
+  await queue.declare([queues.policy('work')]);
+  await queue.publish([queues.message(1), queues.message(2)], undefined);
+  const first = queues.consume(queue, [queues.policy('work')]);
+  const got = await queues.takeAll(first, 'work', 2);
   // One is done, and its acknowledgement is never sent; the other is not.
   await first.transaction([got[0]!], tx =>
     tx.query('insert into effects values ($1)', [numberOf(got[0]!)]),
   );
   await rabbitReceipt(got[0]!)!.channel.close();
   // The first has another line in a moment, and may get it again as well.
-  const second = consume(engine(), [policy('work')]);
-  const want = { topic, subscription: 'work', count: 1, suspect: true };
+  const second = queues.consume(queues.engine(), [queues.policy('work')]);
+  const want = { topic: queues.topic, subscription: 'work', count: 1, suspect: true };
   const { again, taker } = await until(
     async () => {
       for (const taker of [second, first]) {
@@ -214,21 +123,21 @@ test('a worker whose line breaks loses what it has in hand; of all that do it, o
   expect(attempts.filter(({ status }) => status === 'fulfilled')).toHaveLength(1);
   expect(attempts.find(each => each.status === 'rejected')?.reason).toBeInstanceOf(AlreadyDone);
   await taker.complete([{ delivery: again }]);
-  expect(await effects()).toEqual([1, 2]);
-  await until(async () => ((await rabbit.control().messages()) === 0 ? true : undefined), {
+  expect(await queues.effects()).toEqual([1, 2]);
+  await until(async () => ((await queues.inRabbit()) === 0 ? true : undefined), {
     what: 'nothing is left',
     timeoutMs: 20_000,
   });
 }, 60_000);
 
 test('a message that kills each of its workers is a dead letter in the end', async () => {
-  const queue = engine();
-  await queue.declare([policy('work')]);
-  await queue.publish([message(1)], undefined);
+  const queue = queues.engine();
+  await queue.declare([queues.policy('work')]);
+  await queue.publish([queues.message(1)], undefined);
   const seen: Delivery[] = [];
-  const consumer = consume(queue, [policy('work')]);
+  const consumer = queues.consume(queue, [queues.policy('work')]);
   for (let time = 0; time < 4; time++) {
-    const [delivery] = await takeAll(consumer, 'work', 1);
+    const [delivery] = await queues.takeAll(consumer, 'work', 1);
     seen.push(delivery!);
     await rabbitReceipt(delivery!)!.channel.close();
   }
@@ -245,18 +154,15 @@ test('a message that kills each of its workers is a dead letter in the end', asy
 }, 60_000);
 
 test('what a worker hands back, or has not begun when it closes, is another’s at once and not counted', async () => {
-  const queue = engine();
-  await queue.declare([policy('work')]);
-  await queue.publish(
-    Array.from({ length: 10 }, (_, n) => message(n)),
-    undefined,
-  );
-  const first = consume(queue, [policy('work')]);
-  const got = await takeAll(first, 'work', 3);
+  const queue = queues.engine();
+  await queue.declare([queues.policy('work')]);
+  await queue.publish(queues.messages(10), undefined);
+  const first = queues.consume(queue, [queues.policy('work')]);
+  const got = await queues.takeAll(first, 'work', 3);
   await first.handBack(got);
   await first.close();
-  const second = consume(engine(), [policy('work')]);
-  const rest = await takeAll(second, 'work', 10);
+  const second = queues.consume(queues.engine(), [queues.policy('work')]);
+  const rest = await queues.takeAll(second, 'work', 10);
   expect(rest.map(numberOf).sort()).toEqual([0, 1, 2, 3, 4, 5, 6, 7, 8, 9]);
   expect(rest.every(({ attempt }) => attempt === 1)).toBe(true);
   // What was on its way when the first left is looked up before it is done; what it gave back is known not to be.
@@ -267,17 +173,14 @@ test('what a worker hands back, or has not begun when it closes, is another’s 
 }, 60_000);
 
 test('what was sent to a worker that has no time for it goes to one that has', async () => {
-  const here = engine();
-  await here.declare([policy('work')]);
-  const busy = consume(here, [policy('work')]);
-  await busy.take([{ topic, subscription: 'work', count: 1, suspect: true }]);
-  await here.publish(
-    Array.from({ length: 4 }, (_, n) => message(n)),
-    undefined,
-  );
-  const [long] = await takeAll(busy, 'work', 1);
-  const idle = consume(engine(), [policy('work')]);
-  const got = await takeAll(idle, 'work', 3);
+  const here = queues.engine();
+  await here.declare([queues.policy('work')]);
+  const busy = queues.consume(here, [queues.policy('work')]);
+  await busy.take([{ topic: queues.topic, subscription: 'work', count: 1, suspect: true }]);
+  await here.publish(queues.messages(4), undefined);
+  const [long] = await queues.takeAll(busy, 'work', 1);
+  const idle = queues.consume(queues.engine(), [queues.policy('work')]);
+  const got = await queues.takeAll(idle, 'work', 3);
   expect([long!, ...got].map(numberOf).sort()).toEqual([0, 1, 2, 3]);
   for (const { attempt, isSuspect } of got) {
     expect({ attempt, isSuspect }).toEqual({ attempt: 1, isSuspect: false });
@@ -288,15 +191,15 @@ test('what was sent to a worker that has no time for it goes to one that has', a
 }, 60_000);
 
 test('to RabbitMQ and back while messages are published and done: none is lost, none is done twice', async () => {
-  await until(async () => ((await rabbit.control().messages()) === 0 ? true : undefined), {
+  await until(async () => ((await queues.inRabbit()) === 0 ? true : undefined), {
     what: 'nothing is left of the tests before',
     timeoutMs: 30_000,
   });
-  await rabbit.setMap(undefined);
+  await queues.rabbit.setMap(undefined);
   // Nobody dies here: a lease that a busy machine overruns three times would make dead letters.
-  const queue = engine(30_000);
-  await queue.declare([policy('work')]);
-  const consumer = consume(queue, [policy('work')]);
+  const queue = queues.engine(30_000);
+  await queue.declare([queues.policy('work')]);
+  const consumer = queues.consume(queue, [queues.policy('work')]);
   let published = 0;
   const done = new Set<number>();
   let isOver = false;
@@ -308,14 +211,16 @@ test('to RabbitMQ and back while messages are published and done: none is lost, 
         what: 'some are done',
       });
       await queue.publish(
-        Array.from({ length: 5 }, () => message(published++)),
+        Array.from({ length: 5 }, () => queues.message(published++)),
         undefined,
       );
     }
   })();
   const working = (async () => {
     while (!isOver || done.size < published) {
-      const got = await consumer.take([{ topic, subscription: 'work', count: 20, suspect: true }]);
+      const got = await consumer.take([
+        { topic: queues.topic, subscription: 'work', count: 20, suspect: true },
+      ]);
       // While a shard makes a pause it is answered at once: others have to have a turn.
       await turn();
       for (const delivery of got) {
@@ -342,19 +247,48 @@ test('to RabbitMQ and back while messages are published and done: none is lost, 
     });
   };
   await more(50);
-  await rabbit.setMap({});
+  await queues.rabbit.setMap({});
   await more(200);
-  await rabbit.setMap({ draining: true });
+  await queues.rabbit.setMap({ draining: true });
   await more(50);
-  await until(async () => ((await rabbit.control().messages()) === 0 ? true : undefined), {
+  await until(async () => ((await queues.inRabbit()) === 0 ? true : undefined), {
     what: 'RabbitMQ is empty',
     timeoutMs: 60_000,
   });
-  await rabbit.setMap(undefined);
+  await queues.rabbit.setMap(undefined);
   await more(50);
   isOver = true;
   await publishing;
   await working;
-  expect(await effects()).toEqual(Array.from({ length: published }, (_, n) => n));
+  expect(await queues.effects()).toEqual(Array.from({ length: published }, (_, n) => n));
   expect(kinds).toEqual(new Set([true, false]));
 }, 180_000);
+
+test('who stood still since he looked at the map can publish nothing to a RabbitMQ that is about to go', async () => {
+  await queues.rabbit.setMap({});
+  const queue = queues.engine(30_000);
+  await queue.declare([queues.policy('work')]);
+  await queue.publish([queues.message(0)], undefined);
+  const consumer = queues.consume(queue, [queues.policy('work')]);
+  const [first] = await queues.takeAll(consumer, 'work', 1);
+  expect(await consumer.complete([{ delivery: first! }])).toEqual([]);
+  await until(async () => ((await queues.inRabbit()) === 0 ? true : undefined));
+  // To this queue it is as if nothing had been said.
+  await queues.rabbit.fence();
+  const outcome = await queue.publish([queues.message(1)], undefined).catch(error => error);
+  expect(await queues.inRabbit()).toBe(0);
+  if (outcome instanceof Error) expect(outcome).toMatchObject({ code: 'PUBLISH_UNCERTAIN' });
+  else expect(await queues.inPostgres()).toBe(1);
+  await queues.rabbit.admit();
+  const kept = await queues.inPostgres();
+  await until(
+    async () => {
+      await queue.publish([queues.message(2)], undefined).catch(() => {});
+      return (await queues.inRabbit()) > 0 ? true : undefined;
+    },
+    { what: 'it takes messages again', timeoutMs: 30_000 },
+  );
+  await queues
+    .takeAll(consumer, 'work', kept + 1)
+    .then(got => consumer.complete(got.map(delivery => ({ delivery }))));
+}, 90_000);

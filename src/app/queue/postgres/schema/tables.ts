@@ -105,6 +105,17 @@ create table if not exists banyan_queue.effect (
 );
 create index if not exists effect_at on banyan_queue.effect (at);
 
+-- How often suspects of RabbitMQ's were begun.
+create table if not exists banyan_queue.trial (
+  message bigint not null,
+  -- topic/name
+  subscription text not null,
+  trials int not null,
+  at timestamptz not null default now(),
+  primary key (message, subscription)
+);
+create index if not exists trial_at on banyan_queue.trial (at);
+
 -- Messages that went over RabbitMQ of late, and in how many bundles.
 create table if not exists banyan_queue.bundling (
   topic text primary key,

@@ -110,6 +110,8 @@ language plpgsql as $$
 begin
   delete from banyan_queue.effect where ctid = any (array(
     select ctid from banyan_queue.effect where at < now() - interval '7 days' limit 5000));
+  delete from banyan_queue.trial where ctid = any (array(
+    select ctid from banyan_queue.trial where at < now() - interval '7 days' limit 5000));
   delete from banyan_queue.result where ctid = any (array(
     select ctid from banyan_queue.result where expires_at < now() limit 5000));
   delete from banyan_queue.dedupe where ctid = any (array(
