@@ -94,8 +94,8 @@ export function renderRabbitMqConf(options: RabbitMqUnitOptions): string {
     `default_user = ${user}`,
     `default_pass = ${password}`,
     // Publishers are made to wait beyond these; nothing is lost.
-    `vm_memory_high_watermark.absolute = ${memoryMb}MB`,
-    `disk_free_limit.absolute = ${freeDiskMb}MB`,
+    `vm_memory_high_watermark.absolute = ${memoryMb}MiB`,
+    `disk_free_limit.absolute = ${freeDiskMb}MiB`,
     // A handler may take for hours; a consumer that is gone is known by its connection.
     'consumer_timeout = 2592000000',
     'log.console = true',

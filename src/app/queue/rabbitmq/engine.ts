@@ -44,7 +44,7 @@ export class TwoEngines implements QueueEngine {
     this.#broker = broker;
     this.#places = places;
     this.#ledger = new Ledger(pool, places);
-    this.#publisher = new RabbitPublisher(broker, places);
+    this.#publisher = new RabbitPublisher(broker, places, this.#ledger);
   }
 
   /**

@@ -8,7 +8,7 @@
 import type pg from 'pg';
 import { shardedTransactionOf } from '../../database/shards/sharded-client.ts';
 import { type TransactionOptions, transaction } from '../../database/transaction.ts';
-import type { Delivery, SubscriptionPolicy } from '../engine.ts';
+import type { Delivery, OutgoingMessage, SubscriptionPolicy } from '../engine.ts';
 import { AlreadyDone } from '../errors.ts';
 import { noteEffects } from '../postgres/effects.ts';
 import { type Place, placeByHash } from '../postgres/places.ts';
@@ -29,6 +29,18 @@ const BURY = `with noted as (
   select n.message, s.id, 0, $5, $6, left($7, 4000)
   from noted n join banyan_queue.subscription s on s.topic = $3 and s.name = $4
   on conflict do nothing`;
+
+/** $1 ids, $2 payloads, $3 topic. */
+const ADOPT = `with given as (select * from unnest($1::bigint[], $2::text[]) g (message, payload)),
+  noted as (
+    insert into banyan_queue.effect (message, subscription)
+    select g.message, 'rabbitmq:' || s.topic || '/' || s.name
+    from given g cross join banyan_queue.subscription s where s.topic = $3
+    on conflict do nothing returning message, subscription)
+  insert into banyan_queue.delivery (message, subscription, payload)
+  select n.message, s.id, g.payload from noted n
+  join banyan_queue.subscription s on s.topic = $3 and n.subscription = 'rabbitmq:' || s.topic || '/' || s.name
+  join given g on g.message = n.message`;
 
 const COUNT = `select banyan_queue.count_up(0, s.id, $3, $4, $5)
   from banyan_queue.subscription s where s.topic = $1 and s.name = $2`;
@@ -70,6 +82,27 @@ export class Ledger {
     });
     if (inMs > 0) return;
     await this.#at(id).query({ text: 'select banyan_queue.wake($1, 1)', values: [topic] });
+  }
+
+  /**
+   * There is one database: a note is the only one of its message. Of several each has notes of its own, and who has effects on one
+   * would not see that another has taken charge.
+   */
+  get canAdopt(): boolean {
+    return this.#places().length === 1;
+  }
+
+  /** RabbitMQ may have them or not: what of them it has not done is done here, and has its effect once whatever RabbitMQ has. */
+  async adopt(
+    topic: string,
+    messages: readonly Pick<OutgoingMessage, 'id' | 'payload'>[],
+  ): Promise<void> {
+    const [place] = this.#places();
+    await place!.query({
+      text: ADOPT,
+      values: [messages.map(({ id }) => id), messages.map(({ payload }) => payload), topic],
+    });
+    await place!.query({ text: 'select banyan_queue.wake($1, 8)', values: [topic] });
   }
 
   async bury(

@@ -4,7 +4,8 @@
  * Holds true here:
  * - What is told to be published was confirmed by a majority of each queue's nodes, or taken by PostgreSQL.
  * - What certainly was not sent, and what no queue took, is for PostgreSQL. What may have been sent is sent again, under the same id,
- *   until it is confirmed or the time is up: then nobody can say.
+ *   until it is confirmed, the time is up, or RabbitMQ says that it takes none: then nobody can say, and PostgreSQL takes charge of it, so
+ *   that it has its effect once whatever RabbitMQ has (ledger.ts). Over several shards that cannot be had, and the caller is told.
  */
 import { setTimeout as delay } from 'node:timers/promises';
 import type { Channel, Connection } from 'rabbitmq-client';
@@ -16,6 +17,7 @@ import { type Carried, pack } from './bundle.ts';
 import { BundleSizes } from './bundle-sizes.ts';
 import { PublishUncertain } from './errors.ts';
 import { Lane } from './lane.ts';
+import type { Ledger } from './ledger.ts';
 import { declareTopic, exchangeOf, SUSPECT } from './names.ts';
 
 /** Nobody waits longer for a connection: PostgreSQL takes it. */
@@ -34,6 +36,7 @@ interface Route {
 export class RabbitPublisher {
   readonly #broker: Broker;
   readonly #places: () => readonly Place[];
+  readonly #ledger: Ledger;
   #connection: Connection | undefined;
   #opening: Promise<Connection> | undefined;
   #channel: Promise<Channel> | undefined;
@@ -43,11 +46,14 @@ export class RabbitPublisher {
   readonly #routes = new Map<string, Route>();
   readonly #lanes = new Map<string, Lane>();
   readonly #sizes: BundleSizes;
+  /** How those who wait for a confirmation are told to wait no longer. */
+  readonly #patient = new Set<() => void>();
   /** Ids of bundles that no queue took. */
   readonly #returned = new Set<string>();
 
-  constructor(broker: Broker, places: () => readonly Place[]) {
+  constructor(broker: Broker, places: () => readonly Place[], ledger: Ledger) {
     this.#broker = broker;
+    this.#ledger = ledger;
     this.#places = places;
     this.#sizes = new BundleSizes(places);
     broker.onChange(() => this.#leave());
@@ -58,11 +64,22 @@ export class RabbitPublisher {
     const { topic } = messages[0]!;
     if (!(await this.#isReady()) || !(await this.#goesOver(topic))) return [...messages];
     const { refused, uncertain, cause } = await this.#laneOf(topic).publish(messages);
-    if (uncertain.length > 0) {
-      const ids = uncertain.map(({ id }) => id);
-      throw new PublishUncertain(topic, ids, CONFIRM_MS, this.#blocked, cause);
-    }
+    if (uncertain.length > 0) await this.#adopt(topic, uncertain, cause);
     return refused;
+  }
+
+  /** PostgreSQL takes charge of what RabbitMQ has or has not. @throws PublishUncertain */
+  async #adopt(topic: string, messages: readonly OutgoingMessage[], cause: unknown): Promise<void> {
+    let why = cause;
+    if (this.#ledger.canAdopt) {
+      try {
+        return await this.#ledger.adopt(topic, messages);
+      } catch (error) {
+        why = error;
+      }
+    }
+    const ids = messages.map(({ id }) => id);
+    throw new PublishUncertain(topic, ids, CONFIRM_MS, this.#blocked, why);
   }
 
   #laneOf(topic: string): Lane {
@@ -99,6 +116,7 @@ export class RabbitPublisher {
     const { body, ...envelope } = pack(messages);
     for (let wasSent = false; ; ) {
       const { isOver, end } = patience(deadline);
+      this.#patient.add(end);
       let cause: unknown;
       try {
         // On a connection that is blocked a channel is not opened, and nothing says so.
@@ -114,11 +132,13 @@ export class RabbitPublisher {
       } catch (error) {
         cause = error;
       } finally {
+        this.#patient.delete(end);
         end();
       }
       this.#channel = undefined;
       if (!wasSent) return false;
-      if (performance.now() > deadline) throw cause;
+      const isInVain = this.#blocked !== undefined && this.#ledger.canAdopt;
+      if (isInVain || performance.now() > deadline) throw cause;
       await delay(RETRY_MS);
     }
   }
@@ -126,6 +146,7 @@ export class RabbitPublisher {
   /** There is a connection, and RabbitMQ takes messages. */
   async #isReady(): Promise<boolean> {
     if (this.#connection?.ready) return true;
+    if (this.#blocked !== undefined) return false;
     try {
       const connection = await this.#open();
       // All who wait do so together: each waiting is a listener of the connection's.
@@ -133,7 +154,6 @@ export class RabbitPublisher {
         this.#connecting = undefined;
       });
       await this.#connecting;
-      // False also while it is blocked, for want of memory or disk.
       return connection.ready;
     } catch {
       return false;
@@ -146,11 +166,15 @@ export class RabbitPublisher {
       connection.on('connection.blocked', reason => {
         this.#blocked = reason;
         this.#refuse();
+        if (this.#ledger.canAdopt) for (const end of this.#patient) end();
         log.warn(`RabbitMQ takes no messages (${reason}): they go to PostgreSQL meanwhile`);
       });
-      connection.on('connection.unblocked', () => {
+      const unblocked = () => {
         this.#blocked = undefined;
-      });
+      };
+      connection.on('connection.unblocked', unblocked);
+      // A new one is told anew.
+      connection.on('connection', unblocked);
       return connection;
     });
     return this.#opening;
@@ -231,9 +255,13 @@ export class RabbitPublisher {
   }
 }
 
-/** @param deadline by `performance.now()`. @returns what resolves then, unless it is ended before */
+/** @param deadline by `performance.now()`. @returns what resolves then, or when it is ended */
 function patience(deadline: number): { isOver: Promise<undefined>; end: () => void } {
   const { promise, resolve } = Promise.withResolvers<undefined>();
-  const timer = setTimeout(() => resolve(undefined), Math.max(1, deadline - performance.now()));
-  return { isOver: promise, end: () => clearTimeout(timer) };
+  const end = () => {
+    clearTimeout(timer);
+    resolve(undefined);
+  };
+  const timer = setTimeout(end, Math.max(1, deadline - performance.now()));
+  return { isOver: promise, end };
 }
