@@ -13,6 +13,8 @@ import type pg from 'pg';
 const CANCEL_REQUEST_CODE = 80_877_102;
 /** A server that takes no connection for so long will not cancel anything either. */
 const TIMEOUT_MS = 2_000;
+const AGAIN_MS = 50;
+const RARELY_MS = 1_000;
 
 interface Running {
   readonly host: string;
@@ -22,7 +24,7 @@ interface Running {
 }
 
 /** Resolves when the server has taken the request, or cannot be asked. What becomes of it the statement says. */
-export function cancelRunning(client: pg.ClientBase): Promise<void> {
+function cancelRunning(client: pg.ClientBase): Promise<void> {
   const { host, port, processID, secretKey } = client as unknown as Running;
   if (processID === null || secretKey === null) return Promise.resolve();
   const request = Buffer.alloc(16);
@@ -64,7 +66,8 @@ export async function untilAborted<T>(
 }
 
 /**
- * Cancels what a connection runs when a signal fires.
+ * Cancels what a connection runs when a signal fires. A request that comes before the server has begun with its statement does nothing, so
+ * it is made again until the statement has ended.
  * @returns to be called when the statement has ended: undefined when nothing was cancelled; else what is to be waited
  *   for before the connection is used again
  */
@@ -73,11 +76,18 @@ export function cancelOn(
   client: pg.ClientBase,
 ): () => Promise<void> | undefined {
   let cancelling: Promise<void> | undefined;
-  const onAbort = () => {
-    cancelling = cancelRunning(client);
+  let timer: NodeJS.Timeout | undefined;
+  let isOver = false;
+  const cancel = (againMs: number) => {
+    cancelling = cancelRunning(client).then(() => {
+      if (!isOver) timer = setTimeout(cancel, againMs, Math.min(againMs * 2, RARELY_MS));
+    });
   };
+  const onAbort = () => cancel(AGAIN_MS);
   signal.addEventListener('abort', onAbort, { once: true });
   return () => {
+    isOver = true;
+    clearTimeout(timer);
     signal.removeEventListener('abort', onAbort);
     return cancelling;
   };

@@ -5,7 +5,7 @@
  * read. What stands at the beginning and at the end of a copy stands there once.
  */
 import type pg from 'pg';
-import { cancelRunning } from '../../cancel-request.ts';
+import { cancelOn } from '../../cancel-request.ts';
 import type { CopyOutAction } from '../plan/copy.ts';
 import type { ShardedTransaction } from '../sharded-transaction.ts';
 import { CopyOutOfShard } from './copy-streams.ts';
@@ -63,9 +63,12 @@ export class CopyOutOfShards implements CopyOut {
       throw failure;
     } finally {
       for (const copy of copies) copy.drop();
+      const abort = new AbortController();
+      const stops = clients.map(client => cancelOn(abort.signal, client));
       // The rest is of no use to anyone.
-      if (error !== undefined) await Promise.all(clients.map(cancelRunning));
+      if (error !== undefined) abort.abort();
       await Promise.allSettled(statements);
+      await Promise.all(stops.map(stop => stop()));
       await onEnd(error);
     }
   }
