@@ -10,7 +10,6 @@ import { EventEmitter } from 'node:events';
 import type { Server } from 'node:http';
 import { get } from 'node:http';
 import path from 'node:path';
-import { isDeepStrictEqual } from 'node:util';
 import { ENGINES } from '../engines/engines.ts';
 import { findHaproxy } from '../engines/haproxy.ts';
 import { urlForPeople } from '../engines/web-server.ts';
@@ -20,59 +19,36 @@ import { takeLock } from '../machines/lock.ts';
 import type { UnitState } from '../machines/unit.ts';
 import type { UnitLogs } from '../machines/unit-log.ts';
 import { readRuntimeMap } from '../map/map-file.ts';
-import type { RuntimeMap } from '../map/runtime-map.ts';
 import type { CompleteTopology } from '../topology/complete.ts';
 import { connectionsPerServer } from '../topology/connections.ts';
-import { applicationEnv, externalUrlsOf } from './application-env.ts';
 import { BackupKeeper } from './backup/keeper.ts';
-import { convergeCache, stopFollowing } from './cache/carry-out.ts';
-import { type CacheContext, hasSlot } from './cache/context.ts';
 import { precheckCache } from './cache/precheck.ts';
-import { CACHE_SHAPE, cacheShapeOf } from './cache/shape.ts';
+import { cacheShapeOf } from './cache/shape.ts';
 import { cacheStatus } from './cache/status.ts';
 import { Catalog } from './catalog.ts';
-import { publishMap } from './change-map.ts';
 import type { Circumstances } from './control/protocol.ts';
 import { serveControl } from './control/server.ts';
-import { recordOf } from './database/context.ts';
-import { applyCopies } from './database/copies/apply.ts';
 import { copiesStanding } from './database/copies/standing.ts';
 import { type CutOver, cutOver } from './database/move/cut-over.ts';
 import { findPrimary } from './database/primary.ts';
-import { DATA_CENTRE, ownerUrl, type RunningDatabase } from './database/running.ts';
-import { DATABASE_SHAPE, databaseShapeOf, shardedShape } from './database/shape.ts';
-import { databaseOfMap, declare } from './database/sharding/declare.ts';
-import { installIds } from './database/sharding/ids.ts';
-import { startDatabases } from './database/sharding/start.ts';
+import { ownerUrl, type RunningDatabase } from './database/running.ts';
 import { databaseServers } from './database/standing.ts';
 import { type Deployment, DeploymentPaths, openDeployment } from './deployment.ts';
 import { askForLoad, readLoad } from './load.ts';
 import { LoadWatch, loadAlerts } from './load-alerts.ts';
-import { runMigrations } from './migrations.ts';
 import { Journal } from './operations/journal.ts';
-import { convergeQueue } from './queue/carry-out.ts';
 import { precheckQueue } from './queue/precheck.ts';
-import {
-  describeQueue,
-  IN_POSTGRESQL,
-  QUEUE_SHAPE,
-  type QueueShape,
-  queueShapeOf,
-} from './queue/shape.ts';
+import { queueShapeOf } from './queue/shape.ts';
 import { queueStatus } from './queue/status.ts';
-import { requireRelease } from './releases/folder.ts';
 import { commandStartMs } from './start-clock.ts';
 import { type Status, trafficOf } from './status.ts';
+import { TierStart, type UpStep } from './tier-start.ts';
 import { prepareCertificate } from './web/certificate.ts';
-import { webContext } from './web/context.ts';
-import { converge } from './web/converge.ts';
 import { checkTlsPort } from './web/precheck.ts';
 import { shapeOf, WEB_SHAPE, type WebShape } from './web/shape.ts';
-import { convergeWorkers } from './workers/carry-out.ts';
-import { workersContext } from './workers/context.ts';
 import { WORKERS_SHAPE, type WorkersShape, workersShapeOf } from './workers/shape.ts';
 
-export type UpStep = 'leftovers' | 'database' | 'migrations' | 'queue' | 'web' | 'workers';
+export type { UpStep };
 
 export interface UpEvents {
   /** A step begins. */
@@ -99,9 +75,6 @@ export class Interrupted extends BanyanError {
     super('INTERRUPTED', { what: 'The start was interrupted; everything was stopped again' });
   }
 }
-
-/** A start does not wait for millions of rows to be filled. */
-const COPIES_PATIENCE_MS = 2_000;
 
 export class StillStarting extends BanyanError {
   constructor() {
@@ -269,7 +242,17 @@ export class RunningDeployment extends EventEmitter<UpEvents> {
       logs: this.logs,
       machine: this.#machine,
     });
-    this.#shards = await this.#startDatabase(deployment);
+    const tiers = new TierStart({
+      topology: this.#topology,
+      paths: this.#paths,
+      machine: this.#machine,
+      deployment,
+      circumstances: () => this.#circumstances(),
+      address: () => this.#address,
+      note: text => this.emit('note', text),
+      step: (step, detail, run) => this.#step(step, detail, run),
+    });
+    this.#shards = await tiers.database();
     this.#database = this.#shards[0]!;
     if (this.#shards.length > 1) askForLoad(this.#paths.load);
     const catalog = await Catalog.open(this.#database.url);
@@ -279,15 +262,15 @@ export class RunningDeployment extends EventEmitter<UpEvents> {
       const shape = shapeOf(this.#topology, present, undefined, maxConnections);
       const presentWorkers = await catalog.read<WorkersShape>(WORKERS_SHAPE);
       const workers = workersShapeOf(this.#topology, presentWorkers);
-      await this.#migrate(deployment, shape.release);
-      await this.#publishMap(this.#database, shape.servers, workers.servers);
-      await this.#startWeb(deployment, this.#database, shape, catalog);
-      await this.#startQueue(deployment, catalog);
-      await this.#startWorkers(deployment, workers, shape);
+      await tiers.migrate(shape.release);
+      await tiers.publishMap(this.#database, shape.servers, workers.servers);
+      await tiers.web(this.#database, shape, catalog);
+      await tiers.queue(catalog);
+      await tiers.workers(workers, shape);
       await catalog.write(WEB_SHAPE, shape);
       await catalog.write(WORKERS_SHAPE, workers);
-      if (!this.#topology.database.url) await this.#keepCopies(deployment);
-      await this.#noteDatabaseShape(catalog);
+      if (!this.#topology.database.url) await tiers.keepCopies();
+      await tiers.noteDatabaseShape(catalog);
       await this.#mentionCutOff(catalog);
     } finally {
       await catalog.close();
@@ -351,201 +334,12 @@ export class RunningDeployment extends EventEmitter<UpEvents> {
     }
   }
 
-  #startDatabase(deployment: Deployment): Promise<RunningDatabase[]> {
-    const { database } = this.#topology;
-    return this.#step('database', 'starting PostgreSQL', async () => {
-      if (!database.url && process.env.DATABASE_URL) {
-        this.emit(
-          'note',
-          'DATABASE_URL in your environment is not used: Banyan runs a database of its own. To use yours, set `database: { url: process.env.DATABASE_URL }`',
-        );
-      }
-      const running = await startDatabases(this.#machine, deployment, this.#topology, note =>
-        this.emit('note', note),
-      );
-      const shown = running.map(({ summary }) => summary).join('; ');
-      return [running, running.length > 1 ? `${running.length} shards: ${shown}` : shown];
-    });
-  }
-
-  /** What runs, as a shape; a note when the configuration asks for another. */
-  async #noteDatabaseShape(catalog: Catalog): Promise<void> {
-    const wanted = databaseShapeOf(this.#topology);
-    if (wanted.kind === 'external') return catalog.write(DATABASE_SHAPE, wanted);
-    const { serving, cluster, sharding } = recordOf(this.#deployment!);
-    const sharded = sharding ? shardedShape(sharding.ranges.length, sharding) : {};
-    const runs =
-      serving === 'cluster' && cluster
-        ? {
-            kind: 'cluster',
-            ...sharded,
-            replicas: cluster.nodes.length - 1,
-            etcd: cluster.etcd.length,
-            settings: cluster.settings,
-          }
-        : { kind: 'embedded', ...sharded };
-    await catalog.write(DATABASE_SHAPE, runs);
-    // What is to be said of the number of shards was said at their start.
-    if (isDeepStrictEqual({ ...runs, shards: 0 }, { ...wanted, shards: 0 })) return;
-    const differs =
-      runs.kind === wanted.kind
-        ? 'other settings for it'
-        : `it to be ${wanted.kind === 'cluster' ? 'replicated' : 'a single server'}`;
-    this.emit(
-      'note',
-      `the database runs as it was, and banyan.config.ts asks for ${differs}: \`banyan apply\` goes there online`,
-    );
-  }
-
-  async #migrate(deployment: Deployment, release: number): Promise<void> {
-    const folder = requireRelease(this.#paths, release);
-    const tier = this.#topology.database;
-    const urls = this.#shards.map(({ url }) => url);
-    await Promise.all(urls.map(installIds));
-    if (tier.migrations || tier.migrate) {
-      const env = applicationEnv(deployment, this.#topology.web, urls[0]!);
-      await this.#step('migrations', tier.migrate ?? tier.migrations ?? '', async () => {
-        const detail = await runMigrations(folder, tier, urls, env, line =>
-          this.logs.write('migrations', line),
-        );
-        return [undefined, detail ?? ''];
-      });
-    }
-    if (!tier.url) await declare(deployment, urls, tier);
-  }
-
   #watchLoad(): void {
     this.#loadWatch = new LoadWatch(
       () => readLoad(this.#paths.load),
       text => this.logs.write('load', text),
     );
     this.#loadWatch.start();
-  }
-
-  /** The application serves without them: what hinders them hinders nothing else. */
-  async #keepCopies(deployment: Deployment): Promise<void> {
-    try {
-      const done = await applyCopies(this.#machine, deployment, process.env, COPIES_PATIENCE_MS);
-      if (done) this.emit('note', done);
-    } catch (error) {
-      this.emit('note', `copied columns are not kept: ${(error as Error).message}`);
-    }
-  }
-
-  #publishMap(
-    { name, maxConnections }: RunningDatabase,
-    servers: number,
-    workers: number,
-  ): Promise<RuntimeMap> {
-    return publishMap(this.#paths.map, {
-      deployment: this.#topology.name,
-      dataCentre: DATA_CENTRE,
-      database: {
-        ...databaseOfMap(
-          recordOf(this.#deployment!),
-          name,
-          this.#shards.map(({ members }) => members),
-        ),
-        connectionsPerServer: connectionsPerServer(servers + workers, maxConnections, { workers }),
-      },
-      assets: { baseUrl: '' },
-    });
-  }
-
-  async #startWeb(
-    deployment: Deployment,
-    database: RunningDatabase,
-    shape: WebShape,
-    catalog: Catalog,
-  ): Promise<void> {
-    const cacheReady = this.#startCache(deployment, database, catalog);
-    // Whoever fails first is told; a server that is ready before the cache loads from the database.
-    cacheReady.catch(() => {});
-    const context = webContext({
-      machine: this.#machine,
-      deployment,
-      shape,
-      circumstances: await this.#circumstances(),
-      external: externalUrlsOf(this.#topology),
-    });
-    await this.#step('web', shape.web.command, async () => {
-      await converge(context, shape);
-      await cacheReady;
-      return [undefined, `${describeWeb(shape)} on ${this.#address}`];
-    });
-    if (shape.release > 0) {
-      this.emit(
-        'note',
-        `release ${shape.release} runs, not the folder as it is now: \`banyan release\` makes a new one of it, \`banyan rollback 0\` runs the folder itself`,
-      );
-    }
-  }
-
-  /**
-   * After the web servers, which publish to the database until then. What RabbitMQ has of messages is done whatever the
-   * configuration says by now.
-   */
-  async #startQueue(deployment: Deployment, catalog: Catalog): Promise<void> {
-    const wanted = queueShapeOf(this.#topology.queue);
-    const present = (await catalog.read<QueueShape>(QUEUE_SHAPE)) ?? IN_POSTGRESQL;
-    // Out of it, or to fewer of its nodes, goes only what can wait until it is empty: an operation.
-    const shape =
-      present.kind === 'rabbitmq' && !isDeepStrictEqual(present, wanted) ? present : wanted;
-    precheckQueue(shape);
-    const context = { machine: this.#machine, deployment, externalUrl: this.#topology.queue?.url };
-    if (shape.kind !== 'postgresql') {
-      await this.#step('queue', describeQueue(shape), async () => {
-        await convergeQueue(context, shape);
-        return [undefined, describeQueue(shape)];
-      });
-    }
-    await catalog.write(QUEUE_SHAPE, shape);
-    if (shape === wanted) return;
-    this.emit(
-      'note',
-      `the queue is as it was (${describeQueue(shape)}), and banyan.config.ts says ${describeQueue(wanted)}: \`banyan apply\` goes there online`,
-    );
-  }
-
-  /** After the web servers: users do not wait for them, and what is published meanwhile is kept. */
-  async #startWorkers(deployment: Deployment, workers: WorkersShape, web: WebShape): Promise<void> {
-    if (workers.servers === 0 && workers.workers.servers.max === 0) return;
-    const context = workersContext({
-      machine: this.#machine,
-      deployment,
-      shape: workers,
-      circumstances: await this.#circumstances(),
-      web,
-      external: externalUrlsOf(this.#topology),
-    });
-    await this.#step('workers', workers.workers.command ?? '', async () => {
-      await convergeWorkers(context, workers);
-      return [undefined, `${workers.servers} × \`${workers.workers.command}\``];
-    });
-  }
-
-  /** What it was before does not matter: a cache begins empty. */
-  async #startCache(
-    deployment: Deployment,
-    { url }: RunningDatabase,
-    catalog: Catalog,
-  ): Promise<void> {
-    const shape = cacheShapeOf(this.#topology.cache);
-    const context: CacheContext = {
-      machine: this.#machine,
-      deployment,
-      environment: process.env,
-      externalUrl: this.#topology.cache?.url,
-      databaseUrl: url,
-      isExternalDatabase: this.#topology.database.url !== undefined,
-    };
-    if (shape.kind !== 'none') {
-      await convergeCache(context, shape, { note: text => this.emit('note', text) });
-    } else if (await hasSlot(catalog.pool)) {
-      // It was taken out of the configuration while nothing ran, and holds back the log.
-      await stopFollowing(context);
-    }
-    await catalog.write(CACHE_SHAPE, shape);
   }
 
   async #mentionCutOff(catalog: Catalog): Promise<void> {
@@ -575,14 +369,6 @@ export class RunningDeployment extends EventEmitter<UpEvents> {
     this.emit('done', step, summary, performance.now() - begun);
     return result;
   }
-}
-
-/** `3 × \`node server.ts\` behind a balancer` */
-function describeWeb({ servers, web, balancer }: WebShape): string {
-  const command = `\`${web.command}\``;
-  if (!balancer) return command;
-  const balancers = balancer.addresses.length;
-  return `${servers} × ${command} behind ${balancers === 1 ? 'a balancer' : `${balancers} balancers`}`;
 }
 
 /** The status of one GET; undefined without an answer in time. */

@@ -10,6 +10,7 @@ import { readEnvironment } from '../environment.ts';
 import { nextId } from '../ids/next-id.ts';
 import { DRAIN_TIMEOUT_MS, onDrain } from '../lifecycle/drain.ts';
 import { tellReadiness } from '../lifecycle/ready-file.ts';
+import { awaitResult } from './await-result.ts';
 import type { Job, Topic } from './definitions.ts';
 import type {
   DeadLetter,
@@ -19,15 +20,7 @@ import type {
   Schedule,
   SubscriptionStats,
 } from './engine.ts';
-import {
-  HandlerRegistered,
-  InvalidQueueOption,
-  JobCancelled,
-  JobFailed,
-  QueueClosed,
-  ResultsNotKept,
-  ResultTimeout,
-} from './errors.ts';
+import { HandlerRegistered, InvalidQueueOption, QueueClosed, ResultsNotKept } from './errors.ts';
 import {
   checkName,
   checkTopic,
@@ -76,8 +69,6 @@ export interface QueueWiring {
 const LEASE_MS = 30_000;
 const MEGABYTE = 1_048_576;
 const RESULT_TIMEOUT_MS = 30_000;
-/** Behind NOTIFY, for whoever waits for a result. */
-const RESULT_POLL_MS = 500;
 const DEAD_LETTERS = 100;
 
 /**
@@ -358,38 +349,10 @@ class PoolQueue implements Queue {
     checkTopic(where, job as Topic<never, unknown>);
     checkId(where, id);
     if (job.keepResults === undefined) throw new ResultsNotKept(job.name);
-    const { timeout, signal, onProgress } = options;
+    const { timeout, ...rest } = options;
     const timeoutMs =
       timeout === undefined ? RESULT_TIMEOUT_MS : durationMs(where, 'timeout', timeout);
-    const engine = await this.#engine();
-    const deadline = performance.now() + timeoutMs;
-    let changed = Promise.withResolvers<void>();
-    const unwatch = engine.watchResult(id, () => changed.resolve());
-    const onAbort = () => changed.resolve();
-    signal?.addEventListener('abort', onAbort, { once: true });
-    try {
-      for (let told = ''; ; ) {
-        signal?.throwIfAborted();
-        changed = Promise.withResolvers<void>();
-        const state = await engine.result(id);
-        if (state.state === 'done') return state.value;
-        if (state.state === 'failed') throw new JobFailed(id, state.error);
-        if (state.state === 'cancelled') throw new JobCancelled(id);
-        if (state.state === 'waiting' && onProgress) {
-          const now = JSON.stringify(state);
-          if (now !== told) onProgress({ done: state.progress, text: state.text });
-          told = now;
-        }
-        const left = deadline - performance.now();
-        if (left <= 0) throw new ResultTimeout(id, timeoutMs);
-        const timer = setTimeout(() => changed.resolve(), Math.min(left, RESULT_POLL_MS));
-        await changed.promise;
-        clearTimeout(timer);
-      }
-    } finally {
-      unwatch();
-      signal?.removeEventListener('abort', onAbort);
-    }
+    return awaitResult(await this.#engine(), id, { ...rest, timeoutMs });
   }
 
   async stats(): Promise<SubscriptionStats[]> {

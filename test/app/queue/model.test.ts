@@ -276,7 +276,7 @@ class Settle implements Command {
   async #settle(worker: ShardWorker, delivery: Delivery): Promise<'done' | 'refused'> {
     switch (this.#how) {
       case 'complete':
-        return (await worker.complete({ delivery })) ? 'refused' : 'done';
+        return (await worker.settler.complete({ delivery })) ? 'refused' : 'done';
       case 'transaction':
         try {
           await withEffects(
@@ -292,12 +292,12 @@ class Settle implements Command {
           throw error;
         }
       case 'hand back':
-        await worker.handBack([delivery]);
+        await worker.settler.handBack([delivery]);
         // It says nothing of what it has lost; the comparison does.
         return this.#isLate ? 'refused' : 'done';
       default: {
         const retryInMs = this.#how === 'bury' ? undefined : LONG_MS;
-        const refused = await worker.fail([{ delivery, error: 'no', retryInMs }]);
+        const refused = await worker.settler.fail([{ delivery, error: 'no', retryInMs }]);
         return refused.length > 0 ? 'refused' : 'done';
       }
     }

@@ -19,7 +19,8 @@ import type {
 import { withEffects } from './effects.ts';
 import { isTransient } from './link.ts';
 import type { Place } from './places.ts';
-import { receiptOf, ShardWorker } from './shard-worker.ts';
+import { receiptOf } from './receipt.ts';
+import { ShardWorker } from './shard-worker.ts';
 
 /** A shard that has not answered in this time is left to answer when it can. */
 const SLOW_MS = 250;
@@ -167,12 +168,13 @@ export class PostgresConsumer implements Consumer {
   async complete(outcomes: readonly Outcome[]): Promise<Delivery[]> {
     const [only] = outcomes;
     if (only && outcomes.length === 1) {
-      return (await receiptOf(only.delivery).worker.complete(only)) ? [only.delivery] : [];
+      return (await receiptOf(only.delivery).worker.settler.complete(only)) ? [only.delivery] : [];
     }
     const lost: Delivery[] = [];
     await Promise.all(
       outcomes.map(async outcome => {
-        if (await receiptOf(outcome.delivery).worker.complete(outcome)) lost.push(outcome.delivery);
+        if (await receiptOf(outcome.delivery).worker.settler.complete(outcome))
+          lost.push(outcome.delivery);
       }),
     );
     return lost;
@@ -180,13 +182,15 @@ export class PostgresConsumer implements Consumer {
 
   async fail(failures: readonly Failure[]): Promise<Delivery[]> {
     const groups = Map.groupBy(failures, ({ delivery }) => receiptOf(delivery).worker);
-    const lost = await Promise.all([...groups].map(([worker, group]) => worker.fail(group)));
+    const lost = await Promise.all(
+      [...groups].map(([worker, group]) => worker.settler.fail(group)),
+    );
     return lost.flat();
   }
 
   async handBack(deliveries: readonly Delivery[]): Promise<void> {
     const groups = Map.groupBy(deliveries, delivery => receiptOf(delivery).worker);
-    await Promise.all([...groups].map(([worker, group]) => worker.handBack(group)));
+    await Promise.all([...groups].map(([worker, group]) => worker.settler.handBack(group)));
   }
 
   async transaction<T>(
@@ -201,11 +205,11 @@ export class PostgresConsumer implements Consumer {
   }
 
   keepResult(delivery: Delivery, json: string): Promise<void> {
-    return receiptOf(delivery).worker.keepResult(delivery, json);
+    return receiptOf(delivery).worker.settler.keepResult(delivery, json);
   }
 
   async progress(delivery: Delivery, done: number, text: string | undefined): Promise<void> {
-    await receiptOf(delivery).worker.progress(delivery, done, text);
+    await receiptOf(delivery).worker.settler.progress(delivery, done, text);
   }
 
   async close(): Promise<void> {

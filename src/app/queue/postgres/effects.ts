@@ -13,7 +13,7 @@ import { type TransactionOptions, transaction } from '../../database/transaction
 import type { Delivery } from '../engine.ts';
 import { AlreadyDone, LeaseLost } from '../errors.ts';
 import type { Place } from './places.ts';
-import { columnsOf, type Receipt, receiptOf } from './shard-worker.ts';
+import { columnsOf, type Receipt, receiptOf } from './receipt.ts';
 
 const TAKE_OUT = `delete from banyan_queue.delivery d using unnest($2::bigint[], $3::smallint[], $4::int[]) x (p, r, t)
   cross join lateral (

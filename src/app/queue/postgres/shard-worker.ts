@@ -6,24 +6,14 @@
  * - What is in hand is known here with its lease; a lease whose deliveries are all settled is given up with the next claim.
  * - A worker that the database does not know any more (its row was taken by `reap`) has nothing in hand: it says
  *   so to those who work on it, and comes back as a new one.
- * - What was completed is sent in one statement for all that came while the last one was under way.
  */
 import { nextId } from '../../ids/next-id.ts';
 import { log } from '../../telemetry/log.ts';
-import type { Delivery, Failure, Outcome, SubscriptionPolicy } from '../engine.ts';
-import { isTransient, Link } from './link.ts';
+import type { Delivery, SubscriptionPolicy } from '../engine.ts';
+import { Link } from './link.ts';
 import type { Place } from './places.ts';
-
-/** Where a delivery is, for this engine. */
-export interface Receipt {
-  readonly worker: ShardWorker;
-  readonly workerId: string;
-  readonly lease: string;
-  readonly subscription: number;
-  readonly position: string;
-  readonly priority: number;
-  readonly turn: number;
-}
+import { heldKey, type Receipt, receiptOf } from './receipt.ts';
+import { Settler } from './settler.ts';
 
 export interface ShardWant {
   /** `topic/name` */
@@ -66,23 +56,17 @@ interface Held {
 /** Claims begin at the lowest position known, but at the beginning every so often (README.md, traps). */
 const SWEEP_MS = 200;
 const LOWEST = { priority: -32_768, position: '0' };
-const FLUSH_MOST = 2_000;
-const FIRST_PAUSE_MS = 50;
 
 /** Of sessions whose statements are all short and by index: no plan of an empty table is to be kept for a full one. */
 const PLANS =
   'set enable_seqscan = off; set enable_bitmapscan = off; set enable_hashjoin = off; set enable_mergejoin = off; set enable_sort = off; set plan_cache_mode = force_generic_plan; set jit = off; set lock_timeout = 3000';
 
-interface Settling {
-  readonly held: Held | undefined;
-  readonly outcome: Outcome;
-  readonly resolve: (lost: boolean) => void;
-}
-
 export class ShardWorker {
   readonly #options: ShardWorkerOptions;
   readonly #ear: Link;
   readonly #hand: Link;
+  /** Says what became of what is in hand. */
+  readonly settler: Settler;
   #workerId = '';
   #numbers = new Map<string, number>();
   #names = new Map<number, { topic: string; name: string }>();
@@ -91,8 +75,6 @@ export class ShardWorker {
   readonly #doneLeases: string[] = [];
   readonly #floors = new Map<number, { priority: number; position: string }>();
   #sweptAt = 0;
-  #settling: Settling[] = [];
-  #isFlushing = false;
   /** Completed within transactions of their own: to be counted. */
   readonly #uncounted = new Map<number, number>();
   #registering: Promise<void> | undefined;
@@ -118,6 +100,12 @@ export class ShardWorker {
       greet: async client => {
         await client.query(PLANS);
       },
+    });
+    this.settler = new Settler({
+      hand: this.#hand,
+      leaseMs: options.leaseMs,
+      letGo: delivery => this.#letGo(delivery),
+      unguarded: options.unguarded,
     });
   }
 
@@ -228,7 +216,7 @@ export class ShardWorker {
 
   /** It is settled, however. */
   #letGo(delivery: Delivery): void {
-    const receipt = delivery.receipt as Receipt;
+    const receipt = receiptOf(delivery);
     if (!this.#held.delete(heldKey(receipt))) return;
     const left = (this.#leases.get(receipt.lease) ?? 1) - 1;
     if (left > 0) this.#leases.set(receipt.lease, left);
@@ -238,156 +226,13 @@ export class ShardWorker {
     }
   }
 
-  /** Resolves when it is durable. @returns whether it was not this worker's any more */
-  complete(outcome: Outcome): Promise<boolean> {
-    return new Promise(resolve => {
-      this.#settling.push({ held: undefined, outcome, resolve });
-      if (!this.#isFlushing) void this.#flush();
-    });
-  }
-
   /** It was deleted in a transaction of its own, which has been committed. */
   noteCompleted(deliveries: readonly Delivery[]): void {
     for (const delivery of deliveries) {
-      const { subscription } = delivery.receipt as Receipt;
+      const { subscription } = receiptOf(delivery);
       this.#letGo(delivery);
       this.#uncounted.set(subscription, (this.#uncounted.get(subscription) ?? 0) + 1);
     }
-  }
-
-  async #flush(): Promise<void> {
-    this.#isFlushing = true;
-    // What else is completed in this turn of the event loop goes with it.
-    await new Promise(setImmediate);
-    while (this.#settling.length > 0) {
-      const portion = this.#settling.splice(0, FLUSH_MOST);
-      const groups = Map.groupBy(
-        portion,
-        ({ outcome }) => receiptOf(outcome.delivery).subscription,
-      );
-      for (const [subscription, group] of groups) await this.#flushGroup(subscription, group);
-    }
-    this.#isFlushing = false;
-  }
-
-  /** Tried for as long as the lease may last: until it is known what became of them. */
-  async #flushGroup(subscription: number, group: readonly Settling[]): Promise<void> {
-    const receipts = group.map(({ outcome }) => receiptOf(outcome.delivery));
-    const hasResults = group.some(({ outcome }) => outcome.result !== undefined);
-    const results = hasResults ? group.filter(({ outcome }) => outcome.result !== undefined) : [];
-    const query = {
-      name: 'banyan_queue_complete',
-      text: 'select banyan_queue.complete($1, $2, $3::bigint[], $4::smallint[], $5::int[], $6::bigint[], $7::text[], $8) as lost',
-      values: [
-        receipts[0]!.workerId,
-        subscription,
-        `{${receipts.map(({ position }) => position).join(',')}}`,
-        numbersOrNull(receipts.map(({ priority }) => priority)),
-        numbersOrNull(receipts.map(({ turn }) => turn)),
-        results.length > 0
-          ? group.map(({ outcome }) => (outcome.result === undefined ? null : outcome.delivery.id))
-          : null,
-        results.length > 0 ? group.map(({ outcome }) => outcome.result ?? null) : null,
-        !this.#options.unguarded,
-      ],
-    };
-    let lost = new Set<string>();
-    let wasSent = false;
-    const rows = await this.#insist(async () => {
-      try {
-        return (await this.#hand.query<{ lost: string[] | null }>(query)).rows;
-      } catch (error) {
-        wasSent ||= (error as { wasSent?: boolean }).wasSent === true;
-        throw error;
-      }
-    });
-    // When an earlier try may have done it, what is gone may have gone by that.
-    if (rows && !wasSent) lost = new Set(rows[0]?.lost ?? []);
-    for (const { outcome, resolve } of group) {
-      this.#letGo(outcome.delivery);
-      resolve(!rows || lost.has(receiptOf(outcome.delivery).position));
-    }
-  }
-
-  /** @returns undefined when it could not be done within the lease, by which others have what it was about */
-  async #insist<T>(work: () => Promise<T>): Promise<T | undefined> {
-    const until = performance.now() + this.#options.leaseMs;
-    for (;;) {
-      try {
-        return await work();
-      } catch (error) {
-        if (!isTransient(error)) log.error({ err: error }, 'the queue could not settle messages');
-        if (!isTransient(error) || performance.now() >= until) return undefined;
-        await new Promise(resolve =>
-          setTimeout(resolve, Math.max(FIRST_PAUSE_MS, this.#hand.pauseMs)),
-        );
-      }
-    }
-  }
-
-  /** @returns those that were not this worker's any more */
-  async fail(failures: readonly Failure[]): Promise<Delivery[]> {
-    const lost: Delivery[] = [];
-    const groups = Map.groupBy(failures, ({ delivery }) => receiptOf(delivery).subscription);
-    for (const [subscription, group] of groups) {
-      const receipts = group.map(({ delivery }) => receiptOf(delivery));
-      const query = {
-        text: 'select banyan_queue.fail($1, $2, $3::bigint[], $4::smallint[], $5::int[], $6::text[], $7::float8[]) as lost',
-        values: [
-          receipts[0]!.workerId,
-          subscription,
-          ...columnsOf(receipts),
-          group.map(({ error }) => error.replaceAll('\0', '')),
-          group.map(({ retryInMs }) => retryInMs ?? null),
-        ],
-      };
-      const rows = await this.#insist(
-        async () => (await this.#hand.query<{ lost: string[] }>(query)).rows,
-      );
-      const gone = new Set(rows?.[0]?.lost ?? []);
-      for (const { delivery } of group) {
-        this.#letGo(delivery);
-        if (!rows || gone.has(receiptOf(delivery).position)) lost.push(delivery);
-      }
-    }
-    return lost;
-  }
-
-  async handBack(deliveries: readonly Delivery[]): Promise<void> {
-    const groups = Map.groupBy(deliveries, delivery => receiptOf(delivery).subscription);
-    for (const [subscription, group] of groups) {
-      const receipts = group.map(receiptOf);
-      await this.#insist(() =>
-        this.#hand.query({
-          text: 'select banyan_queue.hand_back($1, $2, $3::bigint[], $4::smallint[], $5::int[])',
-          values: [receipts[0]!.workerId, subscription, ...columnsOf(receipts)],
-        }),
-      );
-      for (const delivery of group) this.#letGo(delivery);
-    }
-  }
-
-  async progress(delivery: Delivery, done: number, text: string | undefined): Promise<void> {
-    await this.#hand.query({
-      text: `with kept as (
-          insert into banyan_queue.result as r (message, state, progress, value, expires_at)
-          select $1, 'running', $2, $3, clock_timestamp() + interval '1 day' + s.keep_results_ms * interval '1 ms'
-          from banyan_queue.subscription s where s.id = $4 and s.keep_results_ms > 0
-          on conflict (message) do update set progress = excluded.progress, value = excluded.value
-          where r.state = 'running' returning message)
-        select pg_notify('banyan_queue_results', message::text) from kept`,
-      values: [delivery.id, done, text ?? null, receiptOf(delivery).subscription],
-    });
-  }
-
-  async keepResult(delivery: Delivery, json: string): Promise<void> {
-    await this.#insist(() =>
-      this.#hand.query({
-        text: `select banyan_queue.keep_result($1, 'done', $2, keep_results_ms)
-          from banyan_queue.subscription where id = $3`,
-        values: [delivery.id, json, receiptOf(delivery).subscription],
-      }),
-    );
   }
 
   /** Says that it is alive, and takes leases away from those who are not. */
@@ -467,7 +312,7 @@ export class ShardWorker {
   async close(): Promise<void> {
     const left = [...this.#held.values()].map(({ delivery }) => delivery);
     try {
-      if (left.length > 0) await this.handBack(left);
+      if (left.length > 0) await this.settler.handBack(left);
       if (this.#workerId) {
         await this.keepHouse();
         await this.#hand.query({
@@ -481,21 +326,6 @@ export class ShardWorker {
     await Promise.all([this.#ear.close(), this.#hand.close()]);
   }
 }
-
-export const receiptOf = (delivery: Delivery): Receipt => delivery.receipt as Receipt;
-
-/** By which rows of deliveries are found: their positions, priorities and turns. */
-export const columnsOf = (receipts: readonly Receipt[]) => [
-  receipts.map(({ position }) => position),
-  receipts.map(({ priority }) => priority),
-  receipts.map(({ turn }) => turn),
-];
-
-const heldKey = ({ subscription, position, turn }: Receipt) =>
-  `${subscription}/${position}/${turn}`;
-
-const numbersOrNull = (numbers: readonly number[]) =>
-  numbers.some(number => number !== 0) ? numbers : null;
 
 function less<W extends ShardWant & { number: number | undefined }>(
   want: W,

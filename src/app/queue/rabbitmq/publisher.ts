@@ -122,7 +122,7 @@ export class RabbitPublisher {
         // On a connection that is blocked a channel is not opened, and nothing says so.
         const channel = await Promise.race([this.#publishing(), isOver]);
         if (!channel) throw new Error('it opens no channel');
-        wasSent = true;
+        wasSent ||= channel.active;
         const sent = channel
           .basicPublish({ ...to, ...envelope, durable: true, mandatory: true }, body)
           .then(() => true);

@@ -58,10 +58,14 @@ export class TwoConsumers implements Consumer {
     this.#parts = parts;
     const { events, broker } = parts;
     this.#postgres = parts.postgres({
-      ...events,
       wake: () => {
         this.#isPostgresDue = true;
         events.wake();
+      },
+      lost: deliveries => {
+        // Not handed on yet, some of them perhaps.
+        this.#answered = this.#answered.filter(delivery => !deliveries.includes(delivery));
+        events.lost(deliveries);
       },
     });
     this.#renew();
