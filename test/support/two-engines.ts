@@ -112,7 +112,7 @@ export class TwoEnginesGround {
         got.push(...(await consumer.take([want])));
         return got.length >= count ? true : undefined;
       },
-      { what: `${count} deliveries`, timeoutMs: 20_000 },
+      { what: `${count} deliveries`, timeoutMs: 60_000 },
     );
     return got;
   }

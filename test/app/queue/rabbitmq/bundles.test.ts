@@ -43,14 +43,14 @@ test('of a bundle whose worker died each goes on by itself: one that kills its w
         ? true
         : undefined;
     },
-    { what: 'all but the poisonous one are done', timeoutMs: 20_000 },
+    { what: 'all but the poisonous one are done', timeoutMs: 60_000 },
   );
   expect(await queues.effects()).toEqual([0, 1, 2, 4, 5]);
   expect(await queue.deadLetters({ topic: queues.topic }, 10)).toMatchObject([
     { payload: { n: POISON } },
   ]);
   expect(await queues.inRabbit()).toBe(0);
-}, 60_000);
+}, 180_000);
 
 test('what was done of a bundle that takes long is not done again when its worker dies', async () => {
   const queue = queues.engine();
@@ -76,7 +76,7 @@ test('what was done of a bundle that takes long is not done again when its worke
   await until(async () => ((await queues.inRabbit()) === 0 ? true : undefined), {
     what: 'nothing is left',
   });
-}, 60_000);
+}, 180_000);
 
 test('how many messages wait in bundles is about known', async () => {
   const queue = queues.engine();
@@ -85,10 +85,10 @@ test('how many messages wait in bundles is about known', async () => {
   expect(await queues.inRabbit()).toBe(5);
   await until(async () => ((await queue.stats())[0]?.depth === 80 ? true : undefined), {
     what: 'the sizes of bundles are noted',
-    timeoutMs: 20_000,
+    timeoutMs: 60_000,
   });
   const consumer = queues.consume(queue, [queues.policy('work')]);
   const got = await queues.takeAll(consumer, 'work', 80);
   await consumer.complete(got.map(delivery => ({ delivery })));
   await until(async () => ((await queue.stats())[0]?.depth === 0 ? true : undefined));
-}, 60_000);
+}, 180_000);

@@ -52,7 +52,7 @@ test('what needs nothing of the database goes over RabbitMQ, to each subscriptio
     { what: 'all are counted as done' },
   );
   expect(await queues.inRabbit()).toBe(0);
-}, 60_000);
+}, 180_000);
 
 test('a topic without a subscription, and one that keeps results, are in PostgreSQL', async () => {
   const queue = queues.engine();
@@ -64,7 +64,7 @@ test('a topic without a subscription, and one that keeps results, are in Postgre
   await queue.declare([queues.policy('work', { keepResultsMs: 1_000 })]);
   await queue.publish([queues.message(2)], undefined);
   expect(await queues.inPostgres()).toBe(2);
-}, 60_000);
+}, 180_000);
 
 test('what fails is tried again by PostgreSQL, and is a dead letter there in the end', async () => {
   const queue = queues.engine();
@@ -86,7 +86,7 @@ test('what fails is tried again by PostgreSQL, and is a dead letter there in the
     payload: { n: 1 },
   });
   expect(await queues.inRabbit()).toBe(0);
-}, 60_000);
+}, 180_000);
 
 test('a worker whose line breaks loses what it has in hand; of all that do it, one has its effect', async () => {
   const queue = queues.engine();
@@ -128,7 +128,7 @@ test('a worker whose line breaks loses what it has in hand; of all that do it, o
     what: 'nothing is left',
     timeoutMs: 20_000,
   });
-}, 60_000);
+}, 180_000);
 
 test('a message that kills each of its workers is a dead letter in the end', async () => {
   const queue = queues.engine();
@@ -151,7 +151,7 @@ test('a message that kills each of its workers is a dead letter in the end', asy
     [2, true],
     [3, true],
   ]);
-}, 60_000);
+}, 180_000);
 
 test('what a worker hands back, or has not begun when it closes, is another’s at once and not counted', async () => {
   const queue = queues.engine();
@@ -170,7 +170,7 @@ test('what a worker hands back, or has not begun when it closes, is another’s 
   const suspects = rest.filter(({ isSuspect }) => isSuspect).map(numberOf);
   expect(suspects.filter(n => givenBack.includes(n))).toEqual([]);
   await second.complete(rest.map(delivery => ({ delivery })));
-}, 60_000);
+}, 180_000);
 
 test('what was sent to a worker that has no time for it goes to one that has', async () => {
   const here = queues.engine();
@@ -188,7 +188,7 @@ test('what was sent to a worker that has no time for it goes to one that has', a
   // Nothing is left to the next test.
   expect(await busy.complete([{ delivery: long! }])).toEqual([]);
   expect(await idle.complete(got.map(delivery => ({ delivery })))).toEqual([]);
-}, 60_000);
+}, 180_000);
 
 test('to RabbitMQ and back while messages are published and done: none is lost, none is done twice', async () => {
   await until(async () => ((await queues.inRabbit()) === 0 ? true : undefined), {
