@@ -163,11 +163,8 @@ export class TierStart {
     }
   }
 
-  publishMap(
-    { name, maxConnections }: RunningDatabase,
-    servers: number,
-    workers: number,
-  ): Promise<RuntimeMap> {
+  publishMap(servers: number, workers: number): Promise<RuntimeMap> {
+    const { name, maxConnections } = this.#shards[0]!;
     return publishMap(this.#paths.map, {
       deployment: this.#topology.name,
       dataCentre: DATA_CENTRE,
@@ -183,8 +180,8 @@ export class TierStart {
     });
   }
 
-  async web(database: RunningDatabase, shape: WebShape, catalog: Catalog): Promise<void> {
-    const cacheReady = this.#startCache(database, catalog);
+  async web(shape: WebShape, catalog: Catalog): Promise<void> {
+    const cacheReady = this.#startCache(catalog);
     // Whoever fails first is told; a server that is ready before the cache loads from the database.
     cacheReady.catch(() => {});
     const context = webContext({
@@ -253,14 +250,14 @@ export class TierStart {
   }
 
   /** What it was before does not matter: a cache begins empty. */
-  async #startCache({ url }: RunningDatabase, catalog: Catalog): Promise<void> {
+  async #startCache(catalog: Catalog): Promise<void> {
     const shape = cacheShapeOf(this.#topology.cache);
     const context: CacheContext = {
       machine: this.#machine,
       deployment: this.#deployment,
       environment: process.env,
       externalUrl: this.#topology.cache?.url,
-      databaseUrl: url,
+      databaseUrl: this.#shards[0]!.url,
       isExternalDatabase: this.#topology.database.url !== undefined,
     };
     if (shape.kind !== 'none') {

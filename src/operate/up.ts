@@ -263,8 +263,8 @@ export class RunningDeployment extends EventEmitter<UpEvents> {
       const presentWorkers = await catalog.read<WorkersShape>(WORKERS_SHAPE);
       const workers = workersShapeOf(this.#topology, presentWorkers);
       await tiers.migrate(shape.release);
-      await tiers.publishMap(this.#database, shape.servers, workers.servers);
-      await tiers.web(this.#database, shape, catalog);
+      await tiers.publishMap(shape.servers, workers.servers);
+      await tiers.web(shape, catalog);
       await tiers.queue(catalog);
       await tiers.workers(workers, shape);
       await catalog.write(WEB_SHAPE, shape);

@@ -127,10 +127,10 @@ export class TwoEnginesGround {
     return this.rabbit.control().messages();
   }
 
-  async emptyRabbit(): Promise<void> {
+  async emptyRabbit(timeoutMs = 60_000): Promise<void> {
     await until(async () => ((await this.inRabbit()) === 0 ? true : undefined), {
       what: 'nothing is left in RabbitMQ',
-      timeoutMs: 30_000,
+      timeoutMs,
     });
   }
 

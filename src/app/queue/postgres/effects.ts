@@ -61,7 +61,8 @@ export async function withEffects<T>(
         return { value, isComplete: true };
       }
       await sharded.on(writtenTo[0]!, true, async each => {
-        if (!(await noteEffects(each, deliveries, nameOf(first)))) throw new AlreadyDone(first.id);
+        if (!(await noteEffects(each, idsOf(deliveries), nameOf(first))))
+          throw new AlreadyDone(first.id);
       });
       return { value, isComplete: false };
     },
@@ -83,17 +84,30 @@ async function takeOut(
 }
 
 /**
- * Notes that messages have their effects by this transaction.
+ * Notes that messages have their effects: by a transaction, or by themselves.
  * @param name of whose effects they are
  * @returns whether none of them had been noted before
  */
 export async function noteEffects(
-  client: Pick<pg.ClientBase, 'query'>,
-  deliveries: readonly Delivery[],
+  at: { query(config: pg.QueryConfig): Promise<pg.QueryResult> },
+  ids: readonly string[],
   name: string,
 ): Promise<boolean> {
-  const { rowCount } = await client.query(NOTE, [deliveries.map(({ id }) => id), name]);
-  return rowCount === deliveries.length;
+  const { rowCount } = await at.query({ text: NOTE, values: [ids, name] });
+  return rowCount === ids.length;
+}
+
+/** @returns ids of those whose effects are noted at a place */
+export async function notedEffects(
+  place: Place,
+  ids: readonly string[],
+  name: string,
+): Promise<string[]> {
+  const { rows } = await place.query<{ id: string }>({
+    text: 'select message::text as id from banyan_queue.effect where message = any ($1::bigint[]) and subscription = $2',
+    values: [ids, name],
+  });
+  return rows.map(({ id }) => id);
 }
 
 /** @throws AlreadyDone; what asking a shard that is away throws: then nobody knows, and it is tried again */
@@ -101,15 +115,14 @@ async function lookForEffects(
   places: readonly Place[],
   deliveries: readonly Delivery[],
 ): Promise<void> {
+  const [first] = deliveries;
   await Promise.all(
     places.map(async place => {
-      const { rows } = await place.query<{ found: boolean }>({
-        text: 'select exists(select from banyan_queue.effect where message = any ($1::bigint[]) and subscription = $2) as found',
-        values: [deliveries.map(({ id }) => id), nameOf(deliveries[0]!)],
-      });
-      if (rows[0]?.found) throw new AlreadyDone(deliveries[0]!.id);
+      const noted = await notedEffects(place, idsOf(deliveries), nameOf(first!));
+      if (noted.length > 0) throw new AlreadyDone(first!.id);
     }),
   );
 }
 
+const idsOf = (deliveries: readonly Delivery[]) => deliveries.map(({ id }) => id);
 const nameOf = ({ topic, subscription }: Delivery) => `${topic}/${subscription}`;

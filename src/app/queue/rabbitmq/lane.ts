@@ -32,7 +32,7 @@ export interface Fate {
 export class Lane {
   /** Resolves to whether RabbitMQ has them; rejects when that is not known. */
   readonly #carry: (messages: readonly OutgoingMessage[]) => Promise<boolean>;
-  #waiting: Party[] = [];
+  readonly #waiting: Party[] = [];
   #underWay = 0;
   #isDue = false;
 

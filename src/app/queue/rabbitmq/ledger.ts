@@ -10,7 +10,7 @@ import { shardedTransactionOf } from '../../database/shards/sharded-client.ts';
 import { type TransactionOptions, transaction } from '../../database/transaction.ts';
 import type { Delivery, OutgoingMessage, SubscriptionPolicy } from '../engine.ts';
 import { AlreadyDone } from '../errors.ts';
-import { noteEffects } from '../postgres/effects.ts';
+import { notedEffects, noteEffects } from '../postgres/effects.ts';
 import { type Place, placeByHash } from '../postgres/places.ts';
 import { noteOf } from './names.ts';
 
@@ -30,16 +30,16 @@ const BURY = `with noted as (
   from noted n join banyan_queue.subscription s on s.topic = $3 and s.name = $4
   on conflict do nothing`;
 
-/** $1 ids, $2 payloads, $3 topic. */
+/** $1 ids, $2 payloads, $3 topic, $4 what notes of its subscriptions begin with. */
 const ADOPT = `with given as (select * from unnest($1::bigint[], $2::text[]) g (message, payload)),
   noted as (
     insert into banyan_queue.effect (message, subscription)
-    select g.message, 'rabbitmq:' || s.topic || '/' || s.name
+    select g.message, $4 || s.name
     from given g cross join banyan_queue.subscription s where s.topic = $3
     on conflict do nothing returning message, subscription)
   insert into banyan_queue.delivery (message, subscription, payload)
   select n.message, s.id, g.payload from noted n
-  join banyan_queue.subscription s on s.topic = $3 and n.subscription = 'rabbitmq:' || s.topic || '/' || s.name
+  join banyan_queue.subscription s on s.topic = $3 and n.subscription = $4 || s.name
   join given g on g.message = n.message`;
 
 const COUNT = `select banyan_queue.count_up(0, s.id, $3, $4, $5)
@@ -100,7 +100,12 @@ export class Ledger {
     const [place] = this.#places();
     await place!.query({
       text: ADOPT,
-      values: [messages.map(({ id }) => id), messages.map(({ payload }) => payload), topic],
+      values: [
+        messages.map(({ id }) => id),
+        messages.map(({ payload }) => payload),
+        topic,
+        noteOf(topic, ''),
+      ],
     });
     await place!.query({ text: 'select banyan_queue.wake($1, 8)', values: [topic] });
   }
@@ -121,14 +126,9 @@ export class Ledger {
     { topic, name }: Pick<SubscriptionPolicy, 'topic' | 'name'>,
   ): Promise<Set<string>> {
     const answers = await Promise.all(
-      this.#places().map(place =>
-        place.query<{ id: string }>({
-          text: 'select message::text as id from banyan_queue.effect where message = any ($1::bigint[]) and subscription = $2',
-          values: [ids, noteOf(topic, name)],
-        }),
-      ),
+      this.#places().map(place => notedEffects(place, ids, noteOf(topic, name))),
     );
-    return new Set(answers.flatMap(({ rows }) => rows.map(({ id }) => id)));
+    return new Set(answers.flat());
   }
 
   /** They were done, and are not acknowledged yet. */
@@ -136,11 +136,7 @@ export class Ledger {
     ids: readonly string[],
     { topic, name }: Pick<SubscriptionPolicy, 'topic' | 'name'>,
   ): Promise<void> {
-    await this.#places()[0]!.query({
-      text: `insert into banyan_queue.effect (message, subscription)
-        select unnest($1::bigint[]), $2 on conflict do nothing`,
-      values: [ids, noteOf(topic, name)],
-    });
+    await noteEffects(this.#places()[0]!, ids, noteOf(topic, name));
   }
 
   /** How often a suspect was begun. */
@@ -202,7 +198,8 @@ async function note(
   deliveries: readonly Delivery[],
 ): Promise<void> {
   const [first] = deliveries;
-  if (await noteEffects(client, deliveries, noteOf(first!.topic, first!.subscription))) return;
+  const ids = deliveries.map(({ id }) => id);
+  if (await noteEffects(client, ids, noteOf(first!.topic, first!.subscription))) return;
   if (deliveries.length === 1) throw new AlreadyDone(first!.id);
   throw new Error('one of the messages of this batch was done already: each is tried by itself');
 }

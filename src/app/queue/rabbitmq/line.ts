@@ -157,8 +157,7 @@ export class Line {
       }),
     );
     if (isSuspect) deliveries = await this.#triable(deliveries[0]!);
-    if (deliveries.length === 0) return;
-    if (!channel.active) return;
+    if (deliveries.length === 0 || !channel.active) return;
     if (messages.length > 1) this.#bundles.add(parcel);
     for (const delivery of deliveries) this.#inHand.add(delivery);
     if (this.#isLeft) return this.handBack(deliveries);

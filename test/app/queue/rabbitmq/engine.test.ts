@@ -124,10 +124,7 @@ test('a worker whose line breaks loses what it has in hand; of all that do it, o
   expect(attempts.find(each => each.status === 'rejected')?.reason).toBeInstanceOf(AlreadyDone);
   await taker.complete([{ delivery: again }]);
   expect(await queues.effects()).toEqual([1, 2]);
-  await until(async () => ((await queues.inRabbit()) === 0 ? true : undefined), {
-    what: 'nothing is left',
-    timeoutMs: 20_000,
-  });
+  await queues.emptyRabbit(20_000);
 }, 180_000);
 
 test('a message that kills each of its workers is a dead letter in the end', async () => {
@@ -191,10 +188,7 @@ test('what was sent to a worker that has no time for it goes to one that has', a
 }, 180_000);
 
 test('to RabbitMQ and back while messages are published and done: none is lost, none is done twice', async () => {
-  await until(async () => ((await queues.inRabbit()) === 0 ? true : undefined), {
-    what: 'nothing is left of the tests before',
-    timeoutMs: 30_000,
-  });
+  await queues.emptyRabbit(30_000);
   await queues.rabbit.setMap(undefined);
   // Nobody dies here: a lease that a busy machine overruns three times would make dead letters.
   const queue = queues.engine(30_000);
@@ -251,10 +245,7 @@ test('to RabbitMQ and back while messages are published and done: none is lost, 
   await more(200);
   await queues.rabbit.setMap({ draining: true });
   await more(50);
-  await until(async () => ((await queues.inRabbit()) === 0 ? true : undefined), {
-    what: 'RabbitMQ is empty',
-    timeoutMs: 60_000,
-  });
+  await queues.emptyRabbit(60_000);
   await queues.rabbit.setMap(undefined);
   await more(50);
   isOver = true;
@@ -272,7 +263,7 @@ test('who stood still since he looked at the map can publish nothing to a Rabbit
   const consumer = queues.consume(queue, [queues.policy('work')]);
   const [first] = await queues.takeAll(consumer, 'work', 1);
   expect(await consumer.complete([{ delivery: first! }])).toEqual([]);
-  await until(async () => ((await queues.inRabbit()) === 0 ? true : undefined));
+  await queues.emptyRabbit();
   // To this queue it is as if nothing had been said.
   await queues.rabbit.fence();
   await queue.publish([queues.message(1)], undefined);
