@@ -6,7 +6,13 @@
  * encrypted, and only holders of the deployment's certificates are heard.
  */
 import { BanyanError } from '../errors.ts';
-import type { Account, Diagnosis, EngineSupport, UnitSpec } from '../machines/unit.ts';
+import {
+  type Account,
+  type Diagnosis,
+  type EngineSupport,
+  PORT_LOST,
+  type UnitSpec,
+} from '../machines/unit.ts';
 import { findProgram } from './find-program.ts';
 import type { CertificateFiles } from './node-certificate.ts';
 import { askNode } from './node-client.ts';
@@ -135,10 +141,7 @@ function diagnose(lastWords: string[]): Diagnosis | undefined {
     return { what: 'the disk is full', remedy: 'Free some space; `df -h` shows where it went' };
   }
   if (/address already in use/i.test(text)) {
-    return {
-      what: 'another program took its port',
-      remedy: 'Run the command again to get another port',
-    };
+    return PORT_LOST;
   }
   return undefined;
 }

@@ -7,13 +7,14 @@
  * - A node without data gets it from the primary (`pg_basebackup`), or makes it if it is the first of all.
  */
 import { BanyanError } from '../errors.ts';
-import type {
-  Account,
-  Diagnosis,
-  EngineSupport,
-  Labels,
-  StopRule,
-  UnitSpec,
+import {
+  type Account,
+  type Diagnosis,
+  type EngineSupport,
+  type Labels,
+  PORT_LOST,
+  type StopRule,
+  type UnitSpec,
 } from '../machines/unit.ts';
 import { findProgram } from './find-program.ts';
 import type { CertificateFiles } from './node-certificate.ts';
@@ -140,10 +141,7 @@ function diagnose(lastWords: string[]): Diagnosis | undefined {
     };
   }
   if (/could not bind .*Address already in use/i.test(text)) {
-    return {
-      what: 'another program took its port',
-      remedy: 'Run the command again to get another port',
-    };
+    return PORT_LOST;
   }
   if (/could not map anonymous shared memory|Cannot allocate memory/i.test(text)) {
     return {

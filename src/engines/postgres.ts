@@ -26,13 +26,14 @@ import { promisify } from 'node:util';
 import { BanyanError, hasCode } from '../errors.ts';
 import { endDetached } from '../machines/leftovers.ts';
 import { commandOf, identify } from '../machines/process-identity.ts';
-import type {
-  Account,
-  Diagnosis,
-  EngineSupport,
-  Readiness,
-  StopRule,
-  UnitSpec,
+import {
+  type Account,
+  type Diagnosis,
+  type EngineSupport,
+  PORT_LOST,
+  type Readiness,
+  type StopRule,
+  type UnitSpec,
 } from '../machines/unit.ts';
 import { canReach, isRoot, SYSTEM_FOLDER, unprivilegedAccount } from './account.ts';
 import {
@@ -277,7 +278,7 @@ function diagnose(lastWords: string[]): Diagnosis | undefined {
   }
   if (/could not bind .*Address already in use/i.test(text)) {
     return {
-      what: 'another program took its port',
+      ...PORT_LOST,
       remedy: 'Run `banyan up` again to get another port, or set `database.port` to a free one',
     };
   }

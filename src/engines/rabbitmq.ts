@@ -13,7 +13,14 @@ import { connect } from 'node:net';
 import { availableParallelism } from 'node:os';
 import path from 'node:path';
 import { BanyanError } from '../errors.ts';
-import type { Account, Diagnosis, EngineSupport, Labels, UnitSpec } from '../machines/unit.ts';
+import {
+  type Account,
+  type Diagnosis,
+  type EngineSupport,
+  type Labels,
+  PORT_LOST,
+  type UnitSpec,
+} from '../machines/unit.ts';
 import { findProgram } from './find-program.ts';
 
 /** Workers and web servers publish to it until they have ended; before the database. */
@@ -220,10 +227,7 @@ function greet(host: string, port: number, signal: AbortSignal): Promise<void> {
 function diagnose(lastWords: string[]): Diagnosis | undefined {
   const text = lastWords.join('\n');
   if (/eaddrinuse/i.test(text)) {
-    return {
-      what: 'another program took its port',
-      remedy: 'Run the command again to get another port',
-    };
+    return PORT_LOST;
   }
   if (/enospc|no space left/i.test(text)) {
     return { what: 'the disk is full', remedy: 'Free some space; `df -h` shows where it went' };

@@ -7,7 +7,14 @@
 import { chown, mkdir, rename, rm, writeFile } from 'node:fs/promises';
 import path from 'node:path';
 import { BanyanError } from '../errors.ts';
-import type { Account, Diagnosis, EngineSupport, Labels, UnitSpec } from '../machines/unit.ts';
+import {
+  type Account,
+  type Diagnosis,
+  type EngineSupport,
+  type Labels,
+  PORT_LOST,
+  type UnitSpec,
+} from '../machines/unit.ts';
 import { findProgram } from './find-program.ts';
 import { askRedis } from './redis-question.ts';
 
@@ -151,10 +158,7 @@ export const redisEngine: EngineSupport = {
 function diagnose(lastWords: string[]): Diagnosis | undefined {
   const text = lastWords.join('\n');
   if (/Address already in use/i.test(text)) {
-    return {
-      what: 'another program took its port',
-      remedy: 'Run the command again to get another port',
-    };
+    return PORT_LOST;
   }
   if (/Can't allocate|Out Of Memory/i.test(text)) {
     return { what: 'there is not enough memory', remedy: 'Lower `cache.memoryMb`' };

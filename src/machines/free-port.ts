@@ -7,6 +7,7 @@ import { createServer } from 'node:net';
 import path from 'node:path';
 import { promisify } from 'node:util';
 import { BanyanError, hasCode } from '../errors.ts';
+import { UnitStartFailed } from './unit-process.ts';
 
 export class PortInUse extends BanyanError {
   constructor(port: number, host: string, holder: string | undefined, remedy: string) {
@@ -39,7 +40,7 @@ export async function freePort(host = '127.0.0.1'): Promise<number> {
 const ATTEMPTS = 3;
 
 /**
- * Starts something on a free port, and on another when that one was lost in between.
+ * Starts something on a free port, and on another when that one was lost in between, or another that it chose by itself.
  * @param choose a port that is free now
  * @throws what `start` throws, when that had another reason
  */
@@ -53,7 +54,8 @@ export async function onFreePort<T>(
     try {
       return await start(port);
     } catch (error) {
-      if (attempt >= ATTEMPTS || (await isPortFree(port, host))) throw error;
+      const isLost = error instanceof UnitStartFailed && error.lostPort;
+      if (attempt >= ATTEMPTS || (!isLost && (await isPortFree(port, host)))) throw error;
     }
   }
 }

@@ -38,6 +38,8 @@ const LAST_WORDS_TIMEOUT_MS = 500;
 export class UnitStartFailed extends BanyanError {
   /** The last lines that the unit wrote. */
   readonly output: string[];
+  /** On other ports it may start. */
+  readonly lostPort: boolean;
 
   constructor(
     unit: string,
@@ -55,6 +57,7 @@ export class UnitStartFailed extends BanyanError {
         diagnosis?.remedy ?? `Correct what it says and try again; its whole log is ${logFile}`,
     });
     this.output = output;
+    this.lostPort = diagnosis?.lostPort ?? false;
   }
 }
 

@@ -72,7 +72,16 @@ export interface EngineSupport {
 export interface Diagnosis {
   what: string;
   remedy: string;
+  /** On other ports it may start. */
+  lostPort?: true;
 }
+
+/** Between choosing a port and listening on it somebody was faster: a server, or a connection that went out from it. */
+export const PORT_LOST: Diagnosis = {
+  what: 'another program took its port',
+  remedy: 'Run the command again to get another port',
+  lostPort: true,
+};
 
 export interface Account {
   uid: number;

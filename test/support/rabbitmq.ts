@@ -13,7 +13,7 @@ import { isRoot, unprivilegedAccount } from '../../src/engines/account.ts';
 import { ENGINES } from '../../src/engines/engines.ts';
 import { epmdUnit, prepareRabbitMq, type RabbitMqNode } from '../../src/engines/rabbitmq.ts';
 import { RabbitMqControl } from '../../src/engines/rabbitmq-control.ts';
-import { freePort } from '../../src/machines/free-port.ts';
+import { freePort, onFreePort } from '../../src/machines/free-port.ts';
 import { LocalMachine } from '../../src/machines/local.ts';
 import { changeRuntimeMap, MAP_VARIABLE, publishRuntimeMap } from '../../src/map/map-file.ts';
 import { temporaryFolder } from './deployment.ts';
@@ -140,28 +140,25 @@ export class TestRabbitMq {
   }
 
   async #add(name: string): Promise<void> {
-    const node: RabbitMqNode = {
-      name,
-      host: HOST,
-      port: await freePort(),
-      nodePort: await freePort(),
-      metricsPort: await freePort(),
-    };
-    await this.#machine.start(
-      await prepareRabbitMq({
-        node,
-        folder: path.join(this.#folder, name),
-        members: [...this.nodes.map(each => each.name), name],
-        epmdPort: this.#epmdPort,
-        user: USER,
-        password: PASSWORD,
-        cookie: 'COOKIE',
-        memoryMb: 256,
-        freeDiskMb: 50,
-        labels: {},
-        account: this.#account,
-      }),
-    );
-    this.nodes.push(node);
+    await onFreePort(HOST, freePort, async port => {
+      const ports = { port, nodePort: await freePort(), metricsPort: await freePort() };
+      const node: RabbitMqNode = { name, host: HOST, ...ports };
+      await this.#machine.start(
+        await prepareRabbitMq({
+          node,
+          folder: path.join(this.#folder, name),
+          members: [...this.nodes.map(each => each.name), name],
+          epmdPort: this.#epmdPort,
+          user: USER,
+          password: PASSWORD,
+          cookie: 'COOKIE',
+          memoryMb: 256,
+          freeDiskMb: 50,
+          labels: {},
+          account: this.#account,
+        }),
+      );
+      this.nodes.push(node);
+    });
   }
 }
