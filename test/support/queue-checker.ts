@@ -37,6 +37,8 @@ export interface QueueCheckReport {
   published: number;
   effects: number;
   lost: number;
+  /** Of those that are lost, the first ten: key and number of each, and how many of its key there are. */
+  lostOnes: string[];
   twice: number;
   ofRolledBack: number;
   outOfOrder: number;
@@ -211,6 +213,9 @@ async function account(
     select (select count(*) from published)::int as published, (select count(*) from effects)::int as effects,
       (select count(*) from published p where not exists (
         select from effects e where e.key = p.key and e.n = p.n))::int as lost,
+      (select coalesce(array_agg(t), '{}') from (
+        select format('%s: %s of %s', p.key, p.n, k.n) as t from published p join keys k on k.key = p.key
+        where not exists (select from effects e where e.key = p.key and e.n = p.n) order by p.n limit 10) x) as "lostOnes",
       (select count(*) from (select from effects group by key, n having count(*) > 1) x)::int as twice,
       (select count(*) from effects e where not exists (
         select from published p where e.key = p.key and e.n = p.n))::int as "ofRolledBack",

@@ -54,6 +54,7 @@ declare
   v_ids bigint[] := p_ids;
   v_found bigint;
   v_count bigint;
+  v_subscriptions int[];
 begin
   if p_keys is not null then perform banyan_queue.lock_keys(p_topic, p_keys); end if;
   if p_dedupe is not null then
@@ -70,8 +71,9 @@ begin
       v_ids[i] := v_found;
     end loop;
   end if;
-  if exists (select from banyan_queue.unsubscribed where topic = p_topic)
-     and exists (select from banyan_queue.subscription where topic = p_topic) then
+  -- Once: a first subscription that comes between two looks would be none for the first, and one for the second.
+  v_subscriptions := array(select id from banyan_queue.subscription where topic = p_topic);
+  if v_subscriptions <> '{}' and exists (select from banyan_queue.unsubscribed where topic = p_topic) then
     perform banyan_queue.adopt(p_topic);
   end if;
   insert into banyan_queue.delivery (message, due, subscription, priority, key, payload)
@@ -79,11 +81,11 @@ begin
          s.id, coalesce(m.priority, 0), m.key, m.payload
   from unnest(p_ids, p_payloads, p_keys, p_priorities, p_delays) with ordinality
          as m (id, payload, key, priority, delay, n)
-  cross join (select id from banyan_queue.subscription where topic = p_topic) s
+  cross join unnest(v_subscriptions) s (id)
   where p_dedupe is null or v_ids[m.n] = m.id
   order by m.n;
   get diagnostics v_count = row_count;
-  if v_count = 0 and not exists (select from banyan_queue.subscription where topic = p_topic) then
+  if v_subscriptions = '{}' then
     insert into banyan_queue.unsubscribed (message, due, topic, priority, key, payload)
     select m.id, case when m.delay > 0 then clock_timestamp() + m.delay * interval '1 ms' end,
            p_topic, coalesce(m.priority, 0), m.key, m.payload

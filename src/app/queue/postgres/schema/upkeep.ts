@@ -16,7 +16,7 @@ begin
   delete from banyan_queue.worker where id = p_worker;
 end $$;
 
--- Takes what dead and frozen workers had in hand. Returns how many deliveries.
+-- Takes what dead and frozen workers had in hand, and what was left behind without a subscription. Returns how many of the first.
 create or replace function banyan_queue.reap() returns int
 language plpgsql as $$
 declare
@@ -76,6 +76,10 @@ begin
       perform banyan_queue.forget(w.id);
     end if;
   end loop;
+  -- Of a publisher who did not see the first subscription yet, and committed after that had looked for what waits for it.
+  perform banyan_queue.adopt(t.topic) from (
+    select distinct s.topic from banyan_queue.subscription s
+    where exists (select from banyan_queue.unsubscribed u where u.topic = s.topic)) t;
   return v_total;
 end $$;
 
@@ -122,8 +126,6 @@ begin
     select ctid from banyan_queue.unsubscribed where published_at < now() - interval '14 days' limit 5000
     for update skip locked));
   delete from banyan_queue.firing where fired_at < now() - interval '30 days';
-  perform banyan_queue.adopt(t.topic) from (
-    select distinct u.topic from banyan_queue.unsubscribed u join banyan_queue.subscription s on s.topic = u.topic) t;
 end $$;
 
 -- What there is of each subscription, and of topics without one. Cheap: counts stop at p_limit.
