@@ -108,7 +108,7 @@ export class TwoEnginesGround {
     const { topic } = this;
     await until(
       async () => {
-        const want = { topic, subscription: name, count: count - got.length, suspect: true };
+        const want = { topic, subscription: name, count: count - got.length, suspects: 1 };
         got.push(...(await consumer.take([want])));
         return got.length >= count ? true : undefined;
       },

@@ -71,8 +71,8 @@ export interface Want {
   readonly topic: string;
   readonly subscription: string;
   readonly count: number;
-  /** May one of them be a suspect? */
-  readonly suspect: boolean;
+  /** How many of them may be suspects; 0 while the worker has some. Of one that comes alone it is counted when its worker dies. */
+  readonly suspects: number;
 }
 
 /** What a worker is told of, besides the answers to its calls. */

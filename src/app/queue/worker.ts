@@ -3,7 +3,7 @@
  *
  * Holds true here:
  * - One question at a time. When nothing came it waits to be told, and asks by itself now and then.
- * - At most one suspect is in hand at a time (README.md).
+ * - Suspects are taken in waves: one, then two, four and so on while none kills this process (README.md).
  * - To close: nothing more is taken; what has not begun is handed back at once; what has begun may finish within the time,
  *   and then is handed back too.
  */
@@ -21,6 +21,7 @@ const POLL_MS = 500;
 const FIRST_LOOK_MS = 10;
 const RARER = 4;
 const RETRY_MS = 500;
+const LARGEST_WAVE = 64;
 
 export class Worker {
   readonly #engine: QueueEngine;
@@ -31,6 +32,10 @@ export class Worker {
   #consumer: Consumer | undefined;
   #isClosing = false;
   #turn = 0;
+  /** How many suspects the next wave may have. */
+  #wave = 1;
+  /** The last wave had some. */
+  #hadSuspects = false;
   #loop: Promise<void> = Promise.resolve();
   /** Something may have come since the last question. */
   #isTold = true;
@@ -125,7 +130,11 @@ export class Worker {
 
   #wants(): Want[] {
     const isFree = !this.#subscribers.some(({ hasSuspect }) => hasSuspect);
-    // One of them may have one, each in turn.
+    if (isFree && this.#hadSuspects) {
+      this.#hadSuspects = false;
+      this.#wave = Math.min(LARGEST_WAVE, this.#wave * 2);
+    }
+    // One of them may have some, each in turn.
     const turn = this.#turn++ % this.#subscribers.length;
     return this.#subscribers.flatMap(({ room, options: { policy } }, index) =>
       room === 0
@@ -135,7 +144,7 @@ export class Worker {
               topic: policy.topic,
               subscription: policy.name,
               count: room,
-              suspect: isFree && index === turn,
+              suspects: isFree && index === turn ? this.#wave : 0,
             },
           ],
     );
@@ -143,6 +152,7 @@ export class Worker {
 
   #hand(deliveries: readonly Delivery[], wants: readonly Want[]): void {
     if (deliveries.length === 0) return;
+    this.#hadSuspects ||= deliveries.some(({ isSuspect }) => isSuspect);
     for (const subscriber of this.#subscribers) {
       const { topic, name } = subscriber.options.policy;
       const own = deliveries.filter(each => each.topic === topic && each.subscription === name);
@@ -152,6 +162,9 @@ export class Worker {
   }
 
   #lose(deliveries: readonly Delivery[]): void {
+    // It stood still for longer than the lease, and one of these may be why.
+    this.#wave = 1;
+    this.#hadSuspects = false;
     const lost = new Set(deliveries);
     for (const subscriber of this.#subscribers) subscriber.lose(lost);
     this.wake();

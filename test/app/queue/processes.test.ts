@@ -78,8 +78,9 @@ test('a message that kills its process is a dead letter in the end, and all othe
   );
   expect(letter).toMatchObject({ payload: { n: 20, does: 'die' }, attempts: MAX_ATTEMPTS });
   expect(letter!.error).toContain('Its worker died');
-  // Once among others, when nothing is counted; then alone.
-  expect(deaths).toBe(MAX_ATTEMPTS + 1);
+  // At least once among others, when nothing is counted; of two processes each may have had a wave with it.
+  expect(deaths).toBeGreaterThan(MAX_ATTEMPTS);
+  expect(deaths).toBeLessThanOrEqual(MAX_ATTEMPTS + 4);
   expect((await rowsOf('effects')).map(({ n }) => n)).toEqual(others);
   expect(await queue.deadLetters()).toHaveLength(1);
 });

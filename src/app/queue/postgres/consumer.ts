@@ -20,7 +20,7 @@ import { withEffects } from './effects.ts';
 import { isTransient } from './link.ts';
 import type { Place } from './places.ts';
 import { receiptOf } from './receipt.ts';
-import { ShardWorker } from './shard-worker.ts';
+import { type ShardWant, ShardWorker } from './shard-worker.ts';
 
 /** A shard that has not answered in this time is left to answer when it can. */
 const SLOW_MS = 250;
@@ -76,16 +76,14 @@ export class PostgresConsumer implements Consumer {
     for (let i = 0; i < workers.length && !this.#isClosed; i++) {
       const worker = workers[(start + i) % workers.length]!;
       if (this.#pending.has(worker) || worker.pauseMs > 0) continue;
-      const asked = [...open].flatMap(([subscription, { count, suspect }]) =>
-        count > 0 ? [{ subscription, count, suspect }] : [],
+      const hasSuspects = got.some(({ isSuspect }) => isSuspect);
+      const asked = [...open].flatMap(([subscription, { count, suspects }]) =>
+        count > 0 ? [{ subscription, count, suspects: hasSuspects ? 0 : suspects }] : [],
       );
       if (asked.length === 0) break;
       for (const delivery of await this.#ask(worker, asked)) {
         const want = open.get(`${delivery.topic}/${delivery.subscription}`);
-        if (want) {
-          want.count--;
-          if (delivery.isSuspect) want.suspect = false;
-        }
+        if (want) want.count--;
         got.push(delivery);
       }
     }
@@ -96,10 +94,7 @@ export class PostgresConsumer implements Consumer {
     return got;
   }
 
-  async #ask(
-    worker: ShardWorker,
-    asked: { subscription: string; count: number; suspect: boolean }[],
-  ): Promise<Delivery[]> {
+  async #ask(worker: ShardWorker, asked: ShardWant[]): Promise<Delivery[]> {
     let isLate = false;
     let found: Delivery[] = [];
     const asking = worker

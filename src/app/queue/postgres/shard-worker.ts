@@ -19,7 +19,7 @@ export interface ShardWant {
   /** `topic/name` */
   readonly subscription: string;
   readonly count: number;
-  readonly suspect: boolean;
+  readonly suspects: number;
 }
 
 export interface ShardWorkerOptions {
@@ -162,14 +162,14 @@ export class ShardWorker {
     try {
       const { rows } = await this.#ear.query<TakenRow>({
         name: 'banyan_queue_take',
-        text: 'select * from banyan_queue.take($1, $2, $3::bigint[], $4::int[], $5::int[], $6::boolean[], $7::int[], $8::bigint[])',
+        text: 'select * from banyan_queue.take($1, $2, $3::bigint[], $4::int[], $5::int[], $6::int[], $7::int[], $8::bigint[])',
         values: [
           workerId,
           sleeps,
           done.length > 0 ? done : null,
           wanted.map(({ number }) => number),
           wanted.map(({ count }) => count),
-          wanted.map(({ suspect }) => suspect),
+          wanted.map(({ suspects }) => suspects),
           floors.map(({ priority }) => priority),
           floors.map(({ position }) => position),
         ],
@@ -332,6 +332,6 @@ function less<W extends ShardWant & { number: number | undefined }>(
   got: readonly TakenRow[],
 ): W {
   const own = got.filter(row => row.subscription === want.number);
-  const suspect = want.suspect && !own.some(row => row.suspect);
-  return { ...want, suspect, count: want.count - own.length };
+  const suspects = own.some(row => row.suspect) ? 0 : want.suspects;
+  return { ...want, suspects, count: want.count - own.length };
 }

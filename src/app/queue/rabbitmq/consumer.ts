@@ -45,14 +45,16 @@ export class RabbitConsumer {
   /** Of what has come. A subscription that is asked for the first time begins to be delivered. */
   async take(wants: readonly Want[]): Promise<Delivery[]> {
     const got: Delivery[] = [];
-    let suspect: Delivery | undefined;
+    let suspects: Delivery[] = [];
     for (const want of wants) {
-      const taken = this.#lineOf(want)?.take(want.count, want.suspect && !suspect) ?? [];
-      suspect ??= taken.find(({ isSuspect }) => isSuspect);
+      const most = suspects.length > 0 ? 0 : want.suspects;
+      const taken = this.#lineOf(want)?.take(want.count, most) ?? [];
+      if (most > 0) suspects = taken.filter(({ isSuspect }) => isSuspect);
       got.push(...taken);
     }
-    if (!suspect || (await rabbitReceipt(suspect)!.line.begin(suspect))) return got;
-    return got.filter(delivery => delivery !== suspect);
+    const [alone] = suspects;
+    if (suspects.length !== 1 || (await rabbitReceipt(alone!)!.line.begin(alone!))) return got;
+    return got.filter(delivery => delivery !== alone);
   }
 
   #lineOf({ topic, subscription, count }: Want): Line | undefined {

@@ -5,7 +5,7 @@
  * - A delivery is settled by an acknowledgement, once, over the channel that it came by. When that is gone RabbitMQ gives it to
  *   another; so whoever works on it is told that it is lost.
  * - What RabbitMQ delivers again was in the hands of a worker that died, or whose line broke: it is a suspect, and looked up
- *   first. It is given out alone, and counted when it is begun: RabbitMQ counts all that was sent ahead, also what nobody began.
+ *   first. One that is given out alone is counted when it is begun: RabbitMQ counts all that was sent ahead, also what nobody began.
  */
 import { setTimeout as delay, setImmediate as turn } from 'node:timers/promises';
 import type { AsyncMessage, Channel } from 'rabbitmq-client';
@@ -62,17 +62,20 @@ export class Line {
     return this.#inHand.size === 0;
   }
 
-  /** Of what has come. @param suspect may one of them be one? */
-  take(count: number, suspect: boolean): Delivery[] {
+  /** Of what has come. @param suspects how many of them may be suspects; one that was counted before comes by itself */
+  take(count: number, suspects: number): Delivery[] {
     const got: Delivery[] = [];
-    let maySuspect = suspect;
+    let left = suspects;
     for (let index = 0; index < this.#waiting.length && got.length < count; ) {
       const delivery = this.#waiting[index]!;
-      if (delivery.isSuspect && !maySuspect) {
-        index++;
-        continue;
+      if (delivery.isSuspect) {
+        const isCounted = delivery.attempt > 1;
+        if (left === 0 || (isCounted && left < suspects)) {
+          index++;
+          continue;
+        }
+        left = isCounted ? 0 : left - 1;
       }
-      if (delivery.isSuspect) maySuspect = false;
       this.#waiting.splice(index, 1);
       this.#taken++;
       got.push(delivery);

@@ -47,8 +47,8 @@ export class TwoConsumers implements Consumer {
   #answered: Delivery[] = [];
   #error: unknown;
   #asking: Promise<void> | undefined;
-  /** The question allows for a suspect. */
-  #asksForSuspect = false;
+  /** The question allows for suspects. */
+  #asksForSuspects = false;
   #askedAt = 0;
   /** There may be more. */
   #isPostgresDue = true;
@@ -99,7 +99,7 @@ export class TwoConsumers implements Consumer {
     if (error !== undefined) throw error;
     const got = this.#answered;
     this.#answered = [];
-    const open = left(wants, got, this.#asksForSuspect);
+    const open = left(wants, got, this.#asksForSuspects);
     if (this.#rabbit) got.push(...(await this.#rabbit.take(open)));
     const isDue = this.#isPostgresDue || performance.now() - this.#askedAt > POSTGRES_EVERY_MS;
     if (!this.#asking && isDue) this.#ask(left(wants, got, false));
@@ -110,7 +110,7 @@ export class TwoConsumers implements Consumer {
     if (!wants.some(({ count }) => count > 0)) return;
     this.#isPostgresDue = false;
     this.#askedAt = performance.now();
-    this.#asksForSuspect = wants.some(({ suspect }) => suspect);
+    this.#asksForSuspects = wants.some(({ suspects }) => suspects > 0);
     this.#asking = this.#postgres
       .take(wants)
       .then(
@@ -125,7 +125,7 @@ export class TwoConsumers implements Consumer {
       )
       .finally(() => {
         this.#asking = undefined;
-        this.#asksForSuspect = false;
+        this.#asksForSuspects = false;
         if (this.#answered.length > 0 || this.#error !== undefined) this.#parts.events.wake();
       });
   }
@@ -200,9 +200,9 @@ function split<T>(all: readonly T[], delivery: (each: T) => Delivery): [T[], T[]
   return [rabbit, postgres];
 }
 
-/** @returns what is still wanted when these were taken. @param hasSuspect one may come besides */
-function left(wants: readonly Want[], got: readonly Delivery[], hasSuspect: boolean): Want[] {
-  const isFree = !hasSuspect && !got.some(({ isSuspect }) => isSuspect);
+/** @returns what is still wanted when these were taken. @param hasSuspects some may come besides */
+function left(wants: readonly Want[], got: readonly Delivery[], hasSuspects: boolean): Want[] {
+  const isFree = !hasSuspects && !got.some(({ isSuspect }) => isSuspect);
   return wants.map(want => {
     const own = got.filter(
       ({ topic, subscription }) => topic === want.topic && subscription === want.subscription,
@@ -210,7 +210,7 @@ function left(wants: readonly Want[], got: readonly Delivery[], hasSuspect: bool
     return {
       ...want,
       count: Math.max(0, want.count - own.length),
-      suspect: want.suspect && isFree,
+      suspects: isFree ? want.suspects : 0,
     };
   });
 }

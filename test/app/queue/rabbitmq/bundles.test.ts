@@ -1,5 +1,6 @@
 /** Messages that travel together over a real RabbitMQ: each has a fate of its own, also when a worker dies with all of them in hand. */
 import { expect, test } from 'vitest';
+import type { Delivery } from '../../../../src/app/queue/engine.ts';
 import { rabbitReceipt } from '../../../../src/app/queue/rabbitmq/receipt.ts';
 import { log } from '../../../../src/app/telemetry/log.ts';
 import { numberOf, twoEngines } from '../../../support/two-engines.ts';
@@ -19,7 +20,7 @@ test('of a bundle whose worker died each goes on by itself: one that kills its w
   const consumer = queues.consume(queue, [once]);
   const POISON = 3;
   const done: number[] = [];
-  const want = { topic: queues.topic, subscription: 'work', count: 6, suspect: true };
+  const want = { topic: queues.topic, subscription: 'work', count: 6, suspects: 1 };
   const first = await queues.takeAll(consumer, 'work', 6);
   // Two are done before it dies; of one the acknowledgement is all that is missing.
   await consumer.transaction([first[0]!], tx =>
@@ -50,6 +51,56 @@ test('of a bundle whose worker died each goes on by itself: one that kills its w
     { payload: { n: POISON } },
   ]);
   expect(await queues.inRabbit()).toBe(0);
+}, 180_000);
+
+test('suspects that are in hand together are not counted when their worker dies; one alone is, and comes alone from then on', async () => {
+  const queue = queues.engine();
+  const policy = queues.policy('work', { maxAttempts: 5 });
+  await queue.declare([policy]);
+  await queue.publish(queues.messages(6), undefined);
+  const consumer = queues.consume(queue, [policy]);
+  const wave = (suspects: number, least: number) =>
+    until(
+      async () => {
+        const want = { topic: queues.topic, subscription: 'work', count: 6, suspects };
+        const got = await consumer.take([want]);
+        // What came before the others is in hand as well, and counted.
+        return got.length >= least ? got : undefined;
+      },
+      { what: `${least} suspects`, timeoutMs: 60_000 },
+    );
+  const trialsOf = async (deliveries: readonly Delivery[]) => {
+    const { rows } = await queues.pool.query<{ trials: number }>(
+      'select trials from banyan_queue.trial where message = any ($1::bigint[])',
+      [deliveries.map(({ id }) => id)],
+    );
+    return rows.map(({ trials }) => trials);
+  };
+  const [first] = await queues.takeAll(consumer, 'work', 6);
+  await rabbitReceipt(first!)!.channel.close();
+  const several = await wave(4, 2);
+  expect(several.every(({ isSuspect }) => isSuspect)).toBe(true);
+  expect(await trialsOf(several)).toEqual([]);
+  await rabbitReceipt(several[0]!)!.channel.close();
+  const [alone] = await wave(1, 1);
+  expect(await trialsOf([alone!])).toEqual([alone!.attempt]);
+  await rabbitReceipt(alone!)!.channel.close();
+  const done = new Set<string>();
+  await until(
+    async () => {
+      const got = await wave(6, 1);
+      const again = got.find(({ id }) => id === alone!.id);
+      if (again) {
+        expect(got.length).toBe(1);
+        expect(again.attempt).toBe(alone!.attempt + 1);
+      }
+      await consumer.complete(got.map(delivery => ({ delivery })));
+      for (const { id } of got) done.add(id);
+      return done.size === 6 ? true : undefined;
+    },
+    { what: 'all are done', timeoutMs: 60_000 },
+  );
+  await queues.emptyRabbit();
 }, 180_000);
 
 test('what was done of a bundle that takes long is not done again when its worker dies', async () => {

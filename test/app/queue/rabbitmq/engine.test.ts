@@ -101,7 +101,7 @@ test('a worker whose line breaks loses what it has in hand; of all that do it, o
   await rabbitReceipt(got[0]!)!.channel.close();
   // The first has another line in a moment, and may get it again as well.
   const second = queues.consume(queues.engine(), [queues.policy('work')]);
-  const want = { topic: queues.topic, subscription: 'work', count: 1, suspect: true };
+  const want = { topic: queues.topic, subscription: 'work', count: 1, suspects: 1 };
   const { again, taker } = await until(
     async () => {
       for (const taker of [second, first]) {
@@ -173,7 +173,7 @@ test('what was sent to a worker that has no time for it goes to one that has', a
   const here = queues.engine();
   await here.declare([queues.policy('work')]);
   const busy = queues.consume(here, [queues.policy('work')]);
-  await busy.take([{ topic: queues.topic, subscription: 'work', count: 1, suspect: true }]);
+  await busy.take([{ topic: queues.topic, subscription: 'work', count: 1, suspects: 1 }]);
   await here.publish(queues.messages(4), undefined);
   const [long] = await queues.takeAll(busy, 'work', 1);
   const idle = queues.consume(queues.engine(), [queues.policy('work')]);
@@ -213,7 +213,7 @@ test('to RabbitMQ and back while messages are published and done: none is lost, 
   const working = (async () => {
     while (!isOver || done.size < published) {
       const got = await consumer.take([
-        { topic: queues.topic, subscription: 'work', count: 20, suspect: true },
+        { topic: queues.topic, subscription: 'work', count: 20, suspects: 1 },
       ]);
       // While a shard makes a pause it is answered at once: others have to have a turn.
       await turn();

@@ -3,8 +3,10 @@ import { CLAIM } from './parts.ts';
 
 export const CLAIMS = `
 -- What this worker has from now on. p_floor: nothing ready is known to stand before it; 0: look from the beginning.
+-- p_suspects: how many of them may be suspects, when the process has none. Of one its lease says so: should its worker die, that is
+-- counted. One that was counted before is given out by itself.
 create or replace function banyan_queue.claim(
-  p_worker bigint, p_subscription int, p_count int, p_suspect boolean, p_floor_priority int, p_floor bigint)
+  p_worker bigint, p_subscription int, p_count int, p_suspects int, p_floor_priority int, p_floor bigint)
 returns table (lease bigint, "position" bigint, message bigint, subscription int, turn int, priority smallint,
                attempts smallint, suspect boolean, key text, payload text)
 language plpgsql as $$
@@ -13,6 +15,7 @@ declare
   v_leased bigint[];
   v_keys text[] := '{}';
   v_keyed bigint[];
+  v_got int := 0;
 begin
   perform pg_advisory_xact_lock(${CLAIM}, p_subscription);
   update banyan_queue.delivery d set due = null
@@ -29,26 +32,28 @@ begin
         where d.subscription = p_subscription and d.due is null and d.priority = 0 and d.position = p limit 1) f
       where f.key is not null);
   end if;
-  if p_suspect then
-    return query with chosen as materialized (
+  if p_suspects > 0 then
+    return query with found as materialized (
       select d.* from banyan_queue.delivery d
       where d.subscription = p_subscription and d.suspect and d.due is null
         and d.position not in (select unnest(v_leased))
         and (d.key is null or (d.key not in (select unnest(v_keys)) and not exists (
           select from banyan_queue.delivery e
           where e.subscription = p_subscription and e.key = d.key and e.position < d.position)))
-      order by d.position limit 1
+      order by d.position limit least(p_suspects, p_count)
+    ), chosen as materialized (
+      select f.* from found f cross join (select attempts, position from found order by position limit 1) first
+      where f.position = first.position or (f.attempts = 0 and first.attempts = 0)
     ), taken as (
       insert into banyan_queue.lease (worker, subscription, suspect, keyed, positions, priorities)
-      select p_worker, p_subscription, true, c.key is not null, array[c.position], array[c.priority] from chosen c
+      select p_worker, p_subscription, count(*) = 1, bool_or(c.key is not null), array_agg(c.position),
+             case when bool_or(c.priority <> 0) then array_agg(c.priority) end
+      from chosen c having count(*) > 0
       returning id
     )
     select t.id, c.position, c.message, c.subscription, c.turn, c.priority, c.attempts, c.suspect, c.key, c.payload
     from chosen c cross join taken t;
-    v_keys := v_keys || array(
-      select d.key from banyan_queue.lease l join banyan_queue.delivery d
-        on d.subscription = p_subscription and d.suspect and d.position = l.positions[1]
-      where l.worker = p_worker and l.subscription = p_subscription and l.suspect and d.key is not null);
+    get diagnostics v_got = row_count;
   end if;
   return query with chosen as materialized (
     select d.* from banyan_queue.delivery d
@@ -59,7 +64,7 @@ begin
         select from banyan_queue.delivery e
         where e.subscription = p_subscription and e.key = d.key and e.position < d.position
           and (e.due is not null or e.suspect or e.position < p_floor))))
-    order by d.priority, d.position limit p_count
+    order by d.priority, d.position limit p_count - v_got
   ), taken as (
     insert into banyan_queue.lease (worker, subscription, suspect, keyed, positions, priorities)
     select p_worker, p_subscription, false, bool_or(c.key is not null), array_agg(c.position),
@@ -73,7 +78,7 @@ end $$;
 
 -- Claims of several subscriptions, in the order of their numbers: so two workers never wait for each other.
 create or replace function banyan_queue.take(
-  p_worker bigint, p_sleeps boolean, p_done bigint[], p_subscriptions int[], p_counts int[], p_suspects boolean[],
+  p_worker bigint, p_sleeps boolean, p_done bigint[], p_subscriptions int[], p_counts int[], p_suspects int[],
   p_floor_priorities int[], p_floors bigint[])
 returns table (lease bigint, "position" bigint, message bigint, subscription int, turn int, priority smallint,
                attempts smallint, suspect boolean, key text, payload text)

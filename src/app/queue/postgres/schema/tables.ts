@@ -65,6 +65,7 @@ create table if not exists banyan_queue.lease (
   id bigint generated always as identity primary key,
   worker bigint not null,
   subscription int not null,
+  -- Of one suspect, the only one in its process.
   suspect boolean not null,
   keyed boolean not null,
   positions bigint[] not null,
