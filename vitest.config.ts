@@ -1,3 +1,4 @@
+import { availableParallelism } from 'node:os';
 import { defineConfig } from 'vitest/config';
 
 export default defineConfig({
@@ -7,8 +8,9 @@ export default defineConfig({
     // What the tests run as commands and as applications is the package as it is published.
     globalSetup: ['test/support/build.ts'],
     include: ['test/**/*.test.ts', 'examples/*/test/**/*.test.ts'],
-    // Real engines start in these tests; two at a time is what a two-core machine carries.
-    maxWorkers: 2,
+    // Real engines start in these tests, and many of them wait: for a lease to run out, a server to be missed. Two files at a time used
+    // 60 % of two cores.
+    maxWorkers: availableParallelism() + 1,
     testTimeout: 240_000,
     hookTimeout: 240_000,
   },
