@@ -1,6 +1,17 @@
 /** What can go wrong with RabbitMQ that an application has to know. */
 import { BanyanError } from '../../../errors.ts';
 
+/** A shard that has just come: its workers have not declared themselves there yet. */
+export class SubscriptionUnknown extends BanyanError {
+  constructor(topic: string, subscription: string) {
+    super('SUBSCRIPTION_UNKNOWN', {
+      what: 'The shard of a message does not know its subscription yet',
+      where: `topic ${topic}, subscription ${subscription}`,
+      remedy: 'Nothing was moved: RabbitMQ delivers the message again',
+    });
+  }
+}
+
 export class PublishUncertain extends BanyanError {
   /** Ids of the messages that may have been published. */
   readonly ids: readonly string[];

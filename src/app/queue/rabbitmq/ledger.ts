@@ -12,23 +12,26 @@ import type { Delivery, OutgoingMessage, SubscriptionPolicy } from '../engine.ts
 import { AlreadyDone } from '../errors.ts';
 import { notedEffects, noteEffects } from '../postgres/effects.ts';
 import { type Place, placeByHash } from '../postgres/places.ts';
+import { SubscriptionUnknown } from './errors.ts';
 import { noteOf } from './names.ts';
 
-/** $3 topic, $4 subscription; `due` null: it is ready. */
-const MOVE = `with noted as (
+/** $1 message, $2 its note, $3 topic, $4 subscription. Nothing is noted where the subscription is not known, as yet. */
+const NOTED = `with s as (select id from banyan_queue.subscription where topic = $3 and name = $4),
+  noted as (
     insert into banyan_queue.effect (message, subscription)
-    values ($1, $2) on conflict do nothing returning message)
-  insert into banyan_queue.delivery (message, due, subscription, attempts, suspect, payload)
-  select n.message, clock_timestamp() + $5::float8 * interval '1 ms', s.id, $6, $7, $8
-  from noted n join banyan_queue.subscription s on s.topic = $3 and s.name = $4`;
+    select $1::bigint, $2::text from s on conflict do nothing returning message)`;
 
-const BURY = `with noted as (
-    insert into banyan_queue.effect (message, subscription)
-    values ($1, $2) on conflict do nothing returning message)
-  insert into banyan_queue.dead (message, subscription, priority, attempts, payload, error)
-  select n.message, s.id, 0, $5, $6, left($7, 4000)
-  from noted n join banyan_queue.subscription s on s.topic = $3 and s.name = $4
-  on conflict do nothing`;
+/** `due` null: it is ready. */
+const MOVE = `${NOTED}, moved as (
+    insert into banyan_queue.delivery (message, due, subscription, attempts, suspect, payload)
+    select n.message, clock_timestamp() + $5::float8 * interval '1 ms', s.id, $6, $7, $8 from noted n cross join s)
+  select from s`;
+
+const BURY = `${NOTED}, buried as (
+    insert into banyan_queue.dead (message, subscription, priority, attempts, payload, error)
+    select n.message, s.id, 0, $5, $6, left($7, 4000) from noted n cross join s
+    on conflict do nothing)
+  select from s`;
 
 /** $1 ids, $2 payloads, $3 topic, $4 what notes of its subscriptions begin with. */
 const ADOPT = `with given as (select * from unnest($1::bigint[], $2::text[]) g (message, payload)),
@@ -60,13 +63,13 @@ export class Ledger {
     this.#places = places;
   }
 
-  /** To be tried again there. @param inMs 0: at once */
+  /** To be tried again there. @param inMs 0: at once. @throws SubscriptionUnknown, and it stays where it is */
   async move(
     { id, topic, subscription, payload, isSuspect }: Delivery,
     inMs: number,
     attempts: number,
   ): Promise<void> {
-    await this.#at(id).query({
+    const { rowCount } = await this.#at(id).query({
       name: 'banyan_queue_move',
       text: MOVE,
       values: [
@@ -80,6 +83,7 @@ export class Ledger {
         payload,
       ],
     });
+    if (rowCount === 0) throw new SubscriptionUnknown(topic, subscription);
     if (inMs > 0) return;
     await this.#at(id).query({ text: 'select banyan_queue.wake($1, 1)', values: [topic] });
   }
@@ -110,14 +114,16 @@ export class Ledger {
     await place!.query({ text: 'select banyan_queue.wake($1, 8)', values: [topic] });
   }
 
+  /** @throws SubscriptionUnknown, and it stays where it is */
   async bury(
     { id, topic, subscription, payload, attempt }: Delivery,
     error: string,
   ): Promise<void> {
-    await this.#at(id).query({
+    const { rowCount } = await this.#at(id).query({
       text: BURY,
       values: [id, noteOf(topic, subscription), topic, subscription, attempt, payload, error],
     });
+    if (rowCount === 0) throw new SubscriptionUnknown(topic, subscription);
   }
 
   /** @returns ids of those that had their effects, or moved, or were done */

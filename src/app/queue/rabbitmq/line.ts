@@ -232,17 +232,22 @@ export class Line {
     return true;
   }
 
-  /** It goes on in PostgreSQL. @returns false when it is another worker's by now */
+  /** It goes on in PostgreSQL; in RabbitMQ when that does not take it. @returns false when it is another worker's by now */
   async fail(delivery: Delivery, error: string, retryInMs: number | undefined): Promise<boolean> {
     const { ledger } = this.#parts;
     if (!rabbitReceipt(delivery)!.channel.active) return false;
-    if (retryInMs === undefined) {
-      await ledger.bury(delivery, error);
-      this.#tally.died++;
-    } else {
-      const again = { ...delivery, isSuspect: false };
-      await ledger.move(again, Math.max(1, retryInMs), delivery.attempt);
-      this.#tally.failed++;
+    try {
+      if (retryInMs === undefined) {
+        await ledger.bury(delivery, error);
+        this.#tally.died++;
+      } else {
+        const again = { ...delivery, isSuspect: false };
+        await ledger.move(again, Math.max(1, retryInMs), delivery.attempt);
+        this.#tally.failed++;
+      }
+    } catch (refusal) {
+      log.warn({ err: refusal }, 'the queue: PostgreSQL did not take a message that failed');
+      return this.#settle(delivery, true);
     }
     return this.#settle(delivery);
   }

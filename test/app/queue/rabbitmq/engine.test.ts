@@ -88,6 +88,29 @@ test('what fails is tried again by PostgreSQL, and is a dead letter there in the
   expect(await queues.inRabbit()).toBe(0);
 }, 180_000);
 
+test('what PostgreSQL does not take stays in RabbitMQ, and is delivered again', async () => {
+  const queue = queues.engine();
+  const consumer = queues.consume(queue, [queues.policy('work')]);
+  const ends: Record<string, (delivery: Delivery) => Promise<unknown>> = {
+    'tried again': delivery => consumer.fail([{ delivery, error: 'no', retryInMs: 1 }]),
+    'a dead letter': delivery => consumer.fail([{ delivery, error: 'no', retryInMs: undefined }]),
+    'handed back': delivery => consumer.handBack([delivery]),
+  };
+  for (const [what, end] of Object.entries(ends)) {
+    await queue.declare([queues.policy('work')]);
+    await queue.publish([queues.message(1)], undefined);
+    const [delivery] = await queues.takeAll(consumer, 'work', 1);
+    // As on a shard that has just come.
+    await queues.pool.query('delete from banyan_queue.subscription');
+    await end(delivery!);
+    await queue.declare([queues.policy('work')]);
+    const [again] = await queues.takeAll(consumer, 'work', 1);
+    expect([what, again!.id, again!.isSuspect]).toEqual([what, delivery!.id, true]);
+    expect(await consumer.complete([{ delivery: again! }])).toEqual([]);
+  }
+  await queues.emptyRabbit();
+}, 180_000);
+
 test('a worker whose line breaks loses what it has in hand; of all that do it, one has its effect', async () => {
   const queue = queues.engine();
   await queue.declare([queues.policy('work')]);
@@ -276,9 +299,9 @@ test('who stood still since he looked at the map can publish nothing to a Rabbit
       await queue.publish([queues.message(2)], undefined).catch(() => {});
       return (await queues.inRabbit()) > 0 ? true : undefined;
     },
-    { what: 'it takes messages again', timeoutMs: 30_000 },
+    { what: 'it takes messages again', timeoutMs: 120_000 },
   );
   await queues
     .takeAll(consumer, 'work', kept + 1)
     .then(got => consumer.complete(got.map(delivery => ({ delivery }))));
-}, 90_000);
+}, 240_000);
