@@ -2,8 +2,8 @@
  * The user's own web server as a unit: how its command is run, and when it counts as ready.
  */
 import { existsSync } from 'node:fs';
-import { get } from 'node:http';
 import path from 'node:path';
+import { get } from '../machines/http.ts';
 import { PROBE_VARIABLE, SOCKET_VARIABLE } from '../machines/inherit-socket.ts';
 import { ownModule } from '../machines/own-module.ts';
 import type {

@@ -8,12 +8,12 @@
  */
 import { EventEmitter } from 'node:events';
 import type { Server } from 'node:http';
-import { get } from 'node:http';
 import path from 'node:path';
 import { ENGINES } from '../engines/engines.ts';
 import { findHaproxy } from '../engines/haproxy.ts';
 import { urlForPeople } from '../engines/web-server.ts';
 import { BanyanError } from '../errors.ts';
+import { get } from '../machines/http.ts';
 import { LocalMachine } from '../machines/local.ts';
 import { takeLock } from '../machines/lock.ts';
 import type { UnitState } from '../machines/unit.ts';

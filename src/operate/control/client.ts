@@ -2,9 +2,10 @@
  * The commands' end of the control socket; see `protocol.ts`. Also a machine: what another process
  * supervises can be changed through it.
  */
-import { type IncomingMessage, request } from 'node:http';
+import type { IncomingMessage } from 'node:http';
 import { createInterface } from 'node:readline';
 import { BanyanError, type ErrorDetails, hasCode } from '../../errors.ts';
+import { request } from '../../machines/http.ts';
 import type { Machine, SocketAddress, UnitSpec, UnitState } from '../../machines/unit.ts';
 import type { LogLine } from '../../machines/unit-log.ts';
 import type { CutOver } from '../database/move/cut-over.ts';

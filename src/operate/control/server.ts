@@ -1,7 +1,8 @@
 /** The supervisor's end of the control socket; see `protocol.ts`. */
 import { chmodSync, rmSync } from 'node:fs';
-import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
+import type { IncomingMessage, Server, ServerResponse } from 'node:http';
 import { BanyanError } from '../../errors.ts';
+import { createServer } from '../../machines/http.ts';
 import type { Machine, SocketAddress, UnitSpec } from '../../machines/unit.ts';
 import type { LogLine, UnitLogs } from '../../machines/unit-log.ts';
 import type { CutOver } from '../database/move/cut-over.ts';

@@ -1,8 +1,9 @@
 /** Answers `GET /metrics`, for Prometheus to ask. */
-import { createServer, type Server } from 'node:http';
+import type { Server } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { hasCode } from '../../errors.ts';
 import { AddressNotHere, PortInUse, portHolder } from '../../machines/free-port.ts';
+import { createServer } from '../../machines/http.ts';
 import { CONTENT_TYPE } from './exposition.ts';
 
 /**

@@ -1,6 +1,7 @@
 /** How RabbitMQ's nodes fare, asked from themselves: for `banyan status`. */
-import { get } from 'node:http';
+
 import type { RabbitMqNode } from '../../engines/rabbitmq.ts';
+import { get } from '../../machines/http.ts';
 import type { UnitState } from '../../machines/unit.ts';
 import { rabbitMqNodes } from './context.ts';
 
