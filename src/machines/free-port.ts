@@ -29,11 +29,36 @@ export class AddressNotHere extends BanyanError {
   }
 }
 
-/** A port that was free a moment ago. Whoever takes it has to be ready to lose a race for it. */
+/** A unit listens within this time after its port was chosen: a new PostgreSQL makes its files first, a RabbitMQ starts Erlang. */
+const RESERVED_MS = 60_000;
+
+/**
+ * A port that was free a moment ago, and that nobody else is given by this function for a minute. Whoever takes it has to be ready to
+ * lose a race for it with other programs.
+ */
 export async function freePort(host = '127.0.0.1'): Promise<number> {
-  const port = await tryListen(0, host);
-  if (port === undefined) throw new Error('the system gave no free port');
-  return port;
+  for (;;) {
+    const port = await tryListen(0, host);
+    if (port === undefined) throw new Error('the system gave no free port');
+    if (await reserve(port)) return port;
+  }
+}
+
+/**
+ * By a socket of Linux's abstract namespace, which all processes see and which goes with its process; elsewhere there is no such thing.
+ * @returns false when another has reserved it
+ */
+function reserve(port: number): Promise<boolean> {
+  if (process.platform !== 'linux') return Promise.resolve(true);
+  const { promise, resolve } = Promise.withResolvers<boolean>();
+  const server = createServer();
+  server.unref();
+  server.once('error', error => resolve(!hasCode(error, 'EADDRINUSE')));
+  server.listen({ path: `\0banyan-port-${port}` }, () => {
+    setTimeout(() => server.close(), RESERVED_MS).unref();
+    resolve(true);
+  });
+  return promise;
 }
 
 /** Between choosing a free port and listening on it another program may take it; then the next one is tried. */

@@ -1,9 +1,12 @@
 /** A race for a port that was lost is run again; nothing else is. */
+import { spawn } from 'node:child_process';
 import { createServer } from 'node:net';
-import { expect, test } from 'vitest';
+import path from 'node:path';
+import { expect, onTestFinished, test } from 'vitest';
 import { freePort, onFreePort } from '../../src/machines/free-port.ts';
 import { PORT_LOST } from '../../src/machines/unit.ts';
 import { UnitStartFailed } from '../../src/machines/unit-process.ts';
+import { REPOSITORY } from '../support/deployment.ts';
 
 const HOST = '127.0.0.1';
 
@@ -47,3 +50,27 @@ test('another reason is told at once, and a port that is lost each time in the e
   await expect(start(lost)).rejects.toBe(lost);
   expect(attempts).toBe(4);
 });
+
+test.runIf(process.platform === 'linux')(
+  'two programs that choose many at the same time, and listen later, are never given the same',
+  async () => {
+    const module = path.join(REPOSITORY, 'src/machines/free-port.ts');
+    const COUNT = 400;
+    const text = `import { freePort } from ${JSON.stringify(module)};
+      const ports = [];
+      for (let i = 0; i < ${COUNT}; i++) ports.push(await freePort());
+      console.log(JSON.stringify(ports));
+      setInterval(() => {}, 1_000);`;
+    const chosen = await Promise.all(
+      [0, 1].map(
+        () =>
+          new Promise<number[]>(resolve => {
+            const child = spawn(process.execPath, ['--input-type=module', '--eval', text]);
+            onTestFinished(() => void child.kill());
+            child.stdout.once('data', data => resolve(JSON.parse(String(data))));
+          }),
+      ),
+    );
+    expect(new Set(chosen.flat()).size).toBe(2 * COUNT);
+  },
+);
