@@ -57,8 +57,8 @@ const notes = () => readFileSync(path.join(folder, 'notes'), 'utf8').trim().spli
 
 test('units start each when the one before is ready, and stop in the reverse order', async () => {
   const script = (name: string) =>
-    `echo start ${name} >> notes; sleep 0.1; echo ready ${name} >> notes; touch ${name}.ready;
-     trap 'echo stop ${name} >> notes; exit' TERM; while :; do sleep 0.05; done`;
+    `trap 'echo stop ${name} >> notes; exit' TERM
+     echo start ${name} >> notes; sleep 0.1; echo ready ${name} >> notes; touch ${name}.ready; while :; do sleep 0.05; done`;
   for (const name of ['a', 'b', 'c']) await machine.start(shell(name, script(name)));
   await machine.stopAll();
   expect(notes()).toEqual([
