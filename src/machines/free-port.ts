@@ -3,7 +3,7 @@
  */
 import { execFile } from 'node:child_process';
 import { readdirSync, readFileSync, readlinkSync } from 'node:fs';
-import { createServer } from 'node:net';
+import { createServer, type ListenOptions, type Server } from 'node:net';
 import path from 'node:path';
 import { promisify } from 'node:util';
 import { BanyanError, hasCode } from '../errors.ts';
@@ -45,20 +45,20 @@ export async function freePort(host = '127.0.0.1'): Promise<number> {
 }
 
 /**
- * By a socket of Linux's abstract namespace, which all processes see and which goes with its process; elsewhere there is no such thing.
+ * By a socket of Linux's abstract namespace, which all processes see and which goes with its process; elsewhere, and where that may not be
+ * made, there is no such thing.
  * @returns false when another has reserved it
  */
-function reserve(port: number): Promise<boolean> {
-  if (process.platform !== 'linux') return Promise.resolve(true);
-  const { promise, resolve } = Promise.withResolvers<boolean>();
-  const server = createServer();
-  server.unref();
-  server.once('error', error => resolve(!hasCode(error, 'EADDRINUSE')));
-  server.listen({ path: `\0banyan-port-${port}` }, () => {
+async function reserve(port: number): Promise<boolean> {
+  if (process.platform !== 'linux') return true;
+  try {
+    const server = await listenAt({ path: `\0banyan-port-${port}` });
+    if (!server) return false;
     setTimeout(() => server.close(), RESERVED_MS).unref();
-    resolve(true);
-  });
-  return promise;
+  } catch {
+    // The race may be lost, as elsewhere.
+  }
+  return true;
 }
 
 /** Between choosing a free port and listening on it another program may take it; then the next one is tried. */
@@ -90,21 +90,29 @@ export async function isPortFree(port: number, host: string): Promise<boolean> {
 }
 
 /** The port that was listened on for a moment; undefined when it is taken. */
-function tryListen(port: number, host: string): Promise<number | undefined> {
-  const { promise, resolve, reject } = Promise.withResolvers<number | undefined>();
+async function tryListen(port: number, host: string): Promise<number | undefined> {
+  try {
+    const server = await listenAt({ port, host, exclusive: true });
+    if (!server) return undefined;
+    const address = server.address();
+    await new Promise(resolve => server.close(resolve));
+    return typeof address === 'object' && address ? address.port : port;
+  } catch (error) {
+    if (hasCode(error, 'EADDRNOTAVAIL', 'ENOTFOUND', 'EACCES'))
+      throw new AddressNotHere(host, (error as Error).message);
+    throw error;
+  }
+}
+
+/** What listens there now, and keeps no process alive; undefined when the place is taken. */
+function listenAt(place: ListenOptions): Promise<Server | undefined> {
+  const { promise, resolve, reject } = Promise.withResolvers<Server | undefined>();
   const server = createServer();
   server.unref();
-  server.once('error', error => {
-    if (hasCode(error, 'EADDRINUSE')) resolve(undefined);
-    else if (hasCode(error, 'EADDRNOTAVAIL', 'ENOTFOUND', 'EACCES'))
-      reject(new AddressNotHere(host, error.message));
-    else reject(error);
-  });
-  server.listen({ port, host, exclusive: true }, () => {
-    const address = server.address();
-    const taken = typeof address === 'object' && address ? address.port : port;
-    server.close(() => resolve(taken));
-  });
+  server.once('error', error =>
+    hasCode(error, 'EADDRINUSE') ? resolve(undefined) : reject(error),
+  );
+  server.listen(place, () => resolve(server));
   return promise;
 }
 

@@ -1,5 +1,4 @@
 /** How RabbitMQ's nodes fare, asked from themselves: for `banyan status`. */
-
 import type { RabbitMqNode } from '../../engines/rabbitmq.ts';
 import { get } from '../../machines/http.ts';
 import type { UnitState } from '../../machines/unit.ts';

@@ -21,7 +21,7 @@ const PUBLISH_ALL = `do $$ begin
     commit;
   end loop;
 end $$`;
-/** The same topics, at their pace: each is waited for and then subscribed to, by what `declare` does. */
+/** The same topics at about the same pace, as `declare` does it: so each publish meets its topic's first subscription, or nearly. */
 const SUBSCRIBE_ALL = `do $$ begin
   for topic in 1 .. 3000 loop
     insert into banyan_queue.subscription (topic, name, max_attempts, first_ms, factor, max_ms, keep_results_ms)
