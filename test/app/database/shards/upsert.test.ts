@@ -83,6 +83,10 @@ describe('by itself', () => {
       /excluded.id/,
     ],
     [
+      "insert into users (id, email) values (1, 'a'), (2, 'b') on conflict (email) do update set email = excluded.name",
+      /changes email itself/,
+    ],
+    [
       "with w as (insert into users (id, email) values (1, 'a') on conflict (email) do nothing) select 1",
       /WITH/,
     ],
@@ -93,6 +97,36 @@ describe('by itself', () => {
   ])('%s is refused', async (text, words) => {
     await expect(shards.pool.query(text)).rejects.toThrow(words);
     expect(await rowsOf(shards.pool)).toEqual([]);
+  });
+});
+
+describe('a value that another row of the statement gives up', () => {
+  const ids = Array.from({ length: 8 }, (_, i) => i + 1);
+
+  // On whichever shard the two are, and whichever of them is sent first.
+  test.each([
+    'on conflict (phone) do update set email = excluded.email',
+    'on conflict (id) do update set email = excluded.email',
+  ])('is taken after it, not before: %s', async conflict => {
+    for (const id of ids) {
+      const write = (text: string) =>
+        Promise.all([shards.one, shards.pool].map(on => on.query(text)));
+      const given = `(${id}, null, ${id})`;
+      const taken = `(${id + 20}, 'mail${id}', null)`;
+      await write(
+        `insert into users (id, email, phone) values (${id}, 'mail${id}', ${id}), (${id + 20}, null, ${id + 20})`,
+      );
+      const insert = (rows: string[]) =>
+        write(`insert into users (id, email, phone) values ${rows.join(', ')} ${conflict}`);
+      if (conflict.includes('phone')) await write(`delete from users where id = ${id + 20}`);
+      const text = `insert into users (id, email, phone) values ${taken}, ${given} ${conflict}`;
+      for (const on of [shards.one, shards.pool]) {
+        await expect(on.query(text)).rejects.toMatchObject({ constraint: 'users_email_key' });
+      }
+      await insert([given, taken]);
+    }
+    expect(await rowsOf(shards.pool)).toEqual(await rowsOf(shards.one));
+    await expectLookups();
   });
 });
 
@@ -151,6 +185,8 @@ describe('one after the other', () => {
     'on conflict on constraint users_email_key do update set phone = excluded.phone',
     'on conflict (email) do update set hits = users.hits + 1 where users.hits < 2',
     'on conflict (id) do update set email = excluded.email',
+    'on conflict (phone) do update set phone = excluded.phone, email = excluded.email',
+    'on conflict (id) do update set phone = excluded.phone, email = excluded.email',
     'on conflict (id) do nothing',
     '',
   ];

@@ -32,7 +32,7 @@ export interface CopyIntoOptions {
   readonly transaction: ShardedTransaction;
   shardOf(family: KeyFamily, key: string): number | undefined;
   /** Claims what was written since the last time; undefined where no column is unique over all shards. */
-  readonly settle: (() => Promise<void>) | undefined;
+  readonly settle: (() => Promise<unknown>) | undefined;
   /** Called once, when it is over. @param error nothing of it is to be kept */
   readonly onEnd: (error: unknown) => Promise<void>;
 }

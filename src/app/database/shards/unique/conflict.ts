@@ -35,7 +35,10 @@ export class UniqueConflictRefused extends BanyanError {
 export const KEY_PARAMETER = 90_000;
 
 export interface Conflict {
-  /** A row is in conflict by its value of any of these: one of them, where the row that has it is updated. */
+  /**
+   * A row is in conflict by its value of any of these: one of them, where the row that has it is updated. None: by
+   * something that the row's own shard knows, while columns are updated that are unique across shards.
+   */
   readonly columns: readonly UniqueColumn[];
   readonly updates: boolean;
   /** Whether DO UPDATE may leave a row as it is. */
@@ -63,11 +66,17 @@ export function conflictOf(
   if (!('InsertStmt' in node)) return undefined;
   const insert = node.InsertStmt;
   const clause = insert.onConflictClause;
-  const about = clause && aboutOf(insert, clause, columns);
-  if (!clause || !about) return undefined;
-  const [first] = about as [UniqueColumn];
+  const own = ownOf(insert, columns);
+  const [any] = own;
+  if (!clause || !any) return undefined;
+  const about = aboutOf(clause, own);
   const updates = clause.action !== 'ONCONFLICT_NOTHING';
   const given = rowsOf(insert);
+  if (!about) {
+    const isOrdered = given && given.length > 1 && !insert.withClause && setsAny(clause, own);
+    if (!isOrdered) return undefined;
+  }
+  const first = about?.[0] ?? any;
   if (!given || insert.withClause) {
     throw new UniqueConflictRefused(
       first,
@@ -78,7 +87,7 @@ export function conflictOf(
   const names = columnNames(insert, {
     columns: first.tableColumns.map(name => ({ name })),
   } as never);
-  for (const column of about) {
+  for (const column of about ?? []) {
     if (column.isFilling) {
       throw new UniqueConflictRefused(
         column,
@@ -94,14 +103,21 @@ export function conflictOf(
       );
     }
   }
-  if (updates && mentionsKey(clause, first)) {
+  if (about && updates && given.length > 1 && setsOtherwise(clause, first)) {
+    throw new UniqueConflictRefused(
+      first,
+      `It changes ${first.column} itself, by several rows`,
+      'Insert the rows one by one',
+    );
+  }
+  if (about && updates && mentionsKey(clause, first)) {
     throw new UniqueConflictRefused(
       first,
       `It uses excluded.${first.key}`,
       'Give the value as a parameter',
     );
   }
-  const rows = given.map(row => about.map(column => sourceOf(row, names, column)));
+  const rows = given.map(row => (about ?? []).map(column => sourceOf(row, names, column)));
   const writeRows = (items: Node[][], cols = insert.cols) =>
     write(
       { InsertStmt: { ...insert, ...(cols ? { cols } : {}), selectStmt: values(items) } },
@@ -109,7 +125,7 @@ export function conflictOf(
     );
   const numbers = parametersOf(node);
   return {
-    columns: about,
+    columns: about ?? [],
     updates,
     hasCondition: clause.whereClause !== undefined,
     parameters: (numbers.at(-1) ?? 0) === numbers.length ? numbers.length : -1,
@@ -135,15 +151,20 @@ export function conflictOf(
   };
 }
 
-/** The columns by whose values a row may be in conflict; undefined: another shard has no say in it. */
+function ownOf({ relation }: InsertStmt, columns: readonly UniqueColumn[]): UniqueColumn[] {
+  return columns.filter(column => relation && isTable(relation, column));
+}
+
+/**
+ * The columns by whose values a row may be in conflict; undefined: another shard has no say in it.
+ * @param own those of the table
+ */
 function aboutOf(
-  { relation }: InsertStmt,
   { infer }: OnConflictClause,
-  columns: readonly UniqueColumn[],
+  own: readonly UniqueColumn[],
 ): UniqueColumn[] | undefined {
-  const own = columns.filter(column => relation && isTable(relation, column));
   if (own.length === 0) return undefined;
-  if (!infer) return own;
+  if (!infer) return own.slice();
   const elements = (infer.indexElems ?? []).map(element =>
     'IndexElem' in element ? element.IndexElem.name : undefined,
   );
@@ -179,6 +200,29 @@ function sourceOf(
   return source.kind === 'constant' && source.text === null ? undefined : source;
 }
 
+/** Of DO UPDATE: what is set, by the column's name. */
+function* assignments({
+  targetList = [],
+}: OnConflictClause): Generator<[string, Node | undefined]> {
+  for (const node of targetList) {
+    if ('ResTarget' in node) yield [node.ResTarget.name ?? '', node.ResTarget.val];
+  }
+}
+
+function setsAny(clause: OnConflictClause, columns: readonly UniqueColumn[]): boolean {
+  return [...assignments(clause)].some(([name]) => columns.some(({ column }) => column === name));
+}
+
+/** Whether it sets the column to something else than the value by which the row was found. */
+function setsOtherwise(clause: OnConflictClause, { column }: UniqueColumn): boolean {
+  return [...assignments(clause)].some(([name, value]) => {
+    if (name !== column) return false;
+    if (!value || !('ColumnRef' in value)) return true;
+    const parts = (value.ColumnRef.fields ?? []).map(field => stringOf(field));
+    return parts.length !== 2 || parts[0] !== 'excluded' || parts[1] !== column;
+  });
+}
+
 /** Of DO UPDATE: whether it looks at the key that the row would have had. */
 function mentionsKey(clause: OnConflictClause, { key }: UniqueColumn): boolean {
   let found = false;
@@ -197,7 +241,8 @@ function refuseNested(node: Node, columns: readonly UniqueColumn[]): void {
   walk(node, (type, fields) => {
     if (type !== 'InsertStmt' || fields === (top as unknown)) return;
     const insert = fields as InsertStmt;
-    const about = insert.onConflictClause && aboutOf(insert, insert.onConflictClause, columns);
+    const { onConflictClause: clause } = insert;
+    const about = clause && aboutOf(clause, ownOf(insert, columns));
     if (about)
       throw new UniqueConflictRefused(about[0]!, 'It stands in a WITH clause', 'Run it by itself');
   });

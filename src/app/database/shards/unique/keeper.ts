@@ -72,9 +72,10 @@ export class UniqueKeeper {
 
   /**
    * Claims and releases what the statements of a transaction have changed since the last time.
+   * @returns whether a row took a value that another one gave up
    * @throws 23505 of the table's constraint when a value is taken
    */
-  async settle(lanes: UniqueLanes): Promise<void> {
+  async settle(lanes: UniqueLanes): Promise<boolean> {
     const answers = await Promise.all(
       lanes.writtenTo.map(async shard => {
         const { rows } = (await lanes.query(
@@ -85,6 +86,7 @@ export class UniqueKeeper {
         return { shard, notes: parseNotes(rows[0]?.notes ?? null) };
       }),
     );
+    let hasHandedOver = false;
     for (const column of this.#columns) {
       const own = answers.map(({ shard, notes }) => ({
         shard,
@@ -97,6 +99,8 @@ export class UniqueKeeper {
         left.push(...notes.slice(last + 1));
       }
       const { claimed, released } = net(left);
+      const given = new Set(released.map(([value]) => value));
+      if (claimed.some(([value]) => given.has(value))) hasHandedOver = true;
       await this.#release(lanes, column, released);
       try {
         await this.#spread(lanes, column, claimed, claimText(column));
@@ -104,6 +108,7 @@ export class UniqueKeeper {
         throw asOfTable(error, column);
       }
     }
+    return hasHandedOver;
   }
 
   /**

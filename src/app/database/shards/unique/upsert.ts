@@ -8,6 +8,8 @@
  * - A row whose value is free is inserted, and its value claimed. Who claimed it in between wins, and all is done again
  *   from the look-up on: as on one server nobody is told of a conflict.
  * - A row whose value is taken is sent with the key of the row that has it: its shard's own index finds the conflict.
+ * - Rows go many at a time, and where it may matter in which order they are given, one after the other: when a value
+ *   is taken that another row of the statement gave up, or is taken twice.
  */
 import pg from 'pg';
 import { hasCode } from '../../../../errors.ts';
@@ -41,17 +43,30 @@ export interface UpsertOptions {
 export async function upsert(options: UpsertOptions): Promise<Result> {
   const { conflict, transaction } = options;
   const texts = textsOf(options);
-  const waves = wavesOf(texts, conflict);
+  let waves = wavesOf(texts, conflict);
+  // What is only left out gives no value up.
+  let isOrdered = !conflict.updates || texts.length < 2;
+  const oneByOne = () => {
+    isOrdered = true;
+    waves = texts.map((_, row) => [row]);
+  };
   for (let attempt = 1; ; attempt++) {
     await transaction.savepoint(SAVEPOINT);
     try {
-      const result = await runWaves(options, texts, waves);
-      await transaction.release(SAVEPOINT);
-      return result;
+      const { result, hasHandedOver } = await runWaves(options, texts, waves);
+      if (isOrdered || !hasHandedOver) {
+        await transaction.release(SAVEPOINT);
+        return result;
+      }
+      await transaction.rollBackTo(SAVEPOINT);
+      oneByOne();
     } catch (error) {
-      if (!isClaimed(error, conflict.columns)) throw error;
+      const isByOrder =
+        !isOrdered && conflict.columns.length > 0 && hasCode(error, UNIQUE_VIOLATION);
+      if (!isByOrder && !isClaimed(error, conflict.columns)) throw error;
       await transaction.rollBackTo(SAVEPOINT);
       if (attempt >= MAX_ATTEMPTS) throw couldNotSerialize(error);
+      if (isByOrder) oneByOne();
     }
   }
 }
@@ -122,11 +137,12 @@ async function runWaves(
   options: UpsertOptions,
   texts: readonly (readonly (string | null)[])[],
   waves: readonly (readonly number[])[],
-): Promise<Result> {
+): Promise<{ result: Result; hasHandedOver: boolean }> {
   const { conflict, keeper, transaction, statement } = options;
   const results: Result[] = [];
   const places: number[][] = [];
   let skipped: { row: number; key: string } | undefined;
+  let hasHandedOver = false;
   const send = async (written: Written, rows: number[], keys: readonly string[] = []) => {
     results.push(await options.run(bound(statement, written, keys)));
     places.push(rows);
@@ -144,13 +160,13 @@ async function runWaves(
     const keys = found.map(row => taken.get(row)!);
     if (found.length > 0 && conflict.updates) await send(conflict.atKeys(found), found, keys);
     else if (found.length > 0) skipped ??= { row: found[0]!, key: keys[0]! };
-    await keeper.settle(transaction);
+    if (await keeper.settle(transaction)) hasHandedOver = true;
   }
   if (results.length === 0 && skipped) {
     // Which columns it would have returned its shard says: it leaves the row out as well.
     await send(conflict.atKeys([skipped.row]), [skipped.row], [skipped.key]);
   }
-  return together(results, places, conflict.rows.length);
+  return { result: together(results, places, conflict.rows.length), hasHandedOver };
 }
 
 function bound(statement: LaneStatement, written: Written, keys: readonly string[]): LaneStatement {
