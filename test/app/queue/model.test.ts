@@ -44,6 +44,8 @@ interface Modelled {
   state: State;
   attempts: number;
   suspect: boolean;
+  /** A worker died with it since it is suspect. */
+  comesAlone: boolean;
   /** In hand as the one suspect of its process: should that die, it is counted. */
   isAlone: boolean;
   holder: number | undefined;
@@ -169,6 +171,7 @@ class Publish implements Command {
         state: 'waiting',
         attempts: 0,
         suspect: false,
+        comesAlone: false,
         isAlone: false,
         holder: undefined,
       });
@@ -216,9 +219,7 @@ class Take implements Command {
           before(each).length === 0,
       )
       .slice(0, Math.min(this.#suspects, this.#count))
-      .filter(
-        (each, index, [first]) => index === 0 || (each.attempts === 0 && first!.attempts === 0),
-      );
+      .filter((each, index, [first]) => index === 0 || !(each.comesAlone || first!.comesAlone));
     const free = all.filter(
       each =>
         each.state === 'waiting' &&
@@ -284,6 +285,7 @@ class Settle implements Command {
     else {
       one.attempts++;
       one.suspect = false;
+      one.comesAlone = false;
       one.state = this.#how === 'bury' ? 'dead' : 'delayed';
     }
   }
@@ -342,6 +344,7 @@ class Expire implements Command {
     for (const one of all) {
       if (one.holder !== this.#by) continue;
       one.holder = undefined;
+      one.comesAlone = one.suspect;
       if (!one.isAlone) {
         one.suspect = true;
         one.state = 'waiting';

@@ -54,6 +54,18 @@ test('a message that was published before there was a worker is handled when the
   await until(async () => (await queue.stats())[0]?.depth === 0);
 });
 
+test('tables of an older version get what they lack, with what is in them', async () => {
+  await open().publish(mail, { to: 'ann' });
+  await pool.query('alter table banyan_queue.delivery drop column alone');
+  await pool.query('update banyan_queue.version set version = 3');
+  const seen: string[] = [];
+  open().work(mail, ({ payload }) => {
+    seen.push(payload.to);
+  });
+  await until(() => seen.length === 1);
+  expect(seen).toEqual(['ann']);
+});
+
 test('a message of a transaction is there exactly if it commits', async () => {
   const queue = open();
   const seen: unknown[] = [];

@@ -18,7 +18,7 @@ import { TABLES } from './schema/tables.ts';
 import { UPKEEP } from './schema/upkeep.ts';
 
 /** Rises with every change below; the functions are made anew, and tables changed, when the database has a lower one. */
-export const SCHEMA_VERSION = 3;
+export const SCHEMA_VERSION = 4;
 
 /** Names the lock under which the schema is made. Arbitrary and ours alone. */
 const LOCK = 7_233_402_118_561n;

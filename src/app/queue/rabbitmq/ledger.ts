@@ -23,8 +23,8 @@ const NOTED = `with s as (select id from banyan_queue.subscription where topic =
 
 /** `due` null: it is ready. */
 const MOVE = `${NOTED}, moved as (
-    insert into banyan_queue.delivery (message, due, subscription, attempts, suspect, payload)
-    select n.message, clock_timestamp() + $5::float8 * interval '1 ms', s.id, $6, $7, $8 from noted n cross join s)
+    insert into banyan_queue.delivery (message, due, subscription, attempts, suspect, alone, payload)
+    select n.message, clock_timestamp() + $5::float8 * interval '1 ms', s.id, $6::smallint, $7::boolean, $7::boolean and $6::smallint > 0, $8 from noted n cross join s)
   select from s`;
 
 const BURY = `${NOTED}, buried as (

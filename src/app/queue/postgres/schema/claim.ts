@@ -4,7 +4,7 @@ import { CLAIM } from './parts.ts';
 export const CLAIMS = `
 -- What this worker has from now on. p_floor: nothing ready is known to stand before it; 0: look from the beginning.
 -- p_suspects: how many of them may be suspects, when the process has none. Of one its lease says so: should its worker die, that is
--- counted. One that was counted before is given out by itself.
+-- counted. One that a worker died with since it is suspect is given out by itself.
 create or replace function banyan_queue.claim(
   p_worker bigint, p_subscription int, p_count int, p_suspects int, p_floor_priority int, p_floor bigint)
 returns table (lease bigint, "position" bigint, message bigint, subscription int, turn int, priority smallint,
@@ -42,8 +42,8 @@ begin
           where e.subscription = p_subscription and e.key = d.key and e.position < d.position)))
       order by d.position limit least(p_suspects, p_count)
     ), chosen as materialized (
-      select f.* from found f cross join (select attempts, position from found order by position limit 1) first
-      where f.position = first.position or (f.attempts = 0 and first.attempts = 0)
+      select f.* from found f cross join (select alone, position from found order by position limit 1) first
+      where f.position = first.position or not (f.alone or first.alone)
     ), taken as (
       insert into banyan_queue.lease (worker, subscription, suspect, keyed, positions, priorities)
       select p_worker, p_subscription, count(*) = 1, bool_or(c.key is not null), array_agg(c.position),

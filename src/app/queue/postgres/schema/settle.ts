@@ -61,7 +61,7 @@ declare
   v_errors text[];
 begin
   with again as (
-    update banyan_queue.delivery d set attempts = d.attempts + 1, turn = d.turn + 1, suspect = false,
+    update banyan_queue.delivery d set attempts = d.attempts + 1, turn = d.turn + 1, suspect = false, alone = false,
       due = clock_timestamp() + x.ms * interval '1 ms'
     from unnest(p_positions, p_priorities, p_turns, p_retry_ms) x (p, r, t, ms)
     ${rowsOf('p_subscription')}

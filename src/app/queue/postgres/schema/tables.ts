@@ -27,12 +27,16 @@ create table if not exists banyan_queue.delivery (
   priority smallint not null default 0,
   attempts smallint not null default 0,
   suspect boolean not null default false,
+  -- Of a suspect: its worker had it among several, or by itself, and died; it is given out by itself.
+  alone boolean not null default false,
   key text,
   payload text not null
 ) with (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 20000,
         autovacuum_vacuum_insert_scale_factor = 0, autovacuum_vacuum_insert_threshold = 1000000,
         autovacuum_analyze_scale_factor = 0, autovacuum_analyze_threshold = 1000000,
         autovacuum_vacuum_cost_delay = 0);
+-- Of before version 4.
+alter table banyan_queue.delivery add column if not exists alone boolean not null default false;
 create index if not exists delivery_ready on banyan_queue.delivery (subscription, priority, position) where due is null;
 create index if not exists delivery_message on banyan_queue.delivery (message);
 create index if not exists delivery_due on banyan_queue.delivery (subscription, due) where due is not null;

@@ -54,11 +54,11 @@ begin
             from unnest(v_dead) m;
           end if;
         end if;
-        update banyan_queue.delivery d set turn = d.turn + 1, attempts = d.attempts + 1,
+        update banyan_queue.delivery d set turn = d.turn + 1, attempts = d.attempts + 1, alone = true,
           due = clock_timestamp() + least(l.first_ms * l.factor ^ d.attempts, l.max_ms) * interval '1 ms'
         where d.ctid = any (v_ctids);
       else
-        update banyan_queue.delivery d set turn = d.turn + 1, suspect = true where d.ctid = any (v_ctids);
+        update banyan_queue.delivery d set turn = d.turn + 1, suspect = true, alone = d.suspect where d.ctid = any (v_ctids);
       end if;
       -- Those that are locked stay in the lease until the next look.
       v_left := array(
