@@ -140,7 +140,7 @@ function diagnose(lastWords: string[]): Diagnosis | undefined {
         'Install it: `sudo apt-get install -y python3-etcd`, or `pip install "patroni[etcd3]"`',
     };
   }
-  if (/could not bind .*Address already in use/i.test(text)) {
+  if (/(could not bind|\[Errno \d+\]) .*Address already in use/i.test(text)) {
     return PORT_LOST;
   }
   if (/could not map anonymous shared memory|Cannot allocate memory/i.test(text)) {

@@ -2,6 +2,7 @@
  * TCP ports: which are free, and who sits on one that is not.
  */
 import { execFile } from 'node:child_process';
+import { randomInt } from 'node:crypto';
 import { readdirSync, readFileSync, readlinkSync } from 'node:fs';
 import { createServer, type ListenOptions, type Server } from 'node:net';
 import path from 'node:path';
@@ -32,15 +33,37 @@ export class AddressNotHere extends BanyanError {
 /** A unit listens within this time after its port was chosen: a new PostgreSQL makes its files first, a RabbitMQ starts Erlang. */
 const RESERVED_MS = 60_000;
 
+/** Few programs have a port of their own here, and Linux, macOS and Kubernetes give none of these to others by themselves. */
+const FIRST_PORT = 20_000;
+const LAST_PORT = 29_999;
+/** Then it is one of those that the system gives. */
+const MAX_TRIES = 200;
+
 /**
- * A port that was free a moment ago, and that nobody else is given by this function for a minute. Whoever takes it has to be ready to
- * lose a race for it with other programs.
+ * A port that was free a moment ago, and that nobody else is given by this function for a minute. None of those that the system gives to
+ * connections that go out: one that had it would keep a unit that is started again from its port for as long as it lasts. Whoever takes
+ * it has to be ready to lose a race for it with other programs.
  */
 export async function freePort(host = '127.0.0.1'): Promise<number> {
-  for (;;) {
-    const port = await tryListen(0, host);
-    if (port === undefined) throw new Error('the system gave no free port');
-    if (await reserve(port)) return port;
+  const isOutgoing = outgoingPorts();
+  for (let tries = 1; ; tries++) {
+    const chosen = tries > MAX_TRIES ? 0 : randomInt(FIRST_PORT, LAST_PORT + 1);
+    if (isOutgoing(chosen)) continue;
+    const port = await tryListen(chosen, host);
+    if (port === undefined && chosen === 0) throw new Error('the system gave no free port');
+    if (port !== undefined && (await reserve(port))) return port;
+  }
+}
+
+/** ip(7): `ip_local_port_range`. */
+function outgoingPorts(): (port: number) => boolean {
+  if (process.platform !== 'linux') return () => false;
+  try {
+    const text = readFileSync('/proc/sys/net/ipv4/ip_local_port_range', 'utf8');
+    const [first, last] = text.trim().split(/\s+/).map(Number) as [number, number];
+    return port => port >= first && port <= last;
+  } catch {
+    return () => false;
   }
 }
 

@@ -32,6 +32,8 @@ const PROBE_TIMEOUT_MS = 2_000;
 
 /** The last words of a unit that are shown when it fails. */
 const LAST_WORDS = 15;
+/** Those that are searched for the reason: of Python's the last 15 may all be where it happened. */
+const SEARCHED_WORDS = 200;
 /** How long to read on after a unit's end. */
 const LAST_WORDS_TIMEOUT_MS = 500;
 
@@ -92,6 +94,8 @@ export class UnitProcess extends EventEmitter<{ change: [UnitState] }> {
   #run: Run | undefined;
   #restarts = 0;
   #reason: string | undefined;
+  /** When the last run began; ISO 8601. */
+  #runSince = '';
   /** Aborted when the unit is to stop: ends pauses and probes. */
   #stopping = new AbortController();
   #supervision: Promise<void> = Promise.resolve();
@@ -132,13 +136,12 @@ export class UnitProcess extends EventEmitter<{ change: [UnitState] }> {
     if (outcome !== 'ready') {
       await this.#endDetached();
       this.#become('stopped', outcome);
-      const lastWords = this.#lastWords();
       throw new UnitStartFailed(
         this.spec.name,
         outcome,
-        lastWords,
+        this.#logs.recent(LAST_WORDS, this.spec.name).map(({ text }) => text),
         logFile(this.#context.logFolder, this.spec.name),
-        this.#diagnose(lastWords),
+        this.#diagnose(),
       );
     }
     this.#supervision = this.#superviseRuns();
@@ -183,6 +186,7 @@ export class UnitProcess extends EventEmitter<{ change: [UnitState] }> {
 
   async #spawn(): Promise<Run> {
     const { command, args, cwd, env, user, name, tier, stop, detached } = this.spec;
+    this.#runSince = new Date().toISOString();
     const child = spawn(command, args, {
       cwd,
       env,
@@ -258,7 +262,7 @@ export class UnitProcess extends EventEmitter<{ change: [UnitState] }> {
       if (this.#stopping.signal.aborted) return;
 
       this.#restarts++;
-      const diagnosis = this.#diagnose(this.#lastWords());
+      const diagnosis = this.#diagnose();
       const why = diagnosis ? `${diagnosis.what}. ${diagnosis.remedy}` : reason;
       this.#note(`${why}; starting it again in ${pause} ms`);
       this.#become('waiting to restart', why);
@@ -317,12 +321,13 @@ export class UnitProcess extends EventEmitter<{ change: [UnitState] }> {
     await delay(ms, undefined, { signal: this.#stopping.signal }).catch(() => {});
   }
 
-  #diagnose(lastWords: string[]): Diagnosis | undefined {
-    return this.#context.engine.diagnose?.(this.spec, lastWords);
-  }
-
-  #lastWords(): string[] {
-    return this.#logs.recent(LAST_WORDS, this.spec.name).map(line => line.text);
+  /** From what its last run wrote. */
+  #diagnose(): Diagnosis | undefined {
+    const words = this.#logs
+      .recent(SEARCHED_WORDS, this.spec.name)
+      .filter(({ time }) => time >= this.#runSince)
+      .map(({ text }) => text);
+    return this.#context.engine.diagnose?.(this.spec, words);
   }
 
   /** A remark of the supervisor in the unit's own log, where whoever looks for a cause will read. */

@@ -1,5 +1,6 @@
 /** A race for a port that was lost is run again; nothing else is. */
 import { spawn } from 'node:child_process';
+import { readFileSync } from 'node:fs';
 import { createServer } from 'node:net';
 import path from 'node:path';
 import { expect, onTestFinished, test } from 'vitest';
@@ -50,6 +51,16 @@ test('another reason is told at once, and a port that is lost each time in the e
   await expect(start(lost)).rejects.toBe(lost);
   expect(attempts).toBe(4);
 });
+
+test.runIf(process.platform === 'linux')(
+  'none is one that the system gives to a connection that goes out',
+  async () => {
+    const ports = await Promise.all(Array.from({ length: 100 }, () => freePort()));
+    const text = readFileSync('/proc/sys/net/ipv4/ip_local_port_range', 'utf8');
+    const [first = 0, last = 0] = text.trim().split(/\s+/).map(Number);
+    expect(ports.filter(port => port >= first && port <= last)).toEqual([]);
+  },
+);
 
 test.runIf(process.platform === 'linux')(
   'two programs that choose many at the same time, and listen later, are never given the same',
