@@ -52,9 +52,9 @@ export class RabbitConsumer {
       if (most > 0) suspects = taken.filter(({ isSuspect }) => isSuspect);
       got.push(...taken);
     }
-    const [alone] = suspects;
-    if (suspects.length !== 1 || (await rabbitReceipt(alone!)!.line.begin(alone!))) return got;
-    return got.filter(delivery => delivery !== alone);
+    if (suspects.length === 0) return got;
+    const begun = await rabbitReceipt(suspects[0]!)!.line.begin(suspects);
+    return got.filter(delivery => !delivery.isSuspect || begun.includes(delivery));
   }
 
   #lineOf({ topic, subscription, count }: Want): Line | undefined {

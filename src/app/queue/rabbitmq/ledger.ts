@@ -145,22 +145,36 @@ export class Ledger {
     await noteEffects(this.#places()[0]!, ids, noteOf(topic, name));
   }
 
-  /** How often a suspect was begun. */
-  async trialsOf(id: string, policy: Pick<SubscriptionPolicy, 'topic' | 'name'>): Promise<number> {
+  /** How often a suspect was begun by itself; undefined: it was not begun, among others neither. */
+  async trialsOf(
+    id: string,
+    policy: Pick<SubscriptionPolicy, 'topic' | 'name'>,
+  ): Promise<number | undefined> {
     const { rows } = await this.#at(id).query<{ trials: number }>({
       text: 'select trials from banyan_queue.trial where message = $1 and subscription = $2',
       values: [id, noteOf(policy.topic, policy.name)],
     });
-    return rows[0]?.trials ?? 0;
+    return rows[0]?.trials;
   }
 
-  /** A suspect is about to be begun: should its worker die now, that is counted. */
-  async begin({ id, topic, subscription }: Delivery): Promise<void> {
-    await this.#at(id).query({
-      text: `insert into banyan_queue.trial as t (message, subscription, trials) values ($1, $2, 1)
-        on conflict (message, subscription) do update set trials = t.trials + 1, at = now()`,
-      values: [id, noteOf(topic, subscription)],
-    });
+  /** Suspects of a subscription are about to be begun: should their worker die now, that is counted of one that is by itself. */
+  async begin(suspects: readonly Delivery[]): Promise<void> {
+    const places = Map.groupBy(suspects, ({ id }) => this.#at(id));
+    await Promise.all(
+      [...places].map(([place, own]) => {
+        const { topic, subscription } = own[0]!;
+        return place.query({
+          text: `insert into banyan_queue.trial as t (message, subscription, trials)
+            select unnest($1::bigint[]), $2, $3
+            on conflict (message, subscription) do update set trials = t.trials + excluded.trials, at = now()`,
+          values: [
+            own.map(({ id }) => id),
+            noteOf(topic, subscription),
+            suspects.length === 1 ? 1 : 0,
+          ],
+        });
+      }),
+    );
   }
 
   /** @throws AlreadyDone; of several deliveries an error, since some may not be done */

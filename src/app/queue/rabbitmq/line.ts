@@ -62,19 +62,19 @@ export class Line {
     return this.#inHand.size === 0;
   }
 
-  /** Of what has come. @param suspects how many of them may be suspects; one that was counted before comes by itself */
+  /** Of what has come. @param suspects how many of them may be suspects; one that was begun before comes by itself */
   take(count: number, suspects: number): Delivery[] {
     const got: Delivery[] = [];
     let left = suspects;
     for (let index = 0; index < this.#waiting.length && got.length < count; ) {
       const delivery = this.#waiting[index]!;
       if (delivery.isSuspect) {
-        const isCounted = delivery.attempt > 1;
-        if (left === 0 || (isCounted && left < suspects)) {
+        const { comesAlone } = rabbitReceipt(delivery)!;
+        if (left === 0 || (comesAlone && left < suspects)) {
           index++;
           continue;
         }
-        left = isCounted ? 0 : left - 1;
+        left = comesAlone ? 0 : left - 1;
       }
       this.#waiting.splice(index, 1);
       this.#taken++;
@@ -180,9 +180,11 @@ export class Line {
       ledger.trialsOf(suspect.id, policy),
     ]);
     if (noted.size === 0) {
-      if (trials < policy.maxAttempts) return [{ ...suspect, attempt: trials + 1 }];
+      rabbitReceipt(suspect)!.comesAlone = trials !== undefined;
+      const attempt = (trials ?? 0) + 1;
+      if (attempt <= policy.maxAttempts) return [{ ...suspect, attempt }];
       await ledger.bury(
-        { ...suspect, attempt: trials },
+        { ...suspect, attempt: attempt - 1 },
         'Its worker died, or froze, with it in hand',
       );
       this.#tally.died++;
@@ -191,16 +193,16 @@ export class Line {
     return [];
   }
 
-  /** @returns false of a suspect that is not to be begun now: that it is cannot be written down, or it is another worker's by now */
-  async begin(suspect: Delivery): Promise<boolean> {
+  /** @returns suspects that may be begun: that they are is written down, and they are no other worker's by now */
+  async begin(suspects: readonly Delivery[]): Promise<Delivery[]> {
     try {
-      await this.#parts.ledger.begin(suspect);
+      await this.#parts.ledger.begin(suspects);
     } catch (error) {
-      log.debug({ err: error }, 'the queue: a suspect has to wait');
-      if (rabbitReceipt(suspect)!.channel.active) this.#waiting.unshift(suspect);
-      return false;
+      log.debug({ err: error }, 'the queue: suspects have to wait');
+      this.#waiting.unshift(...suspects.filter(each => rabbitReceipt(each)!.channel.active));
+      return [];
     }
-    return this.#inHand.has(suspect);
+    return suspects.filter(each => this.#inHand.has(each));
   }
 
   /**

@@ -48,6 +48,8 @@ export class Parcel {
 export class RabbitReceipt {
   readonly parcel: Parcel;
   readonly line: Line;
+  /** A suspect that was begun before, and its worker died. */
+  comesAlone = false;
   #isSettled = false;
 
   constructor(parcel: Parcel, line: Line) {

@@ -53,7 +53,7 @@ test('of a bundle whose worker died each goes on by itself: one that kills its w
   expect(await queues.inRabbit()).toBe(0);
 }, 180_000);
 
-test('suspects that are in hand together are not counted when their worker dies; one alone is, and comes alone from then on', async () => {
+test('suspects that are in hand together are not counted when their worker dies, and come alone from then on; one alone is', async () => {
   const queue = queues.engine();
   const policy = queues.policy('work', { maxAttempts: 5 });
   await queue.declare([policy]);
@@ -80,7 +80,7 @@ test('suspects that are in hand together are not counted when their worker dies;
   await rabbitReceipt(first!)!.channel.close();
   const several = await wave(4, 2);
   expect(several.every(({ isSuspect }) => isSuspect)).toBe(true);
-  expect(await trialsOf(several)).toEqual([]);
+  expect(await trialsOf(several)).toEqual(several.map(() => 0));
   await rabbitReceipt(several[0]!)!.channel.close();
   const [alone] = await wave(1, 1);
   expect(await trialsOf([alone!])).toEqual([alone!.attempt]);
@@ -89,11 +89,9 @@ test('suspects that are in hand together are not counted when their worker dies;
   await until(
     async () => {
       const got = await wave(6, 1);
-      const again = got.find(({ id }) => id === alone!.id);
-      if (again) {
-        expect(got.length).toBe(1);
-        expect(again.attempt).toBe(alone!.attempt + 1);
-      }
+      const again = got.filter(({ id }) => [...several, alone!].some(each => each.id === id));
+      if (again.length > 0) expect(got.length).toBe(1);
+      if (again[0]?.id === alone!.id) expect(again[0].attempt).toBe(alone!.attempt + 1);
       await consumer.complete(got.map(delivery => ({ delivery })));
       for (const { id } of got) done.add(id);
       return done.size === 6 ? true : undefined;

@@ -110,7 +110,7 @@ create table if not exists banyan_queue.effect (
 );
 create index if not exists effect_at on banyan_queue.effect (at);
 
--- How often suspects of RabbitMQ's were begun.
+-- How often suspects of RabbitMQ's were begun by themselves; 0: among others alone.
 create table if not exists banyan_queue.trial (
   message bigint not null,
   -- topic/name
