@@ -9,7 +9,7 @@
  */
 import { execFile } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
-import { readFileSync } from 'node:fs';
+import { mkdtempSync, readFileSync } from 'node:fs';
 import {
   appendFile,
   chmod,
@@ -239,6 +239,11 @@ export class Cluster {
 
   get standbys(): ClusterMember[] {
     return this.members.slice(1);
+  }
+
+  /** A folder that goes with it. */
+  newFolder(): string {
+    return mkdtempSync(path.join(this.#folder, 'beside-'));
   }
 
   /** Takes charge of a pool made elsewhere: it is ended by `remove`. */

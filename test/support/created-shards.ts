@@ -86,6 +86,7 @@ export class CreatedShards {
 
   async remove(): Promise<void> {
     await this.pool.end();
+    await this.maps.remove();
     await this.servers.remove();
   }
 }

@@ -3,6 +3,7 @@
  *
  *     `/* 1 *\/ select …` on the shard with index 1, `/* all *\/ …` on each, and without a word on the first.
  */
+import { rm } from 'node:fs/promises';
 import path from 'node:path';
 import type pg from 'pg';
 import type { LaneStatement } from '../../src/app/database/shards/lanes.ts';
@@ -119,5 +120,6 @@ export class HintedPools {
 
   async remove(): Promise<void> {
     await Promise.all(this.#pools.map(pool => (pool.ending ? undefined : pool.end())));
+    await rm(path.dirname(this.mapFile), { recursive: true, force: true });
   }
 }

@@ -5,16 +5,17 @@ import { createPool, type Pool, type PoolOptions } from '../../src/app/database/
 import { publishRuntimeMap } from '../../src/map/map-file.ts';
 import type { Hold } from '../../src/map/runtime-map.ts';
 import type { Cluster, ClusterMember } from './cluster.ts';
-import { temporaryFolder } from './deployment.ts';
 import { until } from './until.ts';
 
 export class RoutedPools {
   readonly cluster: Cluster;
-  readonly folder = temporaryFolder();
-  readonly mapFile = path.join(this.folder, 'map.json');
+  readonly folder: string;
+  readonly mapFile: string;
 
   constructor(cluster: Cluster) {
     this.cluster = cluster;
+    this.folder = cluster.newFolder();
+    this.mapFile = path.join(this.folder, 'map.json');
   }
 
   /** Makes what `serverOf` calls. */

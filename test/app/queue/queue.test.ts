@@ -1,7 +1,8 @@
 /** The queue's promises on one PostgreSQL, one worker process: this one. */
+import { rm } from 'node:fs/promises';
 import path from 'node:path';
 import * as v from 'valibot';
-import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from 'vitest';
+import { afterAll, afterEach, beforeAll, beforeEach, expect, onTestFinished, test } from 'vitest';
 import { createPool, type Pool } from '../../../src/app/database/pool.ts';
 import { createQueue, type QueueOptions } from '../../../src/app/queue/create-queue.ts';
 import { defineJob, defineTopic } from '../../../src/app/queue/definitions.ts';
@@ -393,7 +394,9 @@ test('who closes hands back at once what has not begun, and lets the rest finish
 });
 
 test('the connections of the queue count against what a server may have', async () => {
-  const mapFile = path.join(temporaryFolder(), 'map.json');
+  const folder = temporaryFolder();
+  onTestFinished(() => rm(folder, { recursive: true }));
+  const mapFile = path.join(folder, 'map.json');
   const member = { host: postgres.host, port: postgres.port, dataCentre: 'local' };
   await publishRuntimeMap(mapFile, {
     deployment: 'test',

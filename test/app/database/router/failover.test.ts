@@ -1,5 +1,4 @@
 /** Members that are killed, frozen, promoted: what is held, what goes on, what is told. */
-import { rm } from 'node:fs/promises';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import type { Pool } from '../../../../src/app/database/pool.ts';
 import { log } from '../../../../src/app/telemetry/log.ts';
@@ -24,7 +23,6 @@ beforeEach(async () => {
 });
 afterEach(async () => {
   await cluster?.remove();
-  await rm(pools.folder, { recursive: true, force: true });
 });
 
 /** Readers and writers who never stop, and what became of each. */

@@ -2,7 +2,6 @@
  * Read your writes, exactly: over random interleavings of writes and reads of several requests in two
  * processes' pools, while replicas stand still and go on.
  */
-import { rm } from 'node:fs/promises';
 import fc from 'fast-check';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import type { Pool } from '../../../../src/app/database/pool.ts';
@@ -29,7 +28,6 @@ beforeAll(async () => {
 });
 afterAll(async () => {
   await cluster?.remove();
-  await rm(pools.folder, { recursive: true, force: true });
 });
 
 /** Of each key the highest version whose write was acknowledged. */

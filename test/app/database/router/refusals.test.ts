@@ -1,5 +1,4 @@
 /** What a server refuses, or cuts off: what is sent again, what is held, what is told. */
-import { rm } from 'node:fs/promises';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import type { Pool } from '../../../../src/app/database/pool.ts';
 import { leaveConnections } from '../../../../src/app/database/pool-internals.ts';
@@ -37,7 +36,6 @@ beforeAll(async () => {
 });
 afterAll(async () => {
   await cluster?.remove();
-  await rm(pools.folder, { recursive: true, force: true });
 });
 
 test('a read that is in the way of replay is run elsewhere', async () => {

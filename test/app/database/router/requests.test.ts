@@ -1,5 +1,4 @@
 /** Each HTTP request is a scope of its own under every framework, and a browser's session carries its token. */
-import { rm } from 'node:fs/promises';
 import { Agent, request as httpRequest } from 'node:http';
 import { setTimeout as delay } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
@@ -38,7 +37,6 @@ beforeAll(async () => {
 });
 afterAll(async () => {
   await cluster?.remove();
-  await rm(pools.folder, { recursive: true, force: true });
 });
 
 const numbers = new WeakMap<object, number>();
@@ -168,6 +166,5 @@ test('without replicas nothing is watched and no token is set', async () => {
   const { setCookies } = await new Browser(server.origin).send('/write?version=1');
   expect(setCookies.map(cookie => cookie.split('=')[0])).toEqual(['sid']);
   await server.close();
-  await rm(alone.folder, { recursive: true });
   expect(() => routerOf(pool)).toThrow('no replicas');
 });

@@ -1,6 +1,5 @@
 /** Where statements run, and that a pool with replicas is in everything what a pool was. */
 
-import { rm } from 'node:fs/promises';
 import { Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import { drizzle } from 'drizzle-orm/node-postgres';
@@ -38,7 +37,6 @@ beforeAll(async () => {
 });
 afterAll(async () => {
   await cluster?.remove();
-  await rm(pools.folder, { recursive: true, force: true });
 });
 
 /** Reads of a scope that has written go to the primary for a moment. */
@@ -317,7 +315,6 @@ test('members join and leave while all goes on, and no query fails', async () =>
   await Promise.all(users);
   await changing.end();
   expect(changing.totalCount).toBe(0);
-  await rm(growing.folder, { recursive: true });
 });
 
 test('the nearest data centre is read from first', async () => {
@@ -327,7 +324,6 @@ test('the nearest data centre is read from first', async () => {
   await until(() => routerOf(near).monitor.members.filter(({ replayed }) => replayed).length === 2);
   for (let i = 0; i < 20; i++) expect(await serverOf(near)).toBe('member-1');
   await near.end();
-  await rm(far.folder, { recursive: true });
 });
 
 test('staleness: a replica that is behind may answer, when that was said; nonsense is refused', async () => {

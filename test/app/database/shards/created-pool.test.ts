@@ -60,6 +60,7 @@ beforeAll(async () => {
 });
 afterAll(async () => {
   await pool?.end();
+  await maps?.remove();
   await shards?.remove();
 });
 beforeEach(async () => {

@@ -1,7 +1,7 @@
 /** What goes on around statements over shards: one fails and the others are cancelled, the map changes, migrations. */
-import { mkdirSync, writeFileSync } from 'node:fs';
+import { mkdirSync, rmSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
-import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
+import { afterAll, afterEach, beforeAll, describe, expect, onTestFinished, test } from 'vitest';
 import { migrate } from '../../../../src/app/database/migrate.ts';
 import { hashExpression } from '../../../../src/app/database/shards/hash.ts';
 import { evenRanges, Ranges } from '../../../../src/app/database/shards/ranges.ts';
@@ -195,7 +195,9 @@ describe('migrate(pool)', () => {
     );
 
   test('runs on all shards, on none when it fails on one, and makes up for what was left', async () => {
-    const folder = path.join(temporaryFolder(), 'migrations');
+    const parent = temporaryFolder();
+    onTestFinished(() => rmSync(parent, { recursive: true }));
+    const folder = path.join(parent, 'migrations');
     mkdirSync(folder, { recursive: true });
     writeFileSync(path.join(folder, '001.sql'), 'create table first (id int)');
     // As a crash between two commits leaves it.
