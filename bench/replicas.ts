@@ -7,7 +7,6 @@
  * A read sums a hundred rows, so that what is measured is the servers and not this process, which sends them all.
  * Rounds alternate between the numbers of replicas.
  */
-import { rm } from 'node:fs/promises';
 import { parseArgs } from 'node:util';
 import type { Pool } from '../src/app/database/pool.ts';
 import { log } from '../src/app/telemetry/log.ts';
@@ -65,7 +64,6 @@ try {
 } finally {
   for (const slice of slices) slice.release();
   await cluster.remove();
-  await rm(pools.folder, { recursive: true, force: true });
 }
 
 async function readsPerSecond(replicas: number): Promise<number> {

@@ -93,7 +93,7 @@ try {
   // Pools follow the map: they end before it goes.
   await cluster.remove();
   await Promise.all(poolers.map(pooler => pooler.stop()));
-  for (const each of [pools.folder, folder]) await rm(each, { recursive: true, force: true });
+  await rm(folder, { recursive: true, force: true });
 }
 
 /** A point read that is right. */

@@ -67,7 +67,6 @@ export class UnitStartFailed extends BanyanError {
 interface Run {
   child: ChildProcess;
   pid: number;
-  since: Date;
   /** Resolves with the reason when the process has ended, and its group with it. */
   ended: Promise<string>;
   hasEnded: () => boolean;
@@ -94,8 +93,8 @@ export class UnitProcess extends EventEmitter<{ change: [UnitState] }> {
   #run: Run | undefined;
   #restarts = 0;
   #reason: string | undefined;
-  /** When the last run began; ISO 8601. */
-  #runSince = '';
+  /** When the last run began. */
+  #runSince = new Date();
   /** Aborted when the unit is to stop: ends pauses and probes. */
   #stopping = new AbortController();
   #supervision: Promise<void> = Promise.resolve();
@@ -120,7 +119,7 @@ export class UnitProcess extends EventEmitter<{ change: [UnitState] }> {
       phase: this.#phase,
       labels,
       restarts: this.#restarts,
-      ...(this.#run ? { pid: this.#run.pid, since: this.#run.since.toISOString() } : {}),
+      ...(this.#run ? { pid: this.#run.pid, since: this.#runSince.toISOString() } : {}),
       ...(address ? { address } : {}),
       ...(this.#reason ? { reason: this.#reason } : {}),
     };
@@ -186,7 +185,7 @@ export class UnitProcess extends EventEmitter<{ change: [UnitState] }> {
 
   async #spawn(): Promise<Run> {
     const { command, args, cwd, env, user, name, tier, stop, detached } = this.spec;
-    this.#runSince = new Date().toISOString();
+    this.#runSince = new Date();
     const child = spawn(command, args, {
       cwd,
       env,
@@ -224,7 +223,7 @@ export class UnitProcess extends EventEmitter<{ change: [UnitState] }> {
         ...(detached ? { detached } : {}),
       });
     }
-    return { child, pid, since: new Date(), ended, hasEnded: () => over };
+    return { child, pid, ended, hasEnded: () => over };
   }
 
   async #untilReady(run: Run): Promise<string> {
@@ -323,9 +322,10 @@ export class UnitProcess extends EventEmitter<{ change: [UnitState] }> {
 
   /** From what its last run wrote. */
   #diagnose(): Diagnosis | undefined {
+    const since = this.#runSince.toISOString();
     const words = this.#logs
       .recent(SEARCHED_WORDS, this.spec.name)
-      .filter(({ time }) => time >= this.#runSince)
+      .filter(({ time }) => time >= since)
       .map(({ text }) => text);
     return this.#context.engine.diagnose?.(this.spec, words);
   }

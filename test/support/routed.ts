@@ -9,13 +9,11 @@ import { until } from './until.ts';
 
 export class RoutedPools {
   readonly cluster: Cluster;
-  readonly folder: string;
   readonly mapFile: string;
 
   constructor(cluster: Cluster) {
     this.cluster = cluster;
-    this.folder = cluster.newFolder();
-    this.mapFile = path.join(this.folder, 'map.json');
+    this.mapFile = path.join(cluster.newFolder(), 'map.json');
   }
 
   /** Makes what `serverOf` calls. */

@@ -181,10 +181,10 @@ export class Line {
     ]);
     if (noted.size === 0) {
       rabbitReceipt(suspect)!.comesAlone = trials !== undefined;
-      const attempt = (trials ?? 0) + 1;
-      if (attempt <= policy.maxAttempts) return [{ ...suspect, attempt }];
+      const begun = trials ?? 0;
+      if (begun < policy.maxAttempts) return [{ ...suspect, attempt: begun + 1 }];
       await ledger.bury(
-        { ...suspect, attempt: attempt - 1 },
+        { ...suspect, attempt: begun },
         'Its worker died, or froze, with it in hand',
       );
       this.#tally.died++;

@@ -1,5 +1,5 @@
 /** What goes on around statements over shards: one fails and the others are cancelled, the map changes, migrations. */
-import { mkdirSync, rmSync, writeFileSync } from 'node:fs';
+import { rmSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { afterAll, afterEach, beforeAll, describe, expect, onTestFinished, test } from 'vitest';
 import { migrate } from '../../../../src/app/database/migrate.ts';
@@ -195,10 +195,8 @@ describe('migrate(pool)', () => {
     );
 
   test('runs on all shards, on none when it fails on one, and makes up for what was left', async () => {
-    const parent = temporaryFolder();
-    onTestFinished(() => rmSync(parent, { recursive: true }));
-    const folder = path.join(parent, 'migrations');
-    mkdirSync(folder, { recursive: true });
+    const folder = temporaryFolder();
+    onTestFinished(() => rmSync(folder, { recursive: true }));
     writeFileSync(path.join(folder, '001.sql'), 'create table first (id int)');
     // As a crash between two commits leaves it.
     await migrate(shards.servers.pools[1]!, folder);

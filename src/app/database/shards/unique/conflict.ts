@@ -4,7 +4,7 @@
  *
  * Holds true here: what cannot be done as one server does it is refused, before anything is sent.
  */
-import type { InsertStmt, Node, OnConflictClause } from 'libpg-query';
+import type { InsertStmt, Node, OnConflictClause, ResTarget } from 'libpg-query';
 import { BanyanError } from '../../../../errors.ts';
 import type { Parser } from '../../route/parser.ts';
 import { columnNames } from '../plan/insert.ts';
@@ -67,16 +67,15 @@ export function conflictOf(
   const insert = node.InsertStmt;
   const clause = insert.onConflictClause;
   const own = ownOf(insert, columns);
-  const [any] = own;
-  if (!clause || !any) return undefined;
+  if (!clause || own.length === 0) return undefined;
   const about = aboutOf(clause, own);
   const updates = clause.action !== 'ONCONFLICT_NOTHING';
   const given = rowsOf(insert);
-  if (!about) {
+  if (about.length === 0) {
     const isOrdered = given && given.length > 1 && !insert.withClause && setsAny(clause, own);
     if (!isOrdered) return undefined;
   }
-  const first = about?.[0] ?? any;
+  const first = about[0] ?? own[0]!;
   if (!given || insert.withClause) {
     throw new UniqueConflictRefused(
       first,
@@ -87,7 +86,7 @@ export function conflictOf(
   const names = columnNames(insert, {
     columns: first.tableColumns.map(name => ({ name })),
   } as never);
-  for (const column of about ?? []) {
+  for (const column of about) {
     if (column.isFilling) {
       throw new UniqueConflictRefused(
         column,
@@ -103,21 +102,22 @@ export function conflictOf(
       );
     }
   }
-  if (about && updates && given.length > 1 && setsOtherwise(clause, first)) {
+  const updatesFound = updates && about.length > 0;
+  if (updatesFound && given.length > 1 && setsOtherwise(clause, first)) {
     throw new UniqueConflictRefused(
       first,
       `It changes ${first.column} itself, by several rows`,
       'Insert the rows one by one',
     );
   }
-  if (about && updates && mentionsKey(clause, first)) {
+  if (updatesFound && mentionsKey(clause, first)) {
     throw new UniqueConflictRefused(
       first,
       `It uses excluded.${first.key}`,
       'Give the value as a parameter',
     );
   }
-  const rows = given.map(row => (about ?? []).map(column => sourceOf(row, names, column)));
+  const rows = given.map(row => about.map(column => sourceOf(row, names, column)));
   const writeRows = (items: Node[][], cols = insert.cols) =>
     write(
       { InsertStmt: { ...insert, ...(cols ? { cols } : {}), selectStmt: values(items) } },
@@ -125,7 +125,7 @@ export function conflictOf(
     );
   const numbers = parametersOf(node);
   return {
-    columns: about ?? [],
+    columns: about,
     updates,
     hasCondition: clause.whereClause !== undefined,
     parameters: (numbers.at(-1) ?? 0) === numbers.length ? numbers.length : -1,
@@ -156,23 +156,22 @@ function ownOf({ relation }: InsertStmt, columns: readonly UniqueColumn[]): Uniq
 }
 
 /**
- * The columns by whose values a row may be in conflict; undefined: another shard has no say in it.
+ * The columns by whose values a row may be in conflict; none: another shard has no say in it.
  * @param own those of the table
  */
 function aboutOf(
   { infer }: OnConflictClause,
   own: readonly UniqueColumn[],
-): UniqueColumn[] | undefined {
-  if (own.length === 0) return undefined;
-  if (!infer) return own.slice();
+): readonly UniqueColumn[] {
+  if (own.length === 0 || !infer) return own;
   const elements = (infer.indexElems ?? []).map(element =>
     'IndexElem' in element ? element.IndexElem.name : undefined,
   );
   const column = own.find(one => elements.includes(one.column) || infer.conname === one.constraint);
-  if (!column) return undefined;
+  if (!column) return [];
   if (elements.length > 1) {
     // With the shard key beside it, the index of one shard knows all such rows.
-    if (elements.includes(column.key)) return undefined;
+    if (elements.includes(column.key)) return [];
     throw new UniqueConflictRefused(column, 'It names more columns than that one');
   }
   if (infer.whereClause) throw new UniqueConflictRefused(column, 'It is about a partial index');
@@ -201,26 +200,27 @@ function sourceOf(
 }
 
 /** Of DO UPDATE: what is set, by the column's name. */
-function* assignments({
-  targetList = [],
-}: OnConflictClause): Generator<[string, Node | undefined]> {
-  for (const node of targetList) {
-    if ('ResTarget' in node) yield [node.ResTarget.name ?? '', node.ResTarget.val];
-  }
+function assignments({ targetList = [] }: OnConflictClause): ResTarget[] {
+  return targetList.flatMap(node => ('ResTarget' in node ? [node.ResTarget] : []));
 }
 
 function setsAny(clause: OnConflictClause, columns: readonly UniqueColumn[]): boolean {
-  return [...assignments(clause)].some(([name]) => columns.some(({ column }) => column === name));
+  return assignments(clause).some(({ name }) => columns.some(({ column }) => column === name));
 }
 
 /** Whether it sets the column to something else than the value by which the row was found. */
 function setsOtherwise(clause: OnConflictClause, { column }: UniqueColumn): boolean {
-  return [...assignments(clause)].some(([name, value]) => {
-    if (name !== column) return false;
-    if (!value || !('ColumnRef' in value)) return true;
-    const parts = (value.ColumnRef.fields ?? []).map(field => stringOf(field));
-    return parts.length !== 2 || parts[0] !== 'excluded' || parts[1] !== column;
-  });
+  return assignments(clause).some(
+    ({ name, val }) =>
+      name === column &&
+      !(val && 'ColumnRef' in val && excludedColumn(val.ColumnRef.fields) === column),
+  );
+}
+
+/** Of a column's name: which one of the row that was given it is, or `*`; undefined: it is of another. */
+function excludedColumn(fields: readonly Node[] = []): string | undefined {
+  const [table, column, ...others] = fields.map(field => stringOf(field) ?? '*');
+  return table === 'excluded' && others.length === 0 ? column : undefined;
 }
 
 /** Of DO UPDATE: whether it looks at the key that the row would have had. */
@@ -228,9 +228,8 @@ function mentionsKey(clause: OnConflictClause, { key }: UniqueColumn): boolean {
   let found = false;
   walk(clause, (type, fields) => {
     if (type !== 'ColumnRef') return;
-    const parts = (fields.fields as Node[]).map(field => stringOf(field) ?? '*');
-    if (parts.length === 2 && parts[0] === 'excluded' && (parts[1] === key || parts[1] === '*'))
-      found = true;
+    const column = excludedColumn(fields.fields as Node[]);
+    if (column === key || column === '*') found = true;
   });
   return found;
 }
@@ -242,9 +241,9 @@ function refuseNested(node: Node, columns: readonly UniqueColumn[]): void {
     if (type !== 'InsertStmt' || fields === (top as unknown)) return;
     const insert = fields as InsertStmt;
     const { onConflictClause: clause } = insert;
-    const about = clause && aboutOf(clause, ownOf(insert, columns));
-    if (about)
-      throw new UniqueConflictRefused(about[0]!, 'It stands in a WITH clause', 'Run it by itself');
+    const [first] = clause ? aboutOf(clause, ownOf(insert, columns)) : [];
+    if (first)
+      throw new UniqueConflictRefused(first, 'It stands in a WITH clause', 'Run it by itself');
   });
 }
 

@@ -45,16 +45,16 @@ export async function upsert(options: UpsertOptions): Promise<Result> {
   const texts = textsOf(options);
   let waves = wavesOf(texts, conflict);
   // What is only left out gives no value up.
-  let isOrdered = !conflict.updates || texts.length < 2;
+  let orderMayMatter = conflict.updates && texts.length > 1;
   const oneByOne = () => {
-    isOrdered = true;
+    orderMayMatter = false;
     waves = texts.map((_, row) => [row]);
   };
   for (let attempt = 1; ; attempt++) {
     await transaction.savepoint(SAVEPOINT);
     try {
       const { result, hasHandedOver } = await runWaves(options, texts, waves);
-      if (isOrdered || !hasHandedOver) {
+      if (!orderMayMatter || !hasHandedOver) {
         await transaction.release(SAVEPOINT);
         return result;
       }
@@ -62,7 +62,7 @@ export async function upsert(options: UpsertOptions): Promise<Result> {
       oneByOne();
     } catch (error) {
       const isByOrder =
-        !isOrdered && conflict.columns.length > 0 && hasCode(error, UNIQUE_VIOLATION);
+        orderMayMatter && conflict.columns.length > 0 && hasCode(error, UNIQUE_VIOLATION);
       if (!isByOrder && !isClaimed(error, conflict.columns)) throw error;
       await transaction.rollBackTo(SAVEPOINT);
       if (attempt >= MAX_ATTEMPTS) throw couldNotSerialize(error);
